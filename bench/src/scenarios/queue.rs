@@ -1,0 +1,181 @@
+//! A backend pushes into a list and browsers hear it: by the server's own RESP door and by a real Redis beside it,
+//! pipelined and one push at a time.
+
+use std::net::SocketAddrV4;
+use std::process::Command;
+
+use super::bench::{Bench, wait_listening};
+use crate::client::{Pace, QueueDoor, Speakers};
+use crate::failure::Failure;
+use crate::figures::Figures;
+use crate::measure::Subject;
+use crate::options::{Queue, Shape};
+use crate::report::{faults_cell, milliseconds, number, optional};
+use crate::server::process::{Owned, free_address};
+
+/// Name of the list, the server's default.
+const LIST: &str = "message_queue";
+/// Messages that one who pushes one by one may be ahead of the slowest listener: it bounds the list's length.
+const AHEAD_MAX: u32 = 256;
+
+const HEADS: &[&str] = &[
+    "way, listeners",
+    "pushes/s",
+    "server CPU µs / push",
+    "Redis CPU µs / push",
+    "deliveries/s",
+    "p50 ms",
+    "p99 ms",
+    "max ms",
+    "syncs / push",
+    "other cores",
+    "faults",
+];
+
+const NOTES: &str = "Latency runs from the push until a listener has read the message. One by one: the next push leaves \
+    when the one before is answered. The door answers when the message is kept, Redis when it is in the list.";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Door,
+    Redis,
+}
+
+pub fn run(bench: &mut Bench, queue: &Queue) -> Result<(), Failure> {
+    if queue.window == 0 || queue.listeners.contains(&0) {
+        return Err(Failure::Usage(
+            "--window and --listeners must be above 0".to_owned(),
+        ));
+    }
+    let foreign = bench.common.url.is_some();
+    let redis = !queue.no_redis && !foreign && has_redis();
+    let ways = if redis {
+        &[Way::Door, Way::Redis][..]
+    } else {
+        &[Way::Door]
+    };
+    let mut rows = vec![];
+    let mut commands = vec![];
+    for way in ways {
+        for listeners in &queue.listeners {
+            for pipelined in [true, false] {
+                let (row, command) = measure(bench, *way, *listeners, pipelined.then_some(queue.window))?;
+                rows.push(row);
+                if commands.last() != Some(&command) {
+                    commands.push(command);
+                }
+            }
+        }
+    }
+    let missing = match (redis, queue.no_redis || foreign) {
+        (false, false) => " No `redis-server` was found, so its rows are missing.",
+        _ => "",
+    };
+    let command = commands.last().map_or("", String::as_str);
+    bench.report.table(
+        "Queue",
+        &format!("Server: `{command}`. {NOTES}{missing}"),
+        HEADS,
+        &rows,
+    )
+}
+
+fn has_redis() -> bool {
+    Command::new("redis-server")
+        .arg("--version")
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
+
+/// One row, and how its server was started. `pipeline`: messages in flight, or none to push one by one.
+fn measure(
+    bench: &mut Bench,
+    way: Way,
+    listeners: usize,
+    pipeline: Option<u32>,
+) -> Result<(Vec<String>, String), Failure> {
+    let redis = match way {
+        Way::Redis => Some(start_redis()?),
+        Way::Door => None,
+    };
+    let more = redis
+        .iter()
+        .flat_map(|(_, address)| ["--redis".to_owned(), format!("redis://{address}/0")]);
+    let server = bench.server(&more.collect::<Vec<_>>())?;
+    let address = redis
+        .as_ref()
+        .map(|(_, address)| *address)
+        .or(server.door)
+        .ok_or_else(|| {
+            Failure::Usage("where is the running server's RESP door? give it with --door".to_owned())
+        })?;
+    let door = QueueDoor {
+        address,
+        list: LIST.to_owned(),
+        unanswered_max: pipeline.map_or(1, |_| u32::MAX),
+    };
+    let shape = Shape {
+        rooms: 1,
+        members: listeners,
+    };
+    let pace = Pace::Window(pipeline.unwrap_or(AHEAD_MAX));
+    let plan = bench.plan(server.address, shape, Speakers::Queue(door), pace)?;
+
+    let by = if way == Way::Door { "RESP door" } else { "Redis" };
+    let how = pipeline.map_or_else(|| "one by one".to_owned(), |window| format!("{window} in flight"));
+    let name = format!("{by}, {how}, {listeners}");
+    let case = bench.case("queue", &name, "roomcast", &server.command);
+    let beside = redis.iter().map(|(owned, _)| owned.pid()).collect();
+    let subject = Subject {
+        pids: server.pids.clone(),
+        beside,
+        metrics: Some(server.address),
+    };
+    let figures = bench.measure(&case, plan, bench.timing(), &subject)?;
+    let command = server.command.clone();
+    server.stop()?;
+    if let Some((owned, _)) = redis {
+        owned.stop()?;
+    }
+    Ok((row(&name, &figures), command))
+}
+
+/// A Redis that keeps nothing on disk, as bare as it gets.
+fn start_redis() -> Result<(Owned, SocketAddrV4), Failure> {
+    let address = free_address()?;
+    let mut command = Command::new("redis-server");
+    command.args([
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        &address.port().to_string(),
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]);
+    let owned = Owned::start("redis-server", &mut command)?;
+    wait_listening(address, &owned)?;
+    Ok((owned, address))
+}
+
+fn row(name: &str, figures: &Figures) -> Vec<String> {
+    let syncs = figures
+        .calls
+        .and_then(|calls| calls.traced)
+        .map(|traced| traced.syncs_per_delivery);
+    let deliveries_per_push = figures.deliveries_per_s / figures.messages_per_s.max(f64::MIN_POSITIVE);
+    vec![
+        name.to_owned(),
+        number(figures.messages_per_s),
+        optional(figures.cpu_us_per_message),
+        optional(figures.beside_cpu_us_per_message),
+        number(figures.deliveries_per_s),
+        milliseconds(figures.latency_p50_us),
+        milliseconds(figures.latency_p99_us),
+        milliseconds(figures.latency_max_us),
+        optional(syncs.map(|syncs| syncs * deliveries_per_push)),
+        number(figures.other_cores),
+        faults_cell(&figures.faults),
+    ]
+}

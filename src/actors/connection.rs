@@ -1,0 +1,171 @@
+//! One taken-over socket: its outbox, the rooms it is a member of on this thread, and how its life is
+//! going. Shared on one thread by the hub, which writes, and the session's reader, which reads.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use actix_rt::net::TcpStream;
+use smallvec::SmallVec;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::actors::letters::ConnectionId;
+use crate::actors::outbox::{Outbox, Sink};
+use crate::chat::rooms::RoomKey;
+use crate::protocols::codes::Goodbye;
+
+/// Letters that a session may have under way to the chat server before it stops reading.
+const LETTERS_MAX: u8 = 2;
+
+impl Sink for TcpStream {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        TcpStream::try_write(self, bytes)
+    }
+
+    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        TcpStream::try_write_vectored(self, slices)
+    }
+}
+
+/// How a connection's life is going.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Life {
+    /// Frames go both ways.
+    Open,
+    /// Our close frame is on its way or sent; what comes is read only for the client's.
+    Closing {
+        /// Why.
+        goodbye: Goodbye,
+        /// Nothing is expected of the client: after our last byte the sending side is shut.
+        peer_done: bool,
+        /// The sending side is shut.
+        shut: bool,
+    },
+    /// Nothing can be sent or read any more.
+    Dead,
+}
+
+/// What the session has to be told by way of its reader.
+#[derive(Debug, Default)]
+pub struct Nudges {
+    /// Its alarm has rung.
+    pub alarm: bool,
+    /// The hub has closed it.
+    pub closed: bool,
+}
+
+/// One taken-over socket.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its place.
+    pub id: ConnectionId,
+    /// No protocol on top: no `bye`, no pings of our own.
+    pub raw: bool,
+    /// Frames on their way.
+    pub outbox: Outbox,
+    /// Rooms of this thread that it is a member of, with its index among their members.
+    pub rooms: SmallVec<[(RoomKey, u32); 1]>,
+    /// Listed for the next flush.
+    pub listed: bool,
+    /// How its life is going.
+    pub life: Life,
+    /// When something was last read.
+    pub heard_ms: u64,
+    /// When the next ping goes out.
+    pub ping_at_ms: u64,
+    /// When the session wants to be nudged; 0 for never.
+    pub alarm_at_ms: u64,
+    /// When a closing connection is given up; 0 while it is open.
+    pub give_up_at_ms: u64,
+    /// What the session has to be told.
+    pub nudges: Nudges,
+    letters: u8,
+    socket: TcpStream,
+    reader: Option<Waker>,
+}
+
+impl Connection {
+    /// A connection that has just been taken over.
+    pub fn new(id: ConnectionId, socket: TcpStream, raw: bool, now_ms: u64) -> Connection {
+        Connection {
+            id,
+            raw,
+            outbox: Outbox::default(),
+            rooms: SmallVec::new(),
+            listed: false,
+            life: Life::Open,
+            heard_ms: now_ms,
+            ping_at_ms: 0,
+            alarm_at_ms: 0,
+            give_up_at_ms: 0,
+            nudges: Nudges::default(),
+            letters: 0,
+            socket,
+            reader: None,
+        }
+    }
+
+    /// The socket and the outbox, to write one to the other.
+    pub fn parts(&mut self) -> (&TcpStream, &mut Outbox) {
+        (&self.socket, &mut self.outbox)
+    }
+
+    /// Whether frames may still be added.
+    pub fn is_open(&self) -> bool {
+        self.life == Life::Open
+    }
+
+    /// Wakes the session's reader.
+    pub fn wake(&self) {
+        if let Some(waker) = &self.reader {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Remembers the task to wake.
+    pub fn set_reader(&mut self, waker: &Waker) {
+        if !self.reader.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.reader = Some(waker.clone());
+        }
+    }
+
+    /// Counts a letter to the chat server.
+    pub fn letter_sent(&mut self) {
+        self.letters += 1;
+    }
+
+    /// A letter is dealt with. If reading had stopped for it, it goes on.
+    pub fn letter_done(&mut self) {
+        let stopped = !self.may_send_letter();
+        self.letters = self.letters.saturating_sub(1);
+        if stopped {
+            self.wake();
+        }
+    }
+
+    /// Whether another letter may be sent. A raw connection waits for each, so that its order and its memory
+    /// are bounded by one message.
+    pub fn may_send_letter(&self) -> bool {
+        self.letters < if self.raw { 1 } else { LETTERS_MAX }
+    }
+
+    /// Reads what has come; 0 is the end.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(buffer.filled().len())),
+            Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Ready when the kernel takes bytes again.
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_write_ready(cx)
+    }
+
+    /// Ends the sending side, so that the client reads our last frames and then the end.
+    pub fn shut(&self) -> io::Result<()> {
+        socket2::SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write)
+    }
+}

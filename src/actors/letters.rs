@@ -1,0 +1,245 @@
+//! Every letter that one actor puts into another's mailbox.
+//!
+//! Two rules keep mailboxes bounded. A session has at most two letters under way to the chat server and
+//! stops reading its socket until [`ToHub::Done`] comes back. Whoever pushes from outside waits for the
+//! answer of [`PublishBatch`] before it takes more.
+
+use std::sync::Arc;
+
+use actix::{Message, Recipient};
+use bytes::Bytes;
+
+use crate::chat::history::PageFrom;
+use crate::chat::message::{Accepted, Draft, Refused};
+use crate::chat::names::RoomName;
+use crate::chat::permission::Identity;
+use crate::chat::rooms::RoomKey;
+use crate::protocols::codes::{Goodbye, Problem};
+use crate::protocols::native::{Join, Reference, RequestNumber};
+
+/// A connection of this process: the worker thread it lives on, its place there, and a number that tells
+/// it from those that had the place before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    /// Index of the worker thread.
+    pub worker: u16,
+    /// Index in the worker's table.
+    pub slot: u32,
+    /// How often the place was taken before.
+    pub generation: u32,
+}
+
+/// Session → chat server: a client has said who it is (onOpen).
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Open {
+    /// Which connection.
+    pub connection: ConnectionId,
+    /// Who it is.
+    pub identity: Arc<Identity>,
+    /// The request number of its hello.
+    pub i: RequestNumber,
+    /// Whether the session was open already and says hello again.
+    pub again: bool,
+}
+
+/// Session → chat server: a connection on a raw path is there (onOpen).
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct OpenRaw {
+    /// Which connection.
+    pub connection: ConnectionId,
+    /// Which of the raw handlers owns its path.
+    pub handler: usize,
+    /// The request's path with its query.
+    pub uri: Box<str>,
+}
+
+/// Session → chat server: what a client asked for in one turn, in order.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Said {
+    /// Which connection.
+    pub connection: ConnectionId,
+    /// What it asked for.
+    pub asks: Vec<Ask>,
+}
+
+/// One allowed request.
+#[derive(Debug)]
+pub struct Ask {
+    /// What the answer echoes.
+    pub reference: Reference,
+    /// What is asked.
+    pub what: What,
+}
+
+/// What a session may ask of the chat server.
+#[derive(Debug)]
+pub enum What {
+    /// Enter a room (checked: the user may).
+    Join(Join),
+    /// Go out of a room.
+    Leave(RoomName),
+    /// Say something.
+    Publish {
+        /// What and where.
+        draft: Draft,
+        /// The token lists the room, so that one need not have joined.
+        granted: bool,
+    },
+    /// Begin or stop typing.
+    Typing {
+        /// Where.
+        room: RoomName,
+        /// Whether it begins.
+        on: bool,
+    },
+    /// Who is here.
+    Who {
+        /// Where.
+        room: RoomName,
+        /// Only users whose names come after this one.
+        after: Option<String>,
+        /// At most so many.
+        n: usize,
+        /// The token lists the room.
+        granted: bool,
+    },
+    /// A page of the log.
+    Log {
+        /// Where.
+        room: RoomName,
+        /// From which place, in which direction.
+        from: PageFrom,
+        /// At most so many.
+        n: usize,
+        /// The token lists the room.
+        granted: bool,
+    },
+    /// A sign of life, in order with the rest.
+    Ping,
+    /// Already done; say ok.
+    Done,
+    /// A refusal, told in order with the rest.
+    Refuse(Problem),
+    /// Nothing more will come; close when the rest is done.
+    Bye(Goodbye),
+}
+
+/// Session → chat server: what came on a raw path in one turn (onMessage).
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SaidRaw {
+    /// Which connection.
+    pub connection: ConnectionId,
+    /// The messages, in order.
+    pub messages: Vec<RawMessage>,
+}
+
+/// A message as it came over a WebSocket, or goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RawMessage {
+    /// Valid UTF-8.
+    Text(Bytes),
+    /// Any bytes.
+    Binary(Bytes),
+}
+
+/// Session → chat server: a connection broke a rule or its link failed (onError). [`Closed`] follows.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Failed {
+    /// Which connection.
+    pub connection: ConnectionId,
+    /// What went wrong, for people.
+    pub error: String,
+}
+
+/// Session → chat server: a connection is gone (onClose).
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Closed {
+    /// Which connection.
+    pub connection: ConnectionId,
+    /// The WebSocket close code; 1006 when the link was cut.
+    pub code: u16,
+}
+
+/// Queue, door or API → chat server: messages of backends, said in this order. The answer has one entry
+/// for each; what is refused as busy may be sent again.
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<Result<Accepted, Refused>>")]
+pub struct PublishBatch(pub Vec<Draft>);
+
+/// A hub → chat server: a worker thread is there. Sent once, when the thread starts.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Hello {
+    /// Index of the worker.
+    pub worker: usize,
+    /// Its hub.
+    pub hub: Recipient<Turn>,
+    /// Bytes under way to this hub, counted up by the sender and down by the hub.
+    pub queued: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+/// Wiring → chat server: the server stops; take nothing new.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Drain;
+
+/// Chat server → hub: all that one turn of the chat server has for this worker, in order.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Turn(pub Vec<ToHub>);
+
+/// One thing for a hub to do.
+#[derive(Debug)]
+pub enum ToHub {
+    /// Frames for the members of a room.
+    Deliver {
+        /// Which room.
+        room: RoomKey,
+        /// Whole WebSocket frames.
+        frames: Bytes,
+        /// How many frames.
+        count: u32,
+        /// A member who does not get them.
+        except: Option<ConnectionId>,
+    },
+    /// A connection becomes a member, after these frames (joined, replay, live) and before all later ones.
+    Joined {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Which room.
+        room: RoomKey,
+        /// Frames before the live stream; the replayed ones are shared with the room's history.
+        frames: Vec<Bytes>,
+    },
+    /// A connection is a member no more.
+    Left {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Which room.
+        room: RoomKey,
+    },
+    /// One frame for one connection.
+    Direct {
+        /// Which connection.
+        connection: ConnectionId,
+        /// A whole WebSocket frame.
+        frame: Bytes,
+    },
+    /// A letter of this session is dealt with; it may read on.
+    Done(ConnectionId),
+    /// Close a connection after what is under way to it.
+    Close {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Code and reason.
+        goodbye: Goodbye,
+    },
+    /// A room is closed; its number will be given to another.
+    Forget(RoomKey),
+}

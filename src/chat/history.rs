@@ -1,0 +1,228 @@
+//! The kept tail of one room: its last messages as encoded frames, at dense offsets.
+//! Called by the room. Frames are shared with whoever is sending them, so keeping costs no copy.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::chat::message::Offset;
+
+/// What an entry costs beside its frame, in bytes; part of every budget.
+const ENTRY_OVERHEAD: usize = 64;
+
+#[derive(Debug, Clone)]
+struct Entry {
+    ts: u64,
+    frame: Bytes,
+}
+
+/// Which part of a log a reader asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Nothing old: only what comes from now on.
+    Nothing,
+    /// All after this offset.
+    After(Offset),
+    /// The newest so many.
+    Last(usize),
+    /// All from this server time on, Unix milliseconds.
+    From(u64),
+    /// All that is kept.
+    All,
+}
+
+/// The last entries of a room, oldest first. Offsets run from `first` to `top` without a hole.
+#[derive(Debug, Default)]
+pub struct History {
+    entries: VecDeque<Entry>,
+    top: Offset,
+    bytes: usize,
+}
+
+impl History {
+    /// Offset of the newest entry ever appended; 0 before the first.
+    pub fn top(&self) -> Offset {
+        self.top
+    }
+
+    /// Offset of the oldest entry still kept; `top + 1` when none is.
+    pub fn first(&self) -> Offset {
+        self.top + 1 - self.entries.len() as Offset
+    }
+
+    /// How many entries are kept.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no entry is kept.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// What the kept entries cost in memory, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Keeps `frame` as the entry at `top + 1`, then forgets the oldest above `entries_max`.
+    pub fn append(&mut self, ts: u64, frame: Bytes, entries_max: usize) {
+        self.top += 1;
+        self.bytes += frame.len() + ENTRY_OVERHEAD;
+        self.entries.push_back(Entry { ts, frame });
+        while self.entries.len() > entries_max {
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets the oldest half, at least one entry: what a room gives up when memory is short.
+    pub fn forget_half(&mut self) {
+        for _ in 0..self.entries.len().div_ceil(2) {
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets what is older than `ts` (server time, Unix milliseconds).
+    pub fn forget_before(&mut self, ts: u64) {
+        while self.entries.front().is_some_and(|entry| entry.ts < ts) {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(entry) = self.entries.pop_front() {
+            self.bytes -= entry.frame.len() + ENTRY_OVERHEAD;
+        }
+    }
+
+    /// Offset of the first entry that answers `wanted`; `top + 1` for none. What is not kept any more is
+    /// not in it: compare with [`History::first`].
+    pub fn start_of(&self, wanted: Wanted) -> Offset {
+        let (first, end) = (self.first(), self.top + 1);
+        match wanted {
+            Wanted::Nothing => end,
+            Wanted::After(offset) => offset.saturating_add(1).clamp(first, end),
+            Wanted::Last(n) => end.saturating_sub(n as Offset).max(first),
+            Wanted::From(ts) => {
+                let older = self.entries.iter().take_while(|entry| entry.ts < ts).count();
+                first + older as Offset
+            }
+            Wanted::All => first,
+        }
+    }
+
+    /// The frames from `start` to `top`, oldest first.
+    pub fn frames_from(&self, start: Offset) -> impl Iterator<Item = &Bytes> {
+        let skip = start.saturating_sub(self.first()) as usize;
+        self.entries.iter().skip(skip).map(|entry| &entry.frame)
+    }
+
+    /// At most `n` frames with offsets in `after + 1 ..` (forwards) or `.. before` (the newest of them),
+    /// oldest first, and whether more are kept in that direction.
+    pub fn page(&self, from: PageFrom, n: usize) -> (Vec<&Bytes>, bool) {
+        let (first, end) = (self.first(), self.top + 1);
+        let (start, stop, more) = match from {
+            PageFrom::After(after) => {
+                let start = after.saturating_add(1).clamp(first, end);
+                let stop = (start + n as Offset).min(end);
+                (start, stop, stop < end)
+            }
+            PageFrom::Before(before) => {
+                let stop = before.clamp(first, end);
+                let start = stop.saturating_sub(n as Offset).max(first);
+                (start, stop, start > first)
+            }
+        };
+        let (skip, take) = ((start - first) as usize, (stop - start) as usize);
+        let frames = self
+            .entries
+            .iter()
+            .skip(skip)
+            .take(take)
+            .map(|entry| &entry.frame);
+        (frames.collect(), more)
+    }
+}
+
+/// Where a page of the log begins, and in which direction it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PageFrom {
+    /// Newer than this offset.
+    After(Offset),
+    /// Older than this offset.
+    Before(Offset),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(n: u64, entries_max: usize) -> History {
+        let mut history = History::default();
+        for i in 1..=n {
+            history.append(i * 10, Bytes::from(i.to_string()), entries_max);
+        }
+        history
+    }
+
+    fn text(frames: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<String> {
+        frames
+            .into_iter()
+            .map(|f| String::from_utf8(f.as_ref().to_vec()).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn keeps_the_newest_at_dense_offsets() {
+        let history = of(10, 4);
+        assert_eq!((history.first(), history.top(), history.len()), (7, 10, 4));
+        assert_eq!(text(history.frames_from(9)), ["9", "10"]);
+        assert_eq!(text(history.frames_from(3)), ["7", "8", "9", "10"]);
+        assert_eq!(text(history.frames_from(11)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn finds_the_start_of_what_is_wanted() {
+        let history = of(10, 4);
+        for (wanted, start) in [
+            (Wanted::Nothing, 11),
+            (Wanted::After(8), 9),
+            (Wanted::After(2), 7),
+            (Wanted::After(99), 11),
+            (Wanted::Last(2), 9),
+            (Wanted::Last(100), 7),
+            (Wanted::Last(0), 11),
+            (Wanted::From(85), 9),
+            (Wanted::From(u64::MAX), 11),
+            (Wanted::All, 7),
+        ] {
+            assert_eq!(history.start_of(wanted), start, "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn pages_both_ways() {
+        let history = of(10, 6);
+        let page = |from, n| {
+            let (frames, more) = history.page(from, n);
+            (text(frames).join(","), more)
+        };
+        assert_eq!(page(PageFrom::Before(11), 3), ("8,9,10".into(), true));
+        assert_eq!(page(PageFrom::Before(8), 3), ("5,6,7".into(), false));
+        assert_eq!(page(PageFrom::Before(1), 3), ("".into(), false));
+        assert_eq!(page(PageFrom::After(5), 2), ("6,7".into(), true));
+        assert_eq!(page(PageFrom::After(8), 9), ("9,10".into(), false));
+        assert_eq!(page(PageFrom::After(u64::MAX), 9), ("".into(), false));
+    }
+
+    #[test]
+    fn forgetting_gives_the_memory_back_and_keeps_the_offsets() {
+        let mut history = of(9, 100);
+        history.forget_half();
+        assert_eq!((history.first(), history.top()), (6, 9));
+        history.forget_before(85);
+        assert_eq!(history.first(), 9);
+        history.forget_half();
+        assert_eq!((history.first(), history.top(), history.bytes()), (10, 9, 0));
+    }
+}

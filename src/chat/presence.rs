@@ -1,0 +1,184 @@
+//! Who is here: the users of one room, each once however many sessions they have, and the differences
+//! that the room has not been told yet.
+//! Called by the room. Knows no frames; the protocols write the differences down.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::chat::data::Data;
+use crate::chat::names::UserName;
+
+/// Above so many users a room hears only their number; the list is read page by page.
+pub const NAMED_USERS_MAX: usize = 1_000;
+/// Longest pause between two tellings of who came and went, in milliseconds.
+const PAUSE_MS_MAX: u64 = 1_000;
+
+/// A user who is in the room.
+#[derive(Debug, Clone)]
+pub struct Present {
+    /// With how many sessions.
+    pub sessions: u32,
+    /// What the token says about the user (`info`), shown to the others.
+    pub info: Option<Arc<Data>>,
+}
+
+/// The users of one room.
+#[derive(Debug, Default)]
+pub struct Roster {
+    users: BTreeMap<UserName, Present>,
+    /// Users whose presence may have changed, with whether they were there when the room was last told.
+    untold: BTreeMap<UserName, bool>,
+    told_at: u64,
+}
+
+/// What the room has to be told.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Who came.
+    pub came: Vec<UserName>,
+    /// Who went.
+    pub went: Vec<UserName>,
+}
+
+impl Roster {
+    /// A session of `user` comes in.
+    pub fn enter(&mut self, user: &UserName, info: Option<&Arc<Data>>) {
+        if let Some(present) = self.users.get_mut(user.as_str()) {
+            present.sessions += 1;
+            return;
+        }
+        self.users.insert(
+            user.clone(),
+            Present {
+                sessions: 1,
+                info: info.cloned(),
+            },
+        );
+        self.untold.entry(user.clone()).or_insert(false);
+    }
+
+    /// A session of `user` goes out. Returns whether it was the user's last.
+    pub fn leave(&mut self, user: &UserName) -> bool {
+        let Some(present) = self.users.get_mut(user.as_str()) else {
+            debug_assert!(false, "who leaves has entered");
+            return false;
+        };
+        present.sessions -= 1;
+        if present.sessions > 0 {
+            return false;
+        }
+        self.users.remove(user.as_str());
+        self.untold.entry(user.clone()).or_insert(true);
+        true
+    }
+
+    /// How many users are here.
+    pub fn len(&self) -> usize {
+        self.users.len()
+    }
+
+    /// Whether nobody is here.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+
+    /// The user's entry, if here.
+    pub fn get(&self, user: &UserName) -> Option<&Present> {
+        self.users.get(user.as_str())
+    }
+
+    /// The users in order of their names, those after `after` only.
+    pub fn after<'a>(&'a self, after: Option<&str>) -> impl Iterator<Item = (&'a UserName, &'a Present)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        self.users.range::<str, _>((from, Unbounded))
+    }
+
+    /// Whether the room has something to hear.
+    pub fn has_news(&self) -> bool {
+        !self.untold.is_empty()
+    }
+
+    /// When the room may next be told, Unix milliseconds. The pause grows by a millisecond for each user,
+    /// so that comings and goings cost a room about a thousand deliveries a second at the most.
+    pub fn due_at(&self) -> u64 {
+        match self.users.len() as u64 {
+            0..=50 => 0,
+            users => self.told_at + users.min(PAUSE_MS_MAX),
+        }
+    }
+
+    /// Takes what the room has to be told. Who came and went again since the last time is not in it.
+    pub fn take_news(&mut self, now: u64) -> Difference {
+        self.told_at = now;
+        let mut difference = Difference::default();
+        for (user, was_here) in std::mem::take(&mut self.untold) {
+            match (was_here, self.users.contains_key(user.as_str())) {
+                (false, true) => difference.came.push(user),
+                (true, false) => difference.went.push(user),
+                _ => {}
+            }
+        }
+        difference
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str) -> UserName {
+        UserName::new(name).unwrap()
+    }
+
+    #[test]
+    fn a_user_with_two_tabs_is_here_once() {
+        let (mut roster, ann) = (Roster::default(), user("ann"));
+        roster.enter(&ann, None);
+        roster.enter(&ann, None);
+        assert_eq!(roster.take_news(0).came, [ann.clone()]);
+        assert!(!roster.leave(&ann));
+        assert!(!roster.has_news(), "one tab is still open");
+        assert!(roster.leave(&ann));
+        assert_eq!(roster.take_news(0).went, [ann]);
+    }
+
+    #[test]
+    fn who_came_and_went_between_two_tellings_makes_no_noise() {
+        let (mut roster, ann, bob) = (Roster::default(), user("ann"), user("bob"));
+        roster.enter(&bob, None);
+        roster.take_news(0);
+        roster.enter(&ann, None);
+        roster.leave(&ann);
+        roster.leave(&bob);
+        roster.enter(&bob, None);
+        assert_eq!(roster.take_news(0), Difference::default());
+    }
+
+    #[test]
+    fn a_large_room_is_told_less_often() {
+        let mut roster = Roster::default();
+        for n in 0..2_000 {
+            roster.enter(&user(&format!("u{n}")), None);
+        }
+        roster.take_news(5_000);
+        assert_eq!(roster.due_at(), 6_000);
+    }
+
+    #[test]
+    fn the_list_is_read_page_by_page() {
+        let mut roster = Roster::default();
+        for name in ["cid", "ann", "bob"] {
+            roster.enter(&user(name), None);
+        }
+        let names = |after| {
+            roster
+                .after(after)
+                .map(|(name, _)| name.as_str())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(None), ["ann", "bob", "cid"]);
+        assert_eq!(names(Some("ann")), ["bob", "cid"]);
+        assert_eq!(names(Some("b")), ["bob", "cid"]);
+    }
+}

@@ -1,0 +1,250 @@
+//! All rooms of this node, by name and by number, and the memory that they may use together.
+//! Owned by the chat server. A room opens when somebody first names it and closes when nobody is in it
+//! and nothing is remembered of it.
+
+use std::collections::HashMap;
+
+use ahash::RandomState;
+use bytes::Bytes;
+use slab::Slab;
+
+use crate::chat::dedup::IdKey;
+use crate::chat::message::{Accepted, Epoch};
+use crate::chat::names::RoomName;
+use crate::chat::room::Room;
+use crate::chat::settings::RoomsSettings;
+
+/// A room's number in this process while it is open. Workers know rooms by it, so that no name is looked
+/// up on the way out. It is given to another room after the room has closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoomKey(pub u32);
+
+/// The table of rooms.
+#[derive(Debug)]
+pub struct Rooms {
+    open: Slab<Room>,
+    names: HashMap<RoomName, RoomKey, RandomState>,
+    settings: RoomsSettings,
+    rooms_max: usize,
+    next_epoch: u64,
+    /// Where the next look at old rooms begins.
+    hand: usize,
+    history_bytes: usize,
+    ids: usize,
+}
+
+impl Rooms {
+    /// No rooms yet. `now_us` (Unix microseconds) is where epochs begin: every room's life gets a number that
+    /// no room of this or an earlier process has had.
+    pub fn new(settings: RoomsSettings, rooms_max: usize, now_us: u64) -> Rooms {
+        Rooms {
+            open: Slab::new(),
+            names: HashMap::default(),
+            settings,
+            rooms_max,
+            next_epoch: now_us,
+            hand: 0,
+            history_bytes: 0,
+            ids: 0,
+        }
+    }
+
+    /// The number of an open room.
+    pub fn find(&self, name: &RoomName) -> Option<RoomKey> {
+        self.names.get(name).copied()
+    }
+
+    /// The room of this name, opened if need be; none when as many are open as may be.
+    pub fn find_or_open(&mut self, name: &RoomName) -> Option<RoomKey> {
+        if let Some(key) = self.names.get(name) {
+            return Some(*key);
+        }
+        if self.open.len() >= self.rooms_max {
+            return None;
+        }
+        let epoch = Epoch(self.next_epoch);
+        self.next_epoch += 1;
+        let room = Room::new(name.clone(), self.settings.of(name), epoch);
+        let key = RoomKey(u32::try_from(self.open.insert(room)).expect("limits.rooms is below 2^32"));
+        self.names.insert(name.clone(), key);
+        Some(key)
+    }
+
+    /// An open room.
+    pub fn get(&self, key: RoomKey) -> &Room {
+        &self.open[key.0 as usize]
+    }
+
+    /// An open room, to change it. What it keeps changes only through [`Rooms::append`] and the like, which
+    /// watch the memory.
+    pub fn get_mut(&mut self, key: RoomKey) -> &mut Room {
+        &mut self.open[key.0 as usize]
+    }
+
+    /// See [`Room::append`].
+    pub fn append(&mut self, key: RoomKey, ts: u64, frame: Bytes, id: Option<IdKey>) -> Accepted {
+        self.change(key, |room| room.append(ts, frame, id))
+    }
+
+    /// See [`Room::pass_on`].
+    pub fn pass_on(&mut self, key: RoomKey, ts: u64, id: Option<IdKey>) -> Accepted {
+        self.change(key, |room| room.pass_on(ts, id))
+    }
+
+    /// See [`Room::repeat_of`].
+    pub fn repeat_of(&mut self, key: RoomKey, id: IdKey, now: u64) -> Option<Accepted> {
+        self.change(key, |room| room.repeat_of(id, now))
+    }
+
+    fn change<T>(&mut self, key: RoomKey, change: impl FnOnce(&mut Room) -> T) -> T {
+        let room = &mut self.open[key.0 as usize];
+        let (bytes, ids) = (room.history.bytes(), room.ids());
+        let result = change(room);
+        self.history_bytes = self.history_bytes + room.history.bytes() - bytes;
+        self.ids = self.ids + room.ids() - ids;
+        result
+    }
+
+    /// How many rooms are open.
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Whether no room is open.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Memory of all hot histories, in bytes.
+    pub fn history_bytes(&self) -> usize {
+        self.history_bytes
+    }
+
+    /// Message ids remembered.
+    pub fn ids(&self) -> usize {
+        self.ids
+    }
+
+    /// The open rooms, for lists.
+    pub fn iter(&self) -> impl Iterator<Item = &Room> {
+        self.open.iter().map(|(_, room)| room)
+    }
+
+    /// Looks at up to `n` rooms in turn: forgets what is too old, makes rooms give up their older half while
+    /// all together are over their memory, and closes those that have become empty. Returns the closed ones.
+    pub fn tidy(&mut self, now: u64, n: usize) -> Vec<RoomKey> {
+        let mut closed = Vec::new();
+        for _ in 0..n.min(self.open.capacity()) {
+            let at = self.hand;
+            self.hand = if at + 1 < self.open.capacity() { at + 1 } else { 0 };
+            if !self.open.contains(at) {
+                continue;
+            }
+            let key = RoomKey(at as u32);
+            if self.tidy_one(key, now) {
+                self.names.remove(&self.open.remove(at).name);
+                closed.push(key);
+            }
+        }
+        closed
+    }
+
+    fn tidy_one(&mut self, key: RoomKey, now: u64) -> bool {
+        let bytes_short = self.history_bytes > self.settings.history_bytes;
+        let ids_short = self.ids > self.settings.dedup_ids;
+        let rooms_short = self.open.len() >= self.rooms_max;
+        self.change(key, |room| {
+            if bytes_short {
+                room.history.forget_half();
+            }
+            if ids_short {
+                room.forget_half_of_ids();
+            }
+            // Its offsets are safe: should it open again, it begins a new life under a new epoch.
+            room.tidy(now) || rooms_short && room.sessions() == 0
+        })
+    }
+
+    /// Whether something must be given up now, without waiting for the next regular look.
+    pub fn is_short(&self) -> bool {
+        self.history_bytes > self.settings.history_bytes
+            || self.ids > self.settings.dedup_ids
+            || self.open.len() >= self.rooms_max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::dedup::IdKeys;
+    use crate::chat::names::MessageId;
+
+    fn name(text: &str) -> RoomName {
+        RoomName::new(text).unwrap()
+    }
+
+    fn rooms(settings: RoomsSettings) -> Rooms {
+        Rooms::new(settings, 3, 1_000_000)
+    }
+
+    #[test]
+    fn a_room_that_opens_again_has_another_life() {
+        let mut rooms = rooms(RoomsSettings::default());
+        let key = rooms.find_or_open(&name("a")).unwrap();
+        let first = rooms.append(key, 1, Bytes::from_static(b"x"), None);
+        let long_after = 1 + rooms.get(key).settings.keep_ms + 1;
+        assert_eq!(rooms.tidy(long_after, 10), [key]);
+        assert_eq!(
+            (rooms.find(&name("a")), rooms.len(), rooms.history_bytes()),
+            (None, 0, 0)
+        );
+        let key = rooms.find_or_open(&name("a")).unwrap();
+        let again = rooms.append(key, 2, Bytes::from_static(b"y"), None);
+        assert_eq!((first.offset, again.offset), (1, 1));
+        assert_ne!(
+            first.epoch, again.epoch,
+            "the same offset in the same epoch would be two messages"
+        );
+    }
+
+    #[test]
+    fn all_rooms_together_keep_within_their_memory() {
+        let mut rooms = rooms(RoomsSettings {
+            history_bytes: 10_000,
+            dedup_ids: 50,
+            ..RoomsSettings::default()
+        });
+        let keys = IdKeys::default();
+        let frame = Bytes::from(vec![b'x'; 100]);
+        for n in 0..10_000u64 {
+            let key = rooms.find_or_open(&name(["a", "b"][n as usize % 2])).unwrap();
+            rooms.append(
+                key,
+                n,
+                frame.clone(),
+                Some(keys.key(None, &MessageId::new(&n.to_string()).unwrap())),
+            );
+            while rooms.is_short() {
+                assert!(rooms.tidy(n, 1).is_empty(), "rooms that remember something stay");
+            }
+        }
+        assert!(rooms.history_bytes() <= 10_000 && rooms.ids() <= 50);
+        assert_eq!(rooms.get(rooms.find(&name("a")).unwrap()).history.top(), 5_000);
+    }
+
+    #[test]
+    fn rooms_that_nobody_is_in_make_place_for_others() {
+        let mut rooms = rooms(RoomsSettings::default());
+        for text in ["a", "b", "c"] {
+            let key = rooms.find_or_open(&name(text)).unwrap();
+            rooms.append(key, 1, Bytes::new(), None);
+        }
+        let b = rooms.find(&name("b")).unwrap();
+        rooms.get_mut(b).add_member(0);
+        assert!(rooms.find_or_open(&name("d")).is_none());
+        let closed = rooms.tidy(2, 1);
+        assert_eq!(closed.len(), 1);
+        assert!(rooms.find_or_open(&name("d")).is_some());
+        assert!(rooms.find(&name("b")).is_some(), "who is in a room keeps it");
+    }
+}

@@ -1,0 +1,379 @@
+//! The command line: what is asked, what is printed, and the exit codes. Knows the configuration and
+//! wiring, nothing of what they do.
+//!
+//! Exit codes: 0 fine, 1 failed while running, 2 wrong use or configuration, 69 a needed service is not
+//! there.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+
+use crate::auth::token::{Grant, issue};
+use crate::config::Config;
+use crate::config::layers::{self, Flag, Given, Loaded};
+use crate::config::report::differences;
+use crate::http_client;
+use crate::units::Span;
+
+/// Nothing went wrong.
+pub const FINE: i32 = 0;
+/// Something failed while running.
+pub const FAILED: i32 = 1;
+/// Wrong use or wrong configuration.
+pub const WRONG_USE: i32 = 2;
+/// A needed service is not there (EX_UNAVAILABLE of sysexits.h).
+pub const UNAVAILABLE: i32 = 69;
+
+/// How long `send` waits for an answer.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Rooms for browsers, pushes from backends, one order for everybody.
+#[derive(Debug, Parser)]
+#[command(
+    name = "roomcast",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    places: Places,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server (the default)
+    Serve(Places),
+    /// Say whether the configuration is fine, and how it differs from the defaults
+    CheckConfig,
+    /// Say something in a room of a running server
+    Send(Send),
+    /// Print a token signed with auth.secret
+    Token(Token),
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Configuration file [default: ./config.toml where there is one]
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Set any key of the configuration; may be given often
+    #[arg(long, value_name = "KEY=VALUE", global = true)]
+    set: Vec<String>,
+    /// text or json
+    #[arg(long, value_name = "FORMAT", global = true)]
+    log_format: Option<String>,
+    /// off, error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", global = true)]
+    log_level: Option<String>,
+}
+
+#[derive(Debug, Default, Args)]
+struct Places {
+    /// Address of HTTP and WebSocket, for example 0.0.0.0:8080
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Redis to take pushes from
+    #[arg(long, value_name = "URL")]
+    redis: Option<String>,
+    /// What outlives a restart
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Send {
+    /// Which room
+    room: String,
+    /// What to say
+    text: String,
+    /// The server [default: the one that the configuration describes]
+    #[arg(long)]
+    url: Option<String>,
+    /// Your own id: makes a repeat harmless
+    #[arg(long)]
+    id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Token {
+    /// Who the token is for
+    #[arg(long, value_name = "NAME")]
+    user: String,
+    /// The rooms it lists, with commas; * stands for any characters [default: all open rooms]
+    #[arg(long, value_name = "ROOMS")]
+    rooms: Option<String>,
+    /// How long it is good: 30s, 1h, 7d or forever
+    #[arg(long, value_name = "SPAN", default_value = "1h")]
+    expires: String,
+}
+
+/// What went wrong and the exit code for it.
+#[derive(Debug)]
+struct Failure {
+    text: String,
+    code: i32,
+}
+
+impl Failure {
+    fn new(code: i32, text: impl std::fmt::Display) -> Failure {
+        Failure {
+            text: text.to_string(),
+            code,
+        }
+    }
+}
+
+/// Does what the command line asks; the exit code.
+pub fn run() -> i32 {
+    run_with(
+        std::env::args_os(),
+        std::env::vars_os().collect(),
+        &mut std::io::stdout(),
+    )
+}
+
+/// The same with everything handed in.
+fn run_with(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: Vec<(OsString, OsString)>,
+    out: &mut dyn Write,
+) -> i32 {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // It goes to a terminal or nowhere; there is nobody else to tell.
+            error.print().ok();
+            return error.exit_code();
+        }
+    };
+    // Variables that are no text can be no key of ours.
+    let environment = environment
+        .into_iter()
+        .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    match execute(cli, environment.collect(), out) {
+        Ok(()) => FINE,
+        Err(failure) => {
+            eprintln!("roomcast: {}", failure.text);
+            failure.code
+        }
+    }
+}
+
+fn execute(cli: Cli, environment: Vec<(String, String)>, out: &mut dyn Write) -> Result<(), Failure> {
+    let command = cli.command.unwrap_or(Command::Serve(Places::default()));
+    if let Command::Version = command {
+        return print(out, &format!("roomcast {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    let mut flags = flags_of(&cli.common, &cli.places)?;
+    if let Command::Serve(places) = &command {
+        flags.extend(flags_of_places(places));
+    }
+    let directives = environment
+        .iter()
+        .find(|(name, _)| name == "RUST_LOG")
+        .map(|(_, value)| value.clone());
+    let given = Given {
+        file: cli.common.config,
+        environment,
+        flags,
+    };
+    let loaded = layers::load(&given).map_err(|error| Failure::new(WRONG_USE, error))?;
+    // A flag goes before the environment, RUST_LOG too.
+    let directives = directives.filter(|_| cli.common.log_level.is_none());
+    crate::log::init(&loaded.config.log, directives.as_deref());
+    match command {
+        Command::Serve(_) => serve(loaded),
+        Command::CheckConfig => print(out, &report(&loaded)),
+        Command::Send(send) => print(out, &say(&send, &loaded.config)?),
+        Command::Token(token) => print(out, &sign(&token, &loaded.config)?),
+        Command::Version => unreachable!("answered above, before a configuration was read"),
+    }
+}
+
+fn flags_of(common: &Common, places: &Places) -> Result<Vec<Flag>, Failure> {
+    let mut flags = Vec::new();
+    for text in &common.set {
+        let (key, value) = text.split_once('=').ok_or_else(|| {
+            Failure::new(
+                WRONG_USE,
+                format!("--set {text}: write --set key.path=value, for example --set limits.ping=30s"),
+            )
+        })?;
+        flags.push(Flag {
+            name: "--set".into(),
+            key: key.trim().into(),
+            value: value.into(),
+        });
+    }
+    let own = [
+        ("--log-format", "log.format", &common.log_format),
+        ("--log-level", "log.level", &common.log_level),
+    ];
+    flags.extend(own.into_iter().filter_map(flag));
+    flags.extend(flags_of_places(places));
+    Ok(flags)
+}
+
+fn flags_of_places(places: &Places) -> impl Iterator<Item = Flag> {
+    let all = [
+        ("--listen", "server.listen", &places.listen),
+        ("--redis", "redis.url", &places.redis),
+        ("--store", "store.url", &places.store),
+    ];
+    all.map(flag).into_iter().flatten()
+}
+
+fn flag((name, key, value): (&str, &str, &Option<String>)) -> Option<Flag> {
+    Some(Flag {
+        name: name.into(),
+        key: key.into(),
+        value: value.clone()?,
+    })
+}
+
+fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| Failure::new(FAILED, format!("cannot write the answer: {error}")))
+}
+
+fn serve(loaded: Loaded) -> Result<(), Failure> {
+    for warning in loaded.config.warnings() {
+        log::warn!("{warning}");
+    }
+    crate::wiring::serve(loaded.config).map_err(|error| Failure {
+        code: error.exit_code(),
+        text: error.to_string(),
+    })
+}
+
+/// What `check-config` prints.
+fn report(loaded: &Loaded) -> String {
+    let place = loaded.file.as_ref().map_or_else(
+        || "no config.toml here".to_owned(),
+        |path| path.display().to_string(),
+    );
+    let differences = differences(&loaded.config);
+    let mut lines = match differences.len() {
+        0 => format!("{place}: fine; every key has its default\n"),
+        1 => format!("{place}: fine; 1 key differs from its default\n"),
+        n => format!("{place}: fine; {n} keys differ from their defaults\n"),
+    };
+    for one in differences {
+        let default = one
+            .default
+            .map_or_else(String::new, |value| format!("   (default {value})"));
+        lines.push_str(&format!("{} = {}{default}\n", one.key, one.value));
+    }
+    for warning in loaded.config.warnings() {
+        lines.push_str(&format!("warning: {warning}\n"));
+    }
+    lines
+}
+
+fn sign(token: &Token, config: &Config) -> Result<String, Failure> {
+    let wrong = |text: String| Failure::new(WRONG_USE, text);
+    let good_for = Span::parse(&token.expires).map_err(|error| wrong(format!("--expires: {error}")))?;
+    let expires_at =
+        (good_for != Span::FOREVER).then(|| now_unix().saturating_add(good_for.duration().as_secs()));
+    let rooms = token
+        .rooms
+        .as_ref()
+        .map(|list| list.split(',').map(str::trim).collect());
+    let grant = Grant {
+        user: &token.user,
+        rooms,
+        expires_at,
+    };
+    let signed = issue(&config.auth.secret, &grant).map_err(wrong)?;
+    Ok(format!("{signed}\n"))
+}
+
+fn now_unix() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |age| age.as_secs())
+}
+
+/// Posts to the server API; what `send` prints.
+fn say(send: &Send, config: &Config) -> Result<String, Failure> {
+    let base = send.url.clone().map_or_else(|| own_url(config), Ok)?;
+    let url = format!("{}/api/publish", base.trim_end_matches('/'));
+    let mut body = json!({"r": send.room, "d": send.text});
+    if let Some(id) = &send.id {
+        body["id"] = json!(id);
+    }
+    let key = config.auth.api_keys.first().map(|key| key.expose().to_owned());
+    actix_rt::System::new().block_on(post(&url, key, &body))
+}
+
+/// Where the configured server is, seen from this machine.
+fn own_url(config: &Config) -> Result<String, Failure> {
+    let addresses = config
+        .server
+        .addresses()
+        .map_err(|error| Failure::new(WRONG_USE, error))?;
+    let mut address = *addresses
+        .first()
+        .ok_or_else(|| Failure::new(WRONG_USE, "server.listen names no address"))?;
+    if address.ip().is_unspecified() {
+        let loopback: [IpAddr; 2] = [
+            std::net::Ipv4Addr::LOCALHOST.into(),
+            std::net::Ipv6Addr::LOCALHOST.into(),
+        ];
+        address.set_ip(loopback[usize::from(address.is_ipv6())]);
+    }
+    Ok(format!("http://{address}"))
+}
+
+async fn post(url: &str, key: Option<String>, body: &serde_json::Value) -> Result<String, Failure> {
+    let mut request = http_client::client(SEND_TIMEOUT).post(url);
+    if let Some(key) = key {
+        request = request.bearer_auth(key);
+    }
+    let mut answer = request
+        .send_json(body)
+        .await
+        .map_err(|error| not_there(url, &error))?;
+    let told = answer
+        .body()
+        .await
+        .map_err(|error| Failure::new(FAILED, format!("the answer broke off: {error}")))?;
+    let told = String::from_utf8_lossy(&told);
+    if answer.status().is_success() {
+        return Ok(format!("{}\n", told.trim_end()));
+    }
+    // The server's own words say what to do; another server's page would only confuse.
+    let json: Option<serde_json::Value> = serde_json::from_str(&told).ok();
+    let msg = json
+        .as_ref()
+        .and_then(|json| json["msg"].as_str())
+        .unwrap_or("this does not look like a Roomcast server");
+    Err(Failure::new(
+        FAILED,
+        format!("{url} answers {}: {msg}", answer.status()),
+    ))
+}
+
+fn not_there(url: &str, error: &awc::error::SendRequestError) -> Failure {
+    match error {
+        awc::error::SendRequestError::Url(error) => {
+            Failure::new(WRONG_USE, format!("--url {url}: {error}; write http://host:port"))
+        }
+        error => Failure::new(
+            UNAVAILABLE,
+            format!("no server at {url} ({error}); start it, or name it with --url"),
+        ),
+    }
+}

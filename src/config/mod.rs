@@ -1,0 +1,155 @@
+//! The configuration: the settings of all rooms of the house, put together from `config.toml`, the
+//! environment and the command line. Read by the command line and by wiring. Each table's meaning lives
+//! with its owner; here is only what belongs to nobody else.
+
+pub mod explain;
+pub mod layers;
+pub mod report;
+
+use serde::{Deserialize, Serialize};
+
+use crate::auth::origin::Origins;
+use crate::auth::settings::{AuthSettings, Secret};
+use crate::auth::token::Verifier;
+use crate::auth::visitor::Proxies;
+use crate::chat::settings::RoomsSettings;
+use crate::limits::Limits;
+use crate::log::LogSettings;
+use crate::server_settings::{DemoAccess, DemoSettings, ServerSettings};
+use crate::sources::settings::{QueueSettings, RedisSettings};
+
+/// Everything that can be set. Every key has a default; an unknown one is an error.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `[server]`: where the server listens and whom it trusts.
+    pub server: ServerSettings,
+    /// `[demo]`: who gets the demo page.
+    pub demo: DemoSettings,
+    /// `[auth]`: keys of tokens and of the server API.
+    pub auth: AuthSettings,
+    /// `[rooms]`: what a room keeps and who may do what in it.
+    pub rooms: RoomsSettings,
+    /// `[engine]`: how nodes share rooms.
+    pub engine: EngineSettings,
+    /// `[redis]`: which Redis.
+    pub redis: RedisSettings,
+    /// `[store]`: what outlives a restart.
+    pub store: StoreSettings,
+    /// `[queue]`: where backends push.
+    pub queue: QueueSettings,
+    /// `[limits]`: how much one client, one address and one node may take.
+    pub limits: Limits,
+    /// `[log]`: what is written about the server's own life.
+    pub log: LogSettings,
+    /// `[[apps]]`: applications that speak the Pusher protocol.
+    pub apps: Vec<AppSettings>,
+}
+
+/// The `[engine]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineSettings {
+    /// How nodes share rooms. Default `auto`, which is `memory` in this version.
+    pub kind: EngineKind,
+}
+
+/// How nodes share rooms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// The best that there is.
+    #[default]
+    Auto,
+    /// They do not: rooms live in this process.
+    Memory,
+    /// Through Redis.
+    Redis,
+}
+
+/// The `[store]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreSettings {
+    /// What outlives a restart. Default `none`: rooms are kept in memory.
+    #[serde(serialize_with = "report::without_password")]
+    pub url: String,
+}
+
+impl Default for StoreSettings {
+    fn default() -> StoreSettings {
+        StoreSettings { url: "none".into() }
+    }
+}
+
+/// One `[[apps]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AppSettings {
+    /// The number in paths.
+    pub id: String,
+    /// What clients connect with.
+    pub key: String,
+    /// What backends sign with.
+    pub secret: Secret,
+}
+
+impl Config {
+    /// What cannot work, as `key: what to do`. Reads key files, opens nothing.
+    pub fn check(&self) -> Result<(), String> {
+        self.server.check()?;
+        Origins::new(&self.server.origins)?;
+        Proxies::new(&self.server.trusted_proxies)?;
+        self.auth.check()?;
+        Verifier::new(&self.auth)?;
+        self.rooms.check()?;
+        self.queue.check()?;
+        self.redis.link()?;
+        self.limits.check()?;
+        if self.engine.kind == EngineKind::Redis {
+            return Err(
+                "engine.kind: this version shares rooms on one node only; use \"memory\" or \"auto\"".into(),
+            );
+        }
+        Ok(())
+    }
+
+    /// What works but not as one may think; said at start.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.auth.warnings();
+        if self.store.url != "none" {
+            warnings.push(
+                "store.url: this version keeps rooms in memory; they begin anew after a restart".into(),
+            );
+        }
+        if !self.apps.is_empty() {
+            warnings
+                .push("apps: this version does not serve the Pusher protocol; its clients get 404".into());
+        }
+        if self.queue.door.is_open_to_the_world() {
+            warnings.push(
+                "queue.door: open to other machines without a password; set queue.door.password".into(),
+            );
+        }
+        if self.nobody_can_come_in() {
+            warnings.push(
+                "no key for tokens is set and the demo is not open to other machines, so nobody from outside can \
+                 come in; set auth.secret, or demo.enabled = \"on\" to try it"
+                    .into(),
+            );
+        }
+        warnings
+    }
+
+    fn nobody_can_come_in(&self) -> bool {
+        let has_keys =
+            self.auth.secret.is_set() || !self.auth.public_key.is_empty() || !self.auth.jwks_url.is_empty();
+        let beyond_loopback =
+            |addresses: Vec<std::net::SocketAddr>| addresses.iter().any(|a| !a.ip().is_loopback());
+        match self.demo.enabled {
+            DemoAccess::On => false,
+            DemoAccess::Off => !has_keys,
+            DemoAccess::Loopback => !has_keys && self.server.addresses().is_ok_and(beyond_loopback),
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Doors for plain HTTP requests: health, figures, the demo page, the server API. All routes stand in one
+//! table in [`routes`]. WebSocket requests do not come here.
+
+pub mod answer;
+pub mod demo;
+pub mod health;
+pub mod metrics;
+pub mod publish;
+pub mod routes;

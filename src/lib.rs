@@ -1,0 +1,17 @@
+//! Roomcast: rooms for browsers, pushes from backends, one order for everybody.
+//!
+//! The binary is a thin door over this library. A program of its own may build a server with handlers
+//! for the four events through [`wiring::Roomcast`].
+#![warn(missing_docs)]
+
+pub mod actors;
+pub mod auth;
+pub mod chat;
+pub mod http_client;
+pub mod limits;
+pub mod log;
+pub mod metrics;
+pub mod protocols;
+pub mod server_settings;
+pub mod transports;
+pub mod units;

@@ -1,0 +1,558 @@
+/**
+ * Roomcast for the browser: one WebSocket, any number of rooms, the native protocol version 1.
+ *
+ * Owns the connection, the place reached in each room and the publishes without an answer. Knows no page: what
+ * happens comes out as events. One file, no dependency:
+ *
+ *     import { Roomcast } from '/roomcast.js';
+ *     const chat = new Roomcast({ user: 'ann' });
+ *     chat.on('message', (m) => console.log(m.r, m.s, m.u, m.d));
+ *     chat.join('lobby', { last: 50 });
+ *     const { s } = await chat.publish('lobby', 'hi all');
+ *
+ * The promise, whatever the network does: each entry of a room is told once and in order, or told as a `gap`;
+ * each publish is kept once and in order, or rejects.
+ *
+ * Events, on the client as `(event, room)` and on the `Room` that `join` returns:
+ *   message, edit, del, react   an entry, the frame as it came: {r, s, id, u, ts, d, …}
+ *   joined, live                the answer to a join; the end of its replay
+ *   gap                         entries that will not come: {from, to, why}, or {all, was} where the log began anew
+ *   rewind                      entries after {s} were taken back and come again
+ *   presence, typing            {in, out, who}, {u, off}; the lists are `room.users` (empty past 1,000) and `room.typing`
+ *   read, got                   how far others have read
+ *   refused                     a RoomcastError: this room may not be joined
+ * and on the client alone:
+ *   state      {state: 'connecting' | 'live' | 'waiting' | 'stopped', retryIn?, code?, why?}
+ *   held       {room, id, wait, why}: the server wants a publish later; it goes again by itself
+ *   problem    a RoomcastError that belongs to no promise
+ */
+
+const FIRST_WORD_MS = 10_000; // from opening the socket to `welcome`
+const PROBE_MS = 5_000; // for an answer after the network or the page came back
+const STEADY_MS = 5_000; // a connection that lived so long begins the growing delay anew
+const DELAY_MAX_MS = 30_000;
+const TYPING_EVERY_MS = 3_000; // the server ends typing after 6 s
+const TOO_LONG = 4; // times `max`: the server closes at such a frame instead of refusing it
+const utf8 = new TextEncoder();
+
+/** `code` and `why` are the protocol's; `code` is 0 where the client itself says no. */
+export class RoomcastError extends Error {
+  constructor({ code = 0, why, msg, wait, r, id }) {
+    super(msg ?? why);
+    Object.assign(this, { name: 'RoomcastError', code, why, wait, room: r, id });
+  }
+}
+
+class Emitter {
+  #ears = new Map();
+
+  /** Calls `ear` at each event of that name. Returns the function that ends it. */
+  on(name, ear) {
+    const ears = this.#ears.get(name) ?? this.#ears.set(name, new Set()).get(name);
+    ears.add(ear);
+    return () => ears.delete(ear);
+  }
+
+  /** @protected An ear that throws is reported and does not stop the stream. */
+  emit(name, ...event) {
+    for (const ear of [...(this.#ears.get(name) ?? [])]) {
+      try {
+        ear(...event);
+      } catch (error) {
+        queueMicrotask(() => { throw error; });
+      }
+    }
+  }
+}
+
+/** One joined room: to read and to listen to; only the client writes it. */
+export class Room extends Emitter {
+  /** @type {string|null} which life of the log `s` belongs to */ epoch = null;
+  /** @type {number|null} the last offset told; null before the first */ s = null;
+  /** @type {Map<string, object>} who is here: user to {u, d?} */ users = new Map();
+  /** How many users are here. */ who = 0;
+  /** @type {Set<string>} */ typing = new Set();
+  /** @type {'joining'|'replaying'|'live'|'refused'} */ state = 'joining';
+
+  constructor(name, { last = 50, quiet = false, since = null, e = null } = {}) {
+    super();
+    Object.assign(this, { name, last, quiet, s: since, epoch: e, tries: 0 });
+  }
+
+  /** @protected Where to go on after a cut. */
+  get place() {
+    return this.epoch !== null && this.s !== null ? { since: this.s, e: this.epoch } : null;
+  }
+}
+
+export class Roomcast extends Emitter {
+  /** @type {string|undefined} who the server says we are */ user;
+  /** @type {Map<string, Room>} */ rooms = new Map();
+  /** From `welcome`: milliseconds of silence allowed, most bytes of a message, what the server offers. */
+  ping = 25_000;
+  max = Infinity;
+  can = [];
+
+  #options;
+  #socket = null;
+  #state = { state: 'connecting' };
+  #turn = 0; // each opening has a number, so that a late answer to an older one is void
+  #attempt = 0;
+  #timers = {};
+  #heard = 0;
+  #liveSince = 0;
+  #bye = null;
+  #out = new Map(); // request number: publish or request without an answer, in the order they were made
+  #count = 0;
+  #seed = Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => (byte % 36).toString(36)).join('');
+  #typed = new Map();
+  #whenIdle = [];
+  #unlisten = [];
+
+  /**
+   * @param {object} [options]
+   * @param {string} [options.url] default: `/v1/ws` of the page's own host
+   * @param {string|function(): (string|Promise<string>)} [options.token] a function is asked before each connection
+   * @param {string} [options.user] a name without proof, where the server runs in demo mode
+   * @param {number} [options.queue] most publishes and requests without an answer, default 256; past it a new one
+   *   rejects with `queue-full`, and nothing that was taken is dropped for it
+   */
+  constructor({ url = location.origin.replace(/^http/, 'ws') + '/v1/ws', token, user, queue = 256 } = {}) {
+    super();
+    this.#options = { url, token, user, queue };
+    this.user = user;
+    const wake = () => this.#wake();
+    this.#listen(globalThis, 'online', wake);
+    this.#listen(globalThis, 'offline', wake);
+    this.#listen(globalThis.document, 'visibilitychange', () => document.hidden || wake());
+    queueMicrotask(() => this.#turn || this.#open()); // so that the caller's listeners hear the first state
+  }
+
+  get state() {
+    return this.#state;
+  }
+
+  /**
+   * Joins a room and stays in it over every reconnect, until `leave`.
+   * @param {string} name
+   * @param {object} [options] `last`: how many old entries to begin with, default 50; `quiet`: read unseen;
+   *   `since` and `e`: go on after a place kept from an earlier visit (`room.s`, `room.epoch`)
+   * @returns {Room}
+   */
+  join(name, options) {
+    const known = this.rooms.get(name);
+    if (known && known.state !== 'refused') return known;
+    const room = new Room(name, options);
+    this.rooms.set(name, room);
+    this.#enter(room);
+    return room;
+  }
+
+  leave(name) {
+    if (this.rooms.delete(name) && this.#state.state === 'live') this.#send({ t: 'leave', r: name });
+  }
+
+  /**
+   * Says something. Waits for a connection if there is none, and repeats under the same `id` until answered. One
+   * publish a room is on its way at a time, so that neither a cut nor a refusal changes the order.
+   * @param {string} room
+   * @param {*} data any JSON
+   * @param {object} [options] `id`: your own, 1-64 bytes; `re`: the offset that this replies to
+   * @returns {Promise<{id: string, s: number, ts: number, dup: boolean}>} rejects with a RoomcastError
+   */
+  publish(room, data, { id = this.newId(), re } = {}) {
+    this.#typed.delete(room); // the message itself ends typing
+    return this.#queue({ t: 'pub', r: room, d: data, id, re });
+  }
+
+  /** An id that no other publish has, for a caller that wants to know it beforehand. */
+  newId() {
+    return `${this.#seed}-${++this.#count}`;
+  }
+
+  /** The user is writing (say it at every key, it is thinned out), or stopped. */
+  typing(room, on = true) {
+    const last = this.#typed.get(room) ?? 0;
+    if (this.#state.state !== 'live' || (on ? Date.now() - last < TYPING_EVERY_MS : !last)) return;
+    this.#typed.set(room, on ? Date.now() : 0);
+    this.#send({ t: 'typing', r: room, off: on ? undefined : true });
+  }
+
+  /** Who is here, asked anew; large rooms in pages `after` a name. @returns {Promise<{list: object[], more?: boolean}>} */
+  who(room, { after } = {}) {
+    return this.#queue({ t: 'who', r: room, after });
+  }
+
+  /** Older (`before`) or newer (`after`) entries. @returns {Promise<{e: string, list: object[], more: boolean}>} */
+  log(room, { before, after, n = 50 } = {}) {
+    return this.#queue({ t: 'log', r: room, before, after, n });
+  }
+
+  /** Resolves when every publish has its answer. */
+  idle() {
+    return new Promise((resolve) => {
+      this.#whenIdle.push(resolve);
+      this.#checkIdle();
+    });
+  }
+
+  /** Goes on as somebody else in the same rooms and places. Ids belong to a user, so it waits for `idle`. */
+  async identify({ user, token }) {
+    await this.idle();
+    Object.assign(this.#options, { user, token });
+    if (this.#state.state === 'stopped') return;
+    this.#drop();
+    this.#open();
+  }
+
+  /** Connects at once instead of after the delay. */
+  retry() {
+    if (this.#state.state === 'waiting') this.#open();
+  }
+
+  /** Ends it for good; what has no answer rejects. */
+  close() {
+    this.#stop(1000, 'closed');
+  }
+
+  // ---- the connection
+
+  async #open() {
+    const turn = ++this.#turn;
+    clearTimeout(this.#timers.retry);
+    this.#tell({ state: 'connecting' });
+    const { url, token, user } = this.#options;
+    try {
+      const word = typeof token === 'function' ? await token() : token;
+      if (turn !== this.#turn) return;
+      const byUrl = word === undefined && user !== undefined;
+      const query = byUrl ? `${url.includes('?') ? '&' : '?'}user=${encodeURIComponent(user)}` : '';
+      const socket = this.#socket = new WebSocket(url + query);
+      this.#timers.dead = setTimeout(() => this.#lost(0, 'no welcome'), FIRST_WORD_MS);
+      socket.onopen = () => byUrl || this.#hello(word);
+      socket.onmessage = ({ data }) => this.#hear(data);
+      socket.onclose = ({ code, reason }) => this.#lost(code, reason);
+    } catch (error) {
+      if (turn === this.#turn) this.#lost(0, error.message);
+    }
+  }
+
+  /** Who we are and where we were, in one line. A quiet room goes by itself, for in `hello` it would be seen. */
+  #hello(token) {
+    const rooms = {};
+    for (const room of this.rooms.values()) {
+      if (!room.place || room.quiet || room.state === 'refused') continue;
+      rooms[room.name] = room.place;
+      room.asked = true;
+    }
+    this.#send({ t: 'hello', v: 1, token, rooms });
+  }
+
+  #welcome({ u = this.user, ping = this.ping, max = this.max, can = [] }) {
+    Object.assign(this, { user: u, ping, max, can });
+    clearTimeout(this.#timers.dead);
+    this.#liveSince = Date.now();
+    this.#watch(ping);
+    this.#tell({ state: 'live' });
+    for (const room of this.rooms.values()) if (room.state !== 'refused' && !room.asked) this.#enter(room);
+    this.#flush();
+  }
+
+  /** Forgets the socket. What was on its way goes again over the next one. */
+  #drop() {
+    const socket = this.#socket;
+    this.#socket = null;
+    for (const name in this.#timers) clearTimeout(this.#timers[name]);
+    if (socket) {
+      socket.onopen = socket.onmessage = socket.onclose = null;
+      socket.close();
+    }
+    for (const item of this.#out.values()) item.sent = false;
+    for (const room of this.rooms.values()) {
+      if (room.state !== 'refused') Object.assign(room, { state: 'joining', asked: false });
+    }
+    this.#typed.clear();
+  }
+
+  /** The connection is gone; the close code says whether and when to come back. */
+  #lost(closeCode, closeWhy) {
+    const { code = closeCode, why = closeWhy, wait = 0 } = this.#bye ?? {};
+    this.#bye = null;
+    this.#drop();
+    if (code >= 4000 && code < 4100) return this.#stop(code, why);
+    if (this.#liveSince && Date.now() - this.#liveSince >= STEADY_MS) this.#attempt = 0;
+    this.#liveSince = 0;
+    // "At once" is for a connection that worked: a server that keeps sending us away gets the growing delay.
+    const atOnce = code >= 4200 && code < 4300 && this.#attempt === 0;
+    const delay = Math.max(wait, atOnce ? 0 : backoff(this.#attempt));
+    this.#attempt += 1;
+    this.#timers.retry = setTimeout(() => this.#open(), delay);
+    this.#tell({ state: 'waiting', retryIn: Math.round(delay), code, why });
+  }
+
+  #stop(code, why) {
+    if (this.#state.state === 'stopped') return;
+    this.#turn += 1;
+    this.#drop();
+    for (const unlisten of this.#unlisten) unlisten();
+    this.#tell({ state: 'stopped', code, why });
+    for (const item of [...this.#out.values()]) this.#settle(item, { code, why: why || 'stopped' });
+  }
+
+  /**
+   * A page does not see WebSocket pings, so it breaks a silence of `ping` ms with its own; as long again without
+   * a word, and the connection is dead. The clock runs from the question: a page whose timers the browser slows
+   * down must not take its own sleep for the server's.
+   */
+  #watch(quiet) {
+    clearTimeout(this.#timers.quiet);
+    this.#timers.quiet = setTimeout(() => {
+      const left = this.#heard + this.ping - Date.now();
+      if (left > 0) this.#watch(left);
+      else this.#probe(this.ping);
+    }, quiet);
+  }
+
+  #probe(patience) {
+    const asked = Date.now();
+    clearTimeout(this.#timers.quiet);
+    this.#send({ t: 'ping' });
+    this.#timers.quiet = setTimeout(() => {
+      if (this.#heard < asked) this.#lost(0, 'silence');
+      else this.#watch(this.ping);
+    }, patience);
+  }
+
+  /** The network or the page came or went: try now, or find out whether the connection still lives. */
+  #wake() {
+    if (this.#state.state === 'live') this.#probe(Math.min(PROBE_MS, this.ping));
+    else this.retry();
+  }
+
+  #tell(state) {
+    this.#state = state;
+    this.emit('state', state);
+  }
+
+  #listen(target, name, ear) {
+    target?.addEventListener?.(name, ear);
+    this.#unlisten.push(() => target?.removeEventListener?.(name, ear));
+  }
+
+  #send(frame) {
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(frame));
+  }
+
+  // ---- what goes out
+
+  #queue(frame) {
+    const item = { frame: { ...frame, i: ++this.#count }, sent: false, tries: 0 };
+    const promise = new Promise((resolve, reject) => Object.assign(item, { resolve, reject }));
+    if (this.#state.state === 'stopped') this.#settle(item, { why: 'stopped' });
+    else if (this.#out.size >= this.#options.queue) this.#settle(item, { why: 'queue-full' });
+    else this.#out.set(item.frame.i, item);
+    this.#flush();
+    return promise;
+  }
+
+  /** Sends what may go now: requests at once, publishes one after the other in each room. */
+  #flush() {
+    if (this.#state.state !== 'live') return;
+    const busy = new Set();
+    for (const item of [...this.#out.values()]) {
+      const { t, r } = item.frame;
+      if (this.rooms.get(r)?.state === 'joining' || (t === 'pub' && busy.has(r))) continue;
+      if (t === 'pub') busy.add(r);
+      if (item.sent || item.held) continue;
+      if (utf8.encode(JSON.stringify(item.frame)).length > TOO_LONG * this.max) {
+        return this.#settle(item, { code: 413, why: 'too-big', msg: `a message has at most ${this.max} bytes` });
+      }
+      item.sent = true;
+      this.#send(item.frame);
+    }
+  }
+
+  /** Answers a promise; an error is given as the `err` frame says it. */
+  #settle(item, error, answer) {
+    const { i, r, id } = item.frame;
+    this.#out.delete(i);
+    clearTimeout(item.held);
+    if (error) item.reject(new RoomcastError({ r, id, ...error }));
+    else item.resolve(answer);
+    this.#checkIdle();
+    this.#flush();
+  }
+
+  #checkIdle() {
+    for (const item of this.#out.values()) if (item.frame.t === 'pub') return;
+    for (const resolve of this.#whenIdle.splice(0)) resolve();
+  }
+
+  #refused(frame) {
+    const item = this.#out.get(frame.i);
+    if (item) return this.#putOff(item, frame);
+    const rooms = [...this.rooms.values()];
+    const room = rooms.find(({ name, state, i }) => state === 'joining' && (frame.i ? i === frame.i : name === frame.r));
+    if (!room) return this.emit('problem', new RoomcastError(frame));
+    if (frame.code === 409) room.epoch = room.s = null; // our place means nothing there: begin like a newcomer
+    const wait = frame.code === 409 ? 0 : patience(frame, room.tries++);
+    if (wait !== null) return void setTimeout(() => this.rooms.get(room.name) === room && this.#enter(room), wait);
+    room.state = 'refused';
+    this.#both(room, 'refused', new RoomcastError({ r: room.name, ...frame }));
+    this.#flush();
+  }
+
+  /** Sends a refused line again after the wait, where that may help. */
+  #putOff(item, frame) {
+    const wait = patience(frame, item.tries++);
+    if (wait === null) return this.#settle(item, frame);
+    item.sent = false;
+    item.held = setTimeout(() => {
+      item.held = 0;
+      this.#flush();
+    }, wait);
+    if (item.frame.t === 'pub') this.emit('held', { room: item.frame.r, id: item.frame.id, wait, why: frame.why });
+  }
+
+  // ---- what comes in
+
+  #enter(room) {
+    if (this.#state.state !== 'live') return;
+    Object.assign(room, { state: 'joining', asked: true, i: ++this.#count });
+    this.#send({ t: 'join', r: room.name, i: room.i, ...(room.place ?? { last: room.last }), quiet: room.quiet || undefined });
+  }
+
+  #hear(data) {
+    this.#heard = Date.now();
+    const socket = this.#socket;
+    for (const line of String(data).split('\n')) {
+      if (this.#socket !== socket) return; // a listener ended it
+      if (line.trim() === '') continue;
+      let frame;
+      try {
+        frame = JSON.parse(line);
+      } catch {
+        this.emit('problem', new RoomcastError({ why: 'bad-json', msg: `not a frame: ${line.slice(0, 80)}` }));
+        continue;
+      }
+      this.#take(frame);
+    }
+  }
+
+  #take(frame) {
+    const item = this.#out.get(frame.i);
+    switch (frame.t) {
+      case 'welcome': return this.#welcome(frame);
+      case 'bye': return void (this.#bye = frame);
+      case 'expiring': return this.#renew();
+      case 'err': return this.#refused(frame);
+      case 'page': case 'who': return item && this.#settle(item, null, frame);
+      case 'ack': return item && this.#settle(item, null, { id: frame.id, s: frame.s, ts: frame.ts, dup: frame.dup === true });
+    }
+    const room = this.rooms.get(frame.r);
+    if (!room || room.state === 'refused') return; // left meanwhile
+    if (frame.t === 'joined') this.#joined(room, frame);
+    else if (room.state !== 'joining') this.#inRoom(room, frame); // else its replay will bring it again
+  }
+
+  #inRoom(room, frame) {
+    switch (frame.t) {
+      case 'msg': return this.#next(room, frame.s) && this.#both(room, 'message', frame);
+      case 'edit': case 'del': case 'react': return this.#next(room, frame.s) && this.#both(room, frame.t, frame);
+      case 'skip': return this.#next(room, frame.s, frame.s + (frame.n ?? 1) - 1);
+      case 'gap': {
+        const [from, to] = frame.missing;
+        return this.#next(room, from, to) && this.#both(room, 'gap', { from, to, why: frame.why });
+      }
+      case 'live': return this.#live(room, frame);
+      case 'rewind':
+        Object.assign(room, { s: frame.s, epoch: frame.e ?? room.epoch });
+        return this.#both(room, 'rewind', frame);
+      case 'pres': return this.#presence(room, frame);
+      case 'typing':
+        room.typing[frame.off ? 'delete' : 'add'](frame.u);
+        return this.#both(room, 'typing', frame);
+      case 'read': case 'got': return this.#both(room, frame.t, frame);
+    }
+  }
+
+  #joined(room, frame) {
+    const was = room.place;
+    const { missing } = frame;
+    const [from, to] = Array.isArray(missing) ? missing : [];
+    Object.assign(room, { epoch: frame.e, who: frame.who ?? 0, state: 'replaying', tries: 0 });
+    room.users.clear(); // the whole list comes after `live`
+    room.typing.clear();
+    const shorter = was && frame.s < was.since && !missing; // entries that we saw were taken back
+    if (!was || missing === 'all') room.s = null; // the first entry of the replay says where it begins
+    else if (to) room.s = to;
+    else if (shorter) room.s = frame.s - frame.n;
+    this.#both(room, 'joined', frame);
+    if (was && missing === 'all') this.#both(room, 'gap', { all: true, was: was.e, why: 'epoch-changed' });
+    else if (was && to) this.#both(room, 'gap', { from, to, why: 'too-old' });
+    else if (shorter) this.#both(room, 'rewind', { s: room.s });
+    this.#flush();
+  }
+
+  #live(room, frame) {
+    room.s ??= frame.s;
+    if (frame.s > room.s && !this.#bridge(room, frame.s + 1)) return;
+    Object.assign(room, { state: 'live', epoch: frame.e ?? room.epoch });
+    this.#both(room, 'live', frame);
+  }
+
+  /** Whether an entry that covers `first` to `last` is the next one. An old one is dropped. */
+  #next(room, first, last = first) {
+    if (first === undefined) return true; // not logged, so it has no place
+    if (room.s !== null && last <= room.s) return false;
+    if (room.s !== null && first > room.s + 1 && !this.#bridge(room, first)) return false;
+    room.s = last;
+    return true;
+  }
+
+  /** A hole before `next`: asks for it once by joining again. If it is still there then, says so and goes on. */
+  #bridge(room, next) {
+    if (room.hole !== room.s) {
+      room.hole = room.s;
+      this.#enter(room);
+      return false;
+    }
+    this.#both(room, 'gap', { from: room.s + 1, to: next - 1, why: 'hole' });
+    room.s = next - 1;
+    return true;
+  }
+
+  #presence(room, frame) {
+    if (!frame.in && !frame.out) room.users.clear(); // too many here for a list
+    for (const one of frame.in ?? []) room.users.set(one.u, one);
+    for (const user of frame.out ?? []) room.users.delete(user);
+    room.who = frame.who ?? room.users.size;
+    this.#both(room, 'presence', frame);
+  }
+
+  /** The token is about to end: a function gives the next one without a reconnect. */
+  async #renew() {
+    if (typeof this.#options.token !== 'function') return;
+    try {
+      this.#send({ t: 'auth', token: await this.#options.token() });
+    } catch (error) {
+      this.emit('problem', new RoomcastError({ why: 'no-token', msg: error.message }));
+    }
+  }
+
+  #both(room, name, event) {
+    room.emit(name, event, room);
+    this.emit(name, event, room);
+  }
+}
+
+/** Random in 0 … min(30 s, 2^n s): many clients that lost one server do not come back in one moment. */
+function backoff(n) {
+  return Math.random() * Math.min(DELAY_MAX_MS, 2 ** n * 1000);
+}
+
+/** How long before the same line may go again, in ms; null if that is no use. */
+function patience({ code, wait }, tries) {
+  if (code === 429) return wait ?? null;
+  return code === 500 || code === 503 ? wait ?? 250 + backoff(tries) : null;
+}
