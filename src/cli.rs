@@ -34,12 +34,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Rooms for browsers, pushes from backends, one order for everybody.
 #[derive(Debug, Parser)]
-#[command(
-    name = "roomcast",
-    version,
-    disable_help_subcommand = true,
-    max_term_width = 100
-)]
+#[command(name = "roomcast", version, disable_help_subcommand = true, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -128,20 +123,13 @@ struct Failure {
 
 impl Failure {
     fn new(code: i32, text: impl std::fmt::Display) -> Failure {
-        Failure {
-            text: text.to_string(),
-            code,
-        }
+        Failure { text: text.to_string(), code }
     }
 }
 
 /// Does what the command line asks; the exit code.
 pub fn run() -> i32 {
-    run_with(
-        std::env::args_os(),
-        std::env::vars_os().collect(),
-        &mut std::io::stdout(),
-    )
+    run_with(std::env::args_os(), std::env::vars_os().collect(), &mut std::io::stdout())
 }
 
 /// The same with everything handed in.
@@ -159,9 +147,8 @@ fn run_with(
         }
     };
     // Variables that are no text can be no key of ours.
-    let environment = environment
-        .into_iter()
-        .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    let environment =
+        environment.into_iter().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
     match execute(cli, environment.collect(), out) {
         Ok(()) => FINE,
         Err(failure) => {
@@ -180,15 +167,8 @@ fn execute(cli: Cli, environment: Vec<(String, String)>, out: &mut dyn Write) ->
     if let Command::Serve(places) = &command {
         flags.extend(flags_of_places(places));
     }
-    let directives = environment
-        .iter()
-        .find(|(name, _)| name == "RUST_LOG")
-        .map(|(_, value)| value.clone());
-    let given = Given {
-        file: cli.common.config,
-        environment,
-        flags,
-    };
+    let directives = environment.iter().find(|(name, _)| name == "RUST_LOG").map(|(_, value)| value.clone());
+    let given = Given { file: cli.common.config, environment, flags };
     let loaded = layers::load(&given).map_err(|error| Failure::new(WRONG_USE, error))?;
     // A flag goes before the environment, RUST_LOG too.
     let directives = directives.filter(|_| cli.common.log_level.is_none());
@@ -211,16 +191,10 @@ fn flags_of(common: &Common, places: &Places) -> Result<Vec<Flag>, Failure> {
                 format!("--set {text}: write --set key.path=value, for example --set limits.ping=30s"),
             )
         })?;
-        flags.push(Flag {
-            name: "--set".into(),
-            key: key.trim().into(),
-            value: value.into(),
-        });
+        flags.push(Flag { name: "--set".into(), key: key.trim().into(), value: value.into() });
     }
-    let own = [
-        ("--log-format", "log.format", &common.log_format),
-        ("--log-level", "log.level", &common.log_level),
-    ];
+    let own =
+        [("--log-format", "log.format", &common.log_format), ("--log-level", "log.level", &common.log_level)];
     flags.extend(own.into_iter().filter_map(flag));
     flags.extend(flags_of_places(places));
     Ok(flags)
@@ -236,11 +210,7 @@ fn flags_of_places(places: &Places) -> impl Iterator<Item = Flag> {
 }
 
 fn flag((name, key, value): (&str, &str, &Option<String>)) -> Option<Flag> {
-    Some(Flag {
-        name: name.into(),
-        key: key.into(),
-        value: value.clone()?,
-    })
+    Some(Flag { name: name.into(), key: key.into(), value: value.clone()? })
 }
 
 fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
@@ -252,18 +222,16 @@ fn serve(loaded: Loaded) -> Result<(), Failure> {
     for warning in loaded.config.warnings() {
         log::warn!("{warning}");
     }
-    crate::wiring::serve(loaded.config).map_err(|error| Failure {
-        code: error.exit_code(),
-        text: error.to_string(),
-    })
+    crate::wiring::serve(loaded.config)
+        .map_err(|error| Failure { code: error.exit_code(), text: error.to_string() })
 }
 
 /// What `check-config` prints.
 fn report(loaded: &Loaded) -> String {
-    let place = loaded.file.as_ref().map_or_else(
-        || "no config.toml here".to_owned(),
-        |path| path.display().to_string(),
-    );
+    let place = loaded
+        .file
+        .as_ref()
+        .map_or_else(|| "no config.toml here".to_owned(), |path| path.display().to_string());
     let differences = differences(&loaded.config);
     let mut lines = match differences.len() {
         0 => format!("{place}: fine; every key has its default\n"),
@@ -271,9 +239,7 @@ fn report(loaded: &Loaded) -> String {
         n => format!("{place}: fine; {n} keys differ from their defaults\n"),
     };
     for one in differences {
-        let default = one
-            .default
-            .map_or_else(String::new, |value| format!("   (default {value})"));
+        let default = one.default.map_or_else(String::new, |value| format!("   (default {value})"));
         lines.push_str(&format!("{} = {}{default}\n", one.key, one.value));
     }
     for warning in loaded.config.warnings() {
@@ -287,23 +253,14 @@ fn sign(token: &Token, config: &Config) -> Result<String, Failure> {
     let good_for = Span::parse(&token.expires).map_err(|error| wrong(format!("--expires: {error}")))?;
     let expires_at =
         (good_for != Span::FOREVER).then(|| now_unix().saturating_add(good_for.duration().as_secs()));
-    let rooms = token
-        .rooms
-        .as_ref()
-        .map(|list| list.split(',').map(str::trim).collect());
-    let grant = Grant {
-        user: &token.user,
-        rooms,
-        expires_at,
-    };
+    let rooms = token.rooms.as_ref().map(|list| list.split(',').map(str::trim).collect());
+    let grant = Grant { user: &token.user, rooms, expires_at };
     let signed = issue(&config.auth.secret, &grant).map_err(wrong)?;
     Ok(format!("{signed}\n"))
 }
 
 fn now_unix() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |age| age.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 
 /// Posts to the server API; what `send` prints.
@@ -320,18 +277,12 @@ fn say(send: &Send, config: &Config) -> Result<String, Failure> {
 
 /// Where the configured server is, seen from this machine.
 fn own_url(config: &Config) -> Result<String, Failure> {
-    let addresses = config
-        .server
-        .addresses()
-        .map_err(|error| Failure::new(WRONG_USE, error))?;
-    let mut address = *addresses
-        .first()
-        .ok_or_else(|| Failure::new(WRONG_USE, "server.listen names no address"))?;
+    let addresses = config.server.addresses().map_err(|error| Failure::new(WRONG_USE, error))?;
+    let mut address =
+        *addresses.first().ok_or_else(|| Failure::new(WRONG_USE, "server.listen names no address"))?;
     if address.ip().is_unspecified() {
-        let loopback: [IpAddr; 2] = [
-            std::net::Ipv4Addr::LOCALHOST.into(),
-            std::net::Ipv6Addr::LOCALHOST.into(),
-        ];
+        let loopback: [IpAddr; 2] =
+            [std::net::Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()];
         address.set_ip(loopback[usize::from(address.is_ipv6())]);
     }
     Ok(format!("http://{address}"))
@@ -342,10 +293,7 @@ async fn post(url: &str, key: Option<String>, body: &serde_json::Value) -> Resul
     if let Some(key) = key {
         request = request.bearer_auth(key);
     }
-    let mut answer = request
-        .send_json(body)
-        .await
-        .map_err(|error| not_there(url, &error))?;
+    let mut answer = request.send_json(body).await.map_err(|error| not_there(url, &error))?;
     let told = answer
         .body()
         .await
@@ -360,10 +308,7 @@ async fn post(url: &str, key: Option<String>, body: &serde_json::Value) -> Resul
         .as_ref()
         .and_then(|json| json["msg"].as_str())
         .unwrap_or("this does not look like a Roomcast server");
-    Err(Failure::new(
-        FAILED,
-        format!("{url} answers {}: {msg}", answer.status()),
-    ))
+    Err(Failure::new(FAILED, format!("{url} answers {}: {msg}", answer.status())))
 }
 
 fn not_there(url: &str, error: &awc::error::SendRequestError) -> Failure {

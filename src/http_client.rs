@@ -10,9 +10,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 /// A client whose requests end after `timeout`. Belongs to the thread it was made on.
 pub fn client(timeout: Duration) -> Client {
-    let roots = RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
+    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -21,9 +19,6 @@ pub fn client(timeout: Duration) -> Client {
         .with_no_client_auth();
     let connector = Connector::new().rustls_0_23(Arc::new(config)).timeout(timeout);
     let agent = concat!("roomcast/", env!("CARGO_PKG_VERSION"));
-    let builder = Client::builder()
-        .connector(connector)
-        .timeout(timeout)
-        .disable_redirects();
+    let builder = Client::builder().connector(connector).timeout(timeout).disable_redirects();
     builder.add_default_header(("User-Agent", agent)).finish()
 }

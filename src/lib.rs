@@ -7,11 +7,17 @@
 pub mod actors;
 pub mod auth;
 pub mod chat;
+pub mod cli;
+pub mod config;
+pub mod http;
 pub mod http_client;
 pub mod limits;
 pub mod log;
 pub mod metrics;
 pub mod protocols;
+pub mod redis_link;
 pub mod server_settings;
+pub mod sources;
 pub mod transports;
 pub mod units;
+pub mod wiring;

@@ -63,9 +63,7 @@ impl Limits {
             ("outbox_bytes", self.outbox_bytes),
         ];
         if let Some((key, _)) = above_zero.iter().find(|(_, value)| *value == 0) {
-            return Err(format!(
-                "limits.{key}: 0 would let nothing through; write a number above 0"
-            ));
+            return Err(format!("limits.{key}: 0 would let nothing through; write a number above 0"));
         }
         if self.message_bytes > MESSAGE_BYTES_MAX {
             return Err(format!(
@@ -79,16 +77,10 @@ impl Limits {
                     .into(),
             );
         }
-        let spans = [
-            ("outbox_age", self.outbox_age),
-            ("handshake", self.handshake),
-            ("ping", self.ping),
-        ];
+        let spans = [("outbox_age", self.outbox_age), ("handshake", self.handshake), ("ping", self.ping)];
         for (key, span) in spans {
             if span.millis() < 1_000 {
-                return Err(format!(
-                    "limits.{key}: at least \"1s\", or busy clients are cut off"
-                ));
+                return Err(format!("limits.{key}: at least \"1s\", or busy clients are cut off"));
             }
         }
         if self.ping.millis() > 3_600_000 {

@@ -64,10 +64,7 @@ pub fn init(settings: &LogSettings, directives: Option<&str>) {
     let mut builder = Builder::new();
     builder.filter_level(settings.level.into());
     // The framework says at info what the start-up lines say already.
-    builder.filter_module(
-        "actix_server",
-        LevelFilter::from(settings.level).min(LevelFilter::Warn),
-    );
+    builder.filter_module("actix_server", LevelFilter::from(settings.level).min(LevelFilter::Warn));
     if let Some(directives) = directives.filter(|text| !text.trim().is_empty()) {
         builder.parse_filters(directives);
     }
@@ -202,22 +199,14 @@ mod tests {
     const TIME: &str = "2026-01-02T03:04:05.006Z";
 
     fn record_with<'a>(fields: &'a dyn Source, message: std::fmt::Arguments<'a>) -> Record<'a> {
-        Record::builder()
-            .level(Level::Warn)
-            .target("roomcast::hub")
-            .args(message)
-            .key_values(fields)
-            .build()
+        Record::builder().level(Level::Warn).target("roomcast::hub").args(message).key_values(fields).build()
     }
 
     #[test]
     fn a_text_line_is_one_line_whatever_is_in_it() {
         let fields = [("room", "a\nb"), ("user", "ann lee"), ("n", "7")];
         let line = text_line(
-            &record_with(
-                &fields,
-                format_args!("closed\r\n2026 INFO fake\u{1b}[31m\u{202e}"),
-            ),
+            &record_with(&fields, format_args!("closed\r\n2026 INFO fake\u{1b}[31m\u{202e}")),
             TIME,
         );
         assert_eq!(
@@ -237,20 +226,13 @@ mod tests {
         ];
         let line = json_line(&record_with(&fields, format_args!("closed\nfake")), TIME);
         let text = std::str::from_utf8(&line).unwrap();
-        assert_eq!(
-            text.matches('\n').count(),
-            1,
-            "the line break at the end alone: {text}"
-        );
+        assert_eq!(text.matches('\n').count(), 1, "the line break at the end alone: {text}");
         let json: serde_json::Value = serde_json::from_str(text).unwrap();
         assert_eq!(json["severity"], "WARNING");
         assert_eq!(json["time"], TIME);
         assert_eq!(json["message"], "closed\nfake");
         assert_eq!(json["target"], "roomcast::hub");
-        assert_eq!(
-            (&json["room"], &json["n"], &json["ok"]),
-            (&"a\n\"b\"".into(), &7.into(), &true.into())
-        );
+        assert_eq!((&json["room"], &json["n"], &json["ok"]), (&"a\n\"b\"".into(), &7.into(), &true.into()));
     }
 
     #[test]

@@ -86,9 +86,7 @@ impl ServerSettings {
     pub fn check(&self) -> Result<(), String> {
         self.addresses()?;
         if self.workers > WORKERS_MAX {
-            return Err(format!(
-                "server.workers: at most {WORKERS_MAX}; 0 means one per core"
-            ));
+            return Err(format!("server.workers: at most {WORKERS_MAX}; 0 means one per core"));
         }
         if self.node.len() > 128 || self.node.chars().any(char::is_control) {
             return Err("server.node: at most 128 bytes and no control characters".into());
@@ -131,14 +129,8 @@ mod tests {
 
     #[test]
     fn an_address_needs_a_port() {
-        let listening = |listen: &str| ServerSettings {
-            listen: listen.into(),
-            ..ServerSettings::default()
-        };
-        assert_eq!(
-            listening("[::1]:0").addresses().unwrap(),
-            ["[::1]:0".parse().unwrap()]
-        );
+        let listening = |listen: &str| ServerSettings { listen: listen.into(), ..ServerSettings::default() };
+        assert_eq!(listening("[::1]:0").addresses().unwrap(), ["[::1]:0".parse().unwrap()]);
         let error = listening("127.0.0.1").check().unwrap_err();
         assert!(error.starts_with("server.listen: \"127.0.0.1\""), "{error}");
     }
@@ -146,19 +138,13 @@ mod tests {
     #[test]
     fn a_node_has_a_name_even_if_nobody_gave_it_one() {
         assert!(ServerSettings::default().node_name(8080).ends_with(":8080"));
-        let named = ServerSettings {
-            node: "chat-1".into(),
-            ..ServerSettings::default()
-        };
+        let named = ServerSettings { node: "chat-1".into(), ..ServerSettings::default() };
         assert_eq!(named.node_name(8080), "chat-1");
     }
 
     #[test]
     fn tls_is_refused_rather_than_ignored() {
-        let with_tls = ServerSettings {
-            tls_cert: "cert.pem".into(),
-            ..ServerSettings::default()
-        };
+        let with_tls = ServerSettings { tls_cert: "cert.pem".into(), ..ServerSettings::default() };
         assert!(with_tls.check().unwrap_err().contains("proxy"));
     }
 }

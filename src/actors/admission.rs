@@ -39,11 +39,7 @@ pub struct Place {
 impl Admission {
     /// Nobody is in yet.
     pub fn new(connections_max: usize, per_address_max: usize) -> Arc<Admission> {
-        Arc::new(Admission {
-            connections_max,
-            per_address_max,
-            open: Mutex::default(),
-        })
+        Arc::new(Admission { connections_max, per_address_max, open: Mutex::default() })
     }
 
     /// Takes a place for a connection from `address`.
@@ -59,10 +55,7 @@ impl Admission {
         }
         open.all += 1;
         open.by_address.insert(address, here + 1);
-        Ok(Place {
-            admission: self.clone(),
-            address,
-        })
+        Ok(Place { admission: self.clone(), address })
     }
 }
 
@@ -99,9 +92,8 @@ mod tests {
     #[test]
     fn zero_means_no_limit() {
         let admission = Admission::new(0, 0);
-        let places: Vec<_> = (0..5_000)
-            .map(|_| admission.enter(IpAddr::from([10, 0, 0, 1])).unwrap())
-            .collect();
+        let places: Vec<_> =
+            (0..5_000).map(|_| admission.enter(IpAddr::from([10, 0, 0, 1])).unwrap()).collect();
         assert_eq!(places.len(), 5_000);
     }
 }

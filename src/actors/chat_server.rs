@@ -82,10 +82,7 @@ struct HubLink {
 /// What a connection is here.
 enum Seat {
     /// A native session.
-    Session {
-        identity: Arc<Identity>,
-        rooms: SmallVec<[Membership; 1]>,
-    },
+    Session { identity: Arc<Identity>, rooms: SmallVec<[Membership; 1]> },
     /// A connection on a raw path.
     Raw { handler: usize, uri: Box<str> },
 }
@@ -122,10 +119,7 @@ pub struct ChatServer {
 impl ChatServer {
     /// A chat server without rooms and hubs.
     pub fn new(settings: ChatSettings, handlers: Handlers, metrics: Arc<Metrics>) -> ChatServer {
-        let epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_micros() as u64;
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
         ChatServer {
             rooms: Rooms::new(settings.rooms.clone(), settings.rooms_max, epoch),
             settings,
@@ -155,13 +149,7 @@ impl ChatServer {
 
     fn send(&mut self, to: ConnectionId, write: impl FnOnce(&mut Vec<u8>)) {
         let frame = self.frame(write);
-        self.to_hub(
-            to.worker.into(),
-            ToHub::Direct {
-                connection: to,
-                frame,
-            },
-        );
+        self.to_hub(to.worker.into(), ToHub::Direct { connection: to, frame });
     }
 
     /// Encodes one line as a WebSocket frame.
@@ -173,15 +161,7 @@ impl ChatServer {
 
     fn broadcast(&mut self, room: RoomKey, frame: &Bytes, except: Option<ConnectionId>) {
         for worker in self.rooms.get(room).workers() {
-            self.to_hub(
-                worker,
-                ToHub::Deliver {
-                    room,
-                    frames: frame.clone(),
-                    count: 1,
-                    except,
-                },
-            );
+            self.to_hub(worker, ToHub::Deliver { room, frames: frame.clone(), count: 1, except });
         }
     }
 
@@ -193,8 +173,7 @@ impl ChatServer {
                 continue;
             }
             let items = std::mem::take(&mut link.items);
-            link.queued
-                .fetch_add(items.iter().map(ToHub::bytes).sum(), Relaxed);
+            link.queued.fetch_add(items.iter().map(ToHub::bytes).sum(), Relaxed);
             // The hub lives as long as its worker; when that is gone, so are the sockets of these frames.
             link.hub.do_send(Turn(items));
         }
@@ -211,33 +190,20 @@ impl ChatServer {
     }
 
     fn hub_queued(&self) -> usize {
-        self.hubs
-            .iter()
-            .flatten()
-            .map(|link| link.queued.load(Relaxed))
-            .max()
-            .unwrap_or(0)
+        self.hubs.iter().flatten().map(|link| link.queued.load(Relaxed)).max().unwrap_or(0)
     }
 
     // ---- who is connected ----
 
     fn seat(&self, connection: ConnectionId) -> Option<&Seat> {
-        match self
-            .seats
-            .get(usize::from(connection.worker))?
-            .get(connection.slot as usize)?
-        {
+        match self.seats.get(usize::from(connection.worker))?.get(connection.slot as usize)? {
             Some((generation, seat)) if *generation == connection.generation => Some(seat),
             _ => None,
         }
     }
 
     fn seat_mut(&mut self, connection: ConnectionId) -> Option<&mut Seat> {
-        match self
-            .seats
-            .get_mut(usize::from(connection.worker))?
-            .get_mut(connection.slot as usize)?
-        {
+        match self.seats.get_mut(usize::from(connection.worker))?.get_mut(connection.slot as usize)? {
             Some((generation, seat)) if *generation == connection.generation => Some(seat),
             _ => None,
         }
@@ -253,10 +219,7 @@ impl ChatServer {
         if seats.len() <= slot {
             seats.resize_with(slot + 1, || None);
         }
-        debug_assert!(
-            seats[slot].is_none(),
-            "a place is closed before it is given again"
-        );
+        debug_assert!(seats[slot].is_none(), "a place is closed before it is given again");
         seats[slot] = Some((connection.generation, seat));
         self.sessions += 1;
     }
@@ -266,11 +229,7 @@ impl ChatServer {
             Seat::Session { identity, .. } => (Some(identity.user.clone()), "".into()),
             Seat::Raw { uri, .. } => (None, uri.clone()),
         };
-        Some(Peer {
-            connection: Some(connection),
-            user,
-            uri,
-        })
+        Some(Peer { connection: Some(connection), user, uri })
     }
 
     fn session(&self, connection: ConnectionId) -> Option<(&Arc<Identity>, &SmallVec<[Membership; 1]>)> {
@@ -317,13 +276,7 @@ impl ChatServer {
             Effect::Send(to, message) => {
                 if self.seat(to).is_some() {
                     let frame = frame_of(&message);
-                    self.to_hub(
-                        to.worker.into(),
-                        ToHub::Direct {
-                            connection: to,
-                            frame,
-                        },
-                    );
+                    self.to_hub(to.worker.into(), ToHub::Direct { connection: to, frame });
                 }
             }
             Effect::Say(draft) => {
@@ -332,14 +285,7 @@ impl ChatServer {
                 }
             }
             Effect::Close(connection, code, why) => {
-                self.close(
-                    connection,
-                    Goodbye {
-                        code,
-                        why: why.into(),
-                        wait_ms: None,
-                    },
-                );
+                self.close(connection, Goodbye { code, why: why.into(), wait_ms: None });
             }
         }
     }
@@ -368,9 +314,7 @@ impl ChatServer {
                 None
             }
         };
-        self.call(&peer, raw, |handler, effects| {
-            handler.on_close(&peer, code, effects)
-        });
+        self.call(&peer, raw, |handler, effects| handler.on_close(&peer, code, effects));
     }
 
     // ---- coming and going ----
@@ -383,57 +327,25 @@ impl ChatServer {
             frames::welcome(
                 out,
                 i,
-                &Welcome {
-                    user: &identity.user,
-                    session: &session,
-                    ping_ms,
-                    message_bytes,
-                },
+                &Welcome { user: &identity.user, session: &session, ping_ms, message_bytes },
             );
         });
     }
 
     fn open(&mut self, open: Open) {
-        let Open {
-            connection,
-            identity,
-            i,
-            again,
-        } = open;
+        let Open { connection, identity, i, again } = open;
         if again {
             self.welcome_again(connection, &identity, i);
             return;
         }
-        self.take_seat(
-            connection,
-            Seat::Session {
-                identity: identity.clone(),
-                rooms: SmallVec::new(),
-            },
-        );
+        self.take_seat(connection, Seat::Session { identity: identity.clone(), rooms: SmallVec::new() });
         let Some(peer) = self.peer(connection) else { return };
         if let Some(Verdict::Refuse(why)) =
             self.call(&peer, None, |handler, effects| handler.on_open(&peer, effects))
         {
             let problem = Problem::new(403, "not-allowed", why);
-            self.send(connection, |out| {
-                frames::err(
-                    out,
-                    &Reference {
-                        i,
-                        ..Reference::default()
-                    },
-                    &problem,
-                )
-            });
-            self.close(
-                connection,
-                Goodbye {
-                    code: 4003,
-                    why: "not-allowed".into(),
-                    wait_ms: None,
-                },
-            );
+            self.send(connection, |out| frames::err(out, &Reference { i, ..Reference::default() }, &problem));
+            self.close(connection, Goodbye { code: 4003, why: "not-allowed".into(), wait_ms: None });
             return;
         }
         self.welcome(connection, &identity, i);
@@ -441,11 +353,7 @@ impl ChatServer {
 
     /// A new token may cover fewer rooms; the session leaves the others and is told so.
     fn welcome_again(&mut self, connection: ConnectionId, identity: &Arc<Identity>, i: RequestNumber) {
-        let Some(Seat::Session {
-            identity: known,
-            rooms,
-        }) = self.seat_mut(connection)
-        else {
+        let Some(Seat::Session { identity: known, rooms }) = self.seat_mut(connection) else {
             return;
         };
         *known = identity.clone();
@@ -454,10 +362,7 @@ impl ChatServer {
             let Err(denied) = identity.may_join(&room.name, &room.settings) else {
                 continue;
             };
-            let reference = Reference {
-                room: Some(room.name.clone()),
-                ..Reference::default()
-            };
+            let reference = Reference { room: Some(room.name.clone()), ..Reference::default() };
             self.leave(connection, membership);
             self.send(connection, |out| frames::err(out, &reference, &denied.into()));
         }
@@ -477,15 +382,10 @@ impl ChatServer {
         }
         let quiet = join.quiet || !self.rooms.get(key).settings.presence;
         self.sit_down(connection, &identity, key, member, quiet);
+        // The others hear of it now, if it is time; the newcomer gets the whole list instead.
+        self.tell_presence();
         let welcome = self.replay(key, join, reference.i);
-        self.to_hub(
-            connection.worker.into(),
-            ToHub::Joined {
-                connection,
-                room: key,
-                frames: welcome,
-            },
-        );
+        self.to_hub(connection.worker.into(), ToHub::Joined { connection, room: key, frames: welcome });
         Ok(())
     }
 
@@ -548,10 +448,7 @@ impl ChatServer {
         if who > NAMED_USERS_MAX {
             frames::presence_count(&mut line, &room.name, who);
         } else {
-            let here = room
-                .roster
-                .after(None)
-                .map(|(user, present)| (user, present.info.as_deref()));
+            let here = room.roster.after(None).map(|(user, present)| (user, present.info.as_deref()));
             frames::presence(&mut line, &room.name, here, &[], who);
         }
         let frame = text_frame(&line);
@@ -566,13 +463,7 @@ impl ChatServer {
         rooms.retain(|known| known.room != membership.room);
         let user = identity.user.clone();
         self.leave_room(connection, &user, membership);
-        self.to_hub(
-            connection.worker.into(),
-            ToHub::Left {
-                connection,
-                room: membership.room,
-            },
-        );
+        self.to_hub(connection.worker.into(), ToHub::Left { connection, room: membership.room });
     }
 
     fn leave_room(&mut self, connection: ConnectionId, user: &UserName, membership: Membership) {
@@ -605,9 +496,7 @@ impl ChatServer {
             return Err(Refused::Draining);
         }
         if self.hub_queued() > HUB_QUEUED_MAX {
-            return Err(Refused::Busy {
-                wait_ms: BUSY_WAIT_MS,
-            });
+            return Err(Refused::Busy { wait_ms: BUSY_WAIT_MS });
         }
         let key = self.find_or_open(&draft.room)?;
         let now = now_ms();
@@ -619,12 +508,7 @@ impl ChatServer {
         self.end_typing(key, draft.user.as_ref());
         let room = self.rooms.get(key);
         let offset = if draft.keep { room.next_offset() } else { 0 };
-        let place = Accepted {
-            offset,
-            epoch: room.epoch,
-            ts: now,
-            duplicate: false,
-        };
+        let place = Accepted { offset, epoch: room.epoch, ts: now, duplicate: false };
         let frame = self.frame(|out| frames::message(out, &draft, &place));
         self.broadcast(key, &frame, None);
         let accepted = match draft.keep {
@@ -659,11 +543,7 @@ impl ChatServer {
     /// Asks the handler, then publishes.
     fn moderate(&mut self, from: Option<ConnectionId>, mut draft: Draft) -> Result<Accepted, Refused> {
         if self.handlers.rooms.is_some() {
-            let peer = Peer {
-                connection: from,
-                user: draft.user.clone(),
-                uri: "".into(),
-            };
+            let peer = Peer { connection: from, user: draft.user.clone(), uri: "".into() };
             let room = draft.room.clone();
             let verdict = self.call(&peer, None, |handler, effects| {
                 handler.on_message(&peer, Incoming::Draft(&mut draft), effects)
@@ -672,9 +552,7 @@ impl ChatServer {
                 Some(Verdict::Accept) => {}
                 Some(Verdict::Refuse(why)) => return Err(Refused::ByHandler(why)),
                 None => {
-                    return Err(Refused::ByHandler(
-                        "the application failed on this message".into(),
-                    ));
+                    return Err(Refused::ByHandler("the application failed on this message".into()));
                 }
             }
             // Who may speak was checked for the room that was named.
@@ -684,10 +562,8 @@ impl ChatServer {
     }
 
     fn say(&mut self, connection: ConnectionId, draft: Draft, granted: bool) -> Result<Accepted, Problem> {
-        let joined = self
-            .rooms
-            .find(&draft.room)
-            .is_some_and(|key| self.membership(connection, key).is_some());
+        let joined =
+            self.rooms.find(&draft.room).is_some_and(|key| self.membership(connection, key).is_some());
         if !joined && !granted {
             return Err(Denied::NotJoined.into());
         }
@@ -707,20 +583,13 @@ impl ChatServer {
     }
 
     fn type_on(&mut self, connection: ConnectionId, name: &RoomName, on: bool) -> Result<(), Problem> {
-        let key = self
-            .rooms
-            .find(name)
-            .filter(|key| self.membership(connection, *key).is_some());
+        let key = self.rooms.find(name).filter(|key| self.membership(connection, *key).is_some());
         let (Some(key), Some((identity, _))) = (key, self.session(connection)) else {
             return Err(Denied::NotJoined.into());
         };
         let user = identity.user.clone();
         let room = self.rooms.get_mut(key);
-        let news = if on {
-            room.typing.begin(&user, now_ms())
-        } else {
-            room.typing.end(&user)
-        };
+        let news = if on { room.typing.begin(&user, now_ms()) } else { room.typing.end(&user) };
         if on {
             self.typing.insert(key);
         }
@@ -742,12 +611,8 @@ impl ChatServer {
             return;
         }
         let now = now_ms();
-        let due: SmallVec<[RoomKey; 8]> = self
-            .untold
-            .iter()
-            .filter(|key| self.rooms.get(**key).roster.due_at() <= now)
-            .copied()
-            .collect();
+        let due: SmallVec<[RoomKey; 8]> =
+            self.untold.iter().filter(|key| self.rooms.get(**key).roster.due_at() <= now).copied().collect();
         for key in due {
             self.untold.remove(&key);
             let difference = self.rooms.get_mut(key).roster.take_news(now);
@@ -764,10 +629,7 @@ impl ChatServer {
                     .iter()
                     .map(|user| room.roster.get(user).and_then(|here| here.info.clone()))
                     .collect();
-                let came = difference
-                    .came
-                    .iter()
-                    .zip(infos.iter().map(|info| info.as_deref()));
+                let came = difference.came.iter().zip(infos.iter().map(|info| info.as_deref()));
                 self.frame(|out| frames::presence(out, &name, came, &difference.went, who))
             };
             self.broadcast(key, &frame, None);
@@ -804,14 +666,7 @@ impl ChatServer {
         let mut page: Vec<_> = room.roster.after(after).take(n + 1).collect();
         let more = page.len() > n;
         page.truncate(n);
-        frames::who(
-            &mut line,
-            &room.name,
-            room.history.top(),
-            i,
-            page.into_iter(),
-            more,
-        );
+        frames::who(&mut line, &room.name, room.history.top(), i, page.into_iter(), more);
         let frame = text_frame(&line);
         self.line = line;
         self.to_hub(connection.worker.into(), ToHub::Direct { connection, frame });
@@ -860,30 +715,16 @@ impl ChatServer {
                 }
             }
             What::Typing { room, on } => self.type_on(connection, &room, on)?,
-            What::Who {
-                room,
-                after,
-                n,
-                granted,
-            } => match self.room_to_read(connection, &room, granted)? {
+            What::Who { room, after, n, granted } => match self.room_to_read(connection, &room, granted)? {
                 Some(key) => self.who(connection, reference.i, key, after.as_deref(), n),
                 None => self.send(connection, |out| {
                     frames::who(out, &room, 0, reference.i, std::iter::empty(), false)
                 }),
             },
-            What::Log {
-                room,
-                from,
-                n,
-                granted,
-            } => match self.room_to_read(connection, &room, granted)? {
+            What::Log { room, from, n, granted } => match self.room_to_read(connection, &room, granted)? {
                 Some(key) => self.log(connection, reference.i, key, from, n),
                 None => {
-                    return Err(Problem::new(
-                        404,
-                        "no-room",
-                        "nothing has been said in this room yet",
-                    ));
+                    return Err(Problem::new(404, "no-room", "nothing has been said in this room yet"));
                 }
             },
             What::Ping => self.send(connection, |out| frames::pong(out, reference.i)),
@@ -940,19 +781,12 @@ impl ChatServer {
             };
             self.drain_hand.1 += 1;
             let Some((generation, seat)) = place else { continue };
-            let connection = ConnectionId {
-                worker: worker as u16,
-                slot: slot as u32,
-                generation: *generation,
-            };
+            let connection =
+                ConnectionId { worker: worker as u16, slot: slot as u32, generation: *generation };
             // Where clients come back to is not the same for all, so neither is when.
             let wait_ms = 500 + self.names.hash_one(connection) % 2_000;
             let goodbye = match seat {
-                Seat::Raw { .. } => Goodbye {
-                    code: 1001,
-                    why: "restart".into(),
-                    wait_ms: None,
-                },
+                Seat::Raw { .. } => Goodbye { code: 1001, why: "restart".into(), wait_ms: None },
                 Seat::Session { .. } => Goodbye::restart(wait_ms),
             };
             self.close(connection, goodbye);
@@ -979,10 +813,7 @@ fn frame_of(message: &RawMessage) -> Bytes {
 
 /// Server time, Unix milliseconds.
 fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_millis() as u64
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 impl Actor for ChatServer {
@@ -1018,11 +849,7 @@ impl Handler<Hello> for ChatServer {
         if self.hubs.len() <= hello.worker {
             self.hubs.resize_with(hello.worker + 1, || None);
         }
-        self.hubs[hello.worker] = Some(HubLink {
-            hub: hello.hub,
-            queued: hello.queued,
-            items: Vec::new(),
-        });
+        self.hubs[hello.worker] = Some(HubLink { hub: hello.hub, queued: hello.queued, items: Vec::new() });
     }
 }
 
@@ -1038,25 +865,12 @@ impl Handler<OpenRaw> for ChatServer {
     type Result = ();
 
     fn handle(&mut self, open: OpenRaw, _: &mut Self::Context) {
-        let OpenRaw {
-            connection,
-            handler,
-            uri,
-        } = open;
+        let OpenRaw { connection, handler, uri } = open;
         self.take_seat(connection, Seat::Raw { handler, uri });
         let Some(peer) = self.peer(connection) else { return };
-        let verdict = self.call(&peer, Some(handler), |handler, effects| {
-            handler.on_open(&peer, effects)
-        });
+        let verdict = self.call(&peer, Some(handler), |handler, effects| handler.on_open(&peer, effects));
         if let Some(Verdict::Refuse(why)) = verdict {
-            self.close(
-                connection,
-                Goodbye {
-                    code: 1008,
-                    why: why.into(),
-                    wait_ms: None,
-                },
-            );
+            self.close(connection, Goodbye { code: 1008, why: why.into(), wait_ms: None });
         }
     }
 }
@@ -1092,18 +906,10 @@ impl Handler<SaidRaw> for ChatServer {
                 RawMessage::Binary(bytes) => Incoming::Binary(bytes),
             };
             let handler = *handler;
-            let verdict = self.call(&peer, Some(handler), |handler, effects| {
-                handler.on_message(&peer, incoming, effects)
-            });
+            let verdict = self
+                .call(&peer, Some(handler), |handler, effects| handler.on_message(&peer, incoming, effects));
             if let Some(Verdict::Refuse(why)) = verdict {
-                self.close(
-                    connection,
-                    Goodbye {
-                        code: 1008,
-                        why: why.into(),
-                        wait_ms: None,
-                    },
-                );
+                self.close(connection, Goodbye { code: 1008, why: why.into(), wait_ms: None });
             }
         }
         self.to_hub(connection.worker.into(), ToHub::Done(connection));
@@ -1121,9 +927,7 @@ impl Handler<Failed> for ChatServer {
             Some(Seat::Raw { handler, .. }) => Some(*handler),
             _ => None,
         };
-        self.call(&peer, raw, |handler, effects| {
-            handler.on_error(&peer, &failed.error, effects)
-        });
+        self.call(&peer, raw, |handler, effects| handler.on_error(&peer, &failed.error, effects));
     }
 }
 

@@ -62,10 +62,7 @@ struct Farewell {
     peer_done: bool,
 }
 
-const POLITE: Farewell = Farewell {
-    last_word: true,
-    peer_done: false,
-};
+const POLITE: Farewell = Farewell { last_word: true, peer_done: false };
 
 /// A connection as the hub and the session share it.
 pub type SharedConnection = Rc<RefCell<Connection>>;
@@ -99,9 +96,7 @@ impl Actor for Hub {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.spawn(Flusher(self.core.clone()));
-        ctx.run_interval(Duration::from_millis(TICK_MS), |hub, _| {
-            hub.core.borrow_mut().tick()
-        });
+        ctx.run_interval(Duration::from_millis(TICK_MS), |hub, _| hub.core.borrow_mut().tick());
     }
 }
 
@@ -269,11 +264,7 @@ impl Core {
             self.slots.len() as u32 - 1
         });
         let place = &mut self.slots[slot as usize];
-        let id = ConnectionId {
-            worker: self.worker,
-            slot,
-            generation: place.generation,
-        };
+        let id = ConnectionId { worker: self.worker, slot, generation: place.generation };
         let now = self.began.elapsed().as_millis() as u64;
         let mut connection = Connection::new(id, socket, raw, now);
         if !raw {
@@ -331,17 +322,8 @@ impl Core {
 
     fn carry_out(&mut self, item: ToHub) {
         match item {
-            ToHub::Deliver {
-                room,
-                frames,
-                count,
-                except,
-            } => self.deliver(room, &frames, count, except),
-            ToHub::Joined {
-                connection,
-                room,
-                frames,
-            } => self.join(connection, room, &frames),
+            ToHub::Deliver { room, frames, count, except } => self.deliver(room, &frames, count, except),
+            ToHub::Joined { connection, room, frames } => self.join(connection, room, &frames),
             ToHub::Left { connection, room } => {
                 if let Some(connection) = self.find(connection) {
                     self.leave(&connection, room);
@@ -367,10 +349,7 @@ impl Core {
             ToHub::Forget(room) => {
                 let room = self.room(room);
                 debug_assert!(room.members.is_empty(), "a room with members is not forgotten");
-                *room = LocalRoom {
-                    dirty: room.dirty,
-                    ..LocalRoom::default()
-                };
+                *room = LocalRoom { dirty: room.dirty, ..LocalRoom::default() };
             }
         }
     }
@@ -385,11 +364,7 @@ impl Core {
             room.members[index].skip += frames.len() as u32;
             room.members[index].skip_frames += count;
         }
-        let spare = if self.room(key).batch.capacity() == 0 {
-            self.spare.pop()
-        } else {
-            None
-        };
+        let spare = if self.room(key).batch.capacity() == 0 { self.spare.pop() } else { None };
         let room = self.room(key);
         if let Some(buffer) = spare {
             room.batch = buffer;
@@ -414,11 +389,7 @@ impl Core {
         }
         let connection = self.find(id)?;
         let connection = connection.borrow();
-        connection
-            .rooms
-            .iter()
-            .find(|(room, _)| *room == key)
-            .map(|(_, index)| *index as usize)
+        connection.rooms.iter().find(|(room, _)| *room == key).map(|(_, index)| *index as usize)
     }
 
     fn join(&mut self, id: ConnectionId, key: RoomKey, frames: &[Bytes]) {
@@ -434,11 +405,7 @@ impl Core {
                 let room = self.room(key);
                 let index = room.members.len() as u32;
                 let (skip, skip_frames) = (room.batch.len() as u32, room.frames);
-                room.members.push(Member {
-                    slot: id.slot,
-                    skip,
-                    skip_frames,
-                });
+                room.members.push(Member { slot: id.slot, skip, skip_frames });
                 connection.borrow_mut().rooms.push((key, index));
             }
             None => {}
@@ -457,9 +424,7 @@ impl Core {
             self.tally.dropped_closed += frames.len() as u64;
             return;
         }
-        track(&mut self.tally, &mut open, |open| {
-            open.outbox.stage_replay(frames.iter().cloned(), now)
-        });
+        track(&mut self.tally, &mut open, |open| open.outbox.stage_replay(frames.iter().cloned(), now));
         self.list(&mut open);
     }
 
@@ -476,23 +441,17 @@ impl Core {
         if frames == 0 {
             return;
         }
-        let connection = self.slots[slot as usize]
-            .connection
-            .clone()
-            .expect("a member is connected");
+        let connection = self.slots[slot as usize].connection.clone().expect("a member is connected");
         let mut connection = connection.borrow_mut();
         self.tally.accepted += u64::from(frames);
         if !connection.is_open() {
             self.tally.dropped_closed += u64::from(frames);
             return;
         }
-        let Core {
-            rooms, spare, tally, ..
-        } = self;
+        let Core { rooms, spare, tally, .. } = self;
         let part = &rooms[key.0 as usize].batch[from..];
         track(tally, &mut connection, |open| {
-            open.outbox
-                .stage(part, frames, || spare.pop().unwrap_or_default())
+            open.outbox.stage(part, frames, || spare.pop().unwrap_or_default())
         });
         self.list(&mut connection);
     }
@@ -511,10 +470,7 @@ impl Core {
         let Some(moved) = room.members.get(index) else {
             return;
         };
-        let moved = self.slots[moved.slot as usize]
-            .connection
-            .clone()
-            .expect("a member is connected");
+        let moved = self.slots[moved.slot as usize].connection.clone().expect("a member is connected");
         for (room, place) in &mut moved.borrow_mut().rooms {
             if *room == key {
                 *place = index as u32;
@@ -545,10 +501,7 @@ impl Core {
             return;
         }
         let Core { spare, tally, .. } = self;
-        track(tally, &mut open, |open| {
-            open.outbox
-                .stage(frames, count, || spare.pop().unwrap_or_default())
-        });
+        track(tally, &mut open, |open| open.outbox.stage(frames, count, || spare.pop().unwrap_or_default()));
         self.list(&mut open);
     }
 
@@ -601,12 +554,7 @@ impl Core {
             let spare = self.spare.pop().unwrap_or_default();
             let batch = std::mem::replace(&mut room.batch, spare);
             let frames = std::mem::take(&mut room.frames);
-            room.under_way = Some(UnderWay {
-                batch,
-                frames,
-                next: 0,
-                end: room.members.len(),
-            });
+            room.under_way = Some(UnderWay { batch, frames, next: 0, end: room.members.len() });
         }
         let Some(mut job) = room.under_way.take() else {
             return true;
@@ -669,11 +617,7 @@ impl Core {
         if open.rooms.len() == 1 && open.outbox.is_empty() {
             let now = self.turn_ms;
             let all = &job.batch;
-            let kept = || {
-                shared
-                    .get_or_insert_with(|| Bytes::copy_from_slice(all))
-                    .slice(skip..)
-            };
+            let kept = || shared.get_or_insert_with(|| Bytes::copy_from_slice(all)).slice(skip..);
             let (socket, outbox) = open.parts();
             match outbox.write_through(socket, part, frames, now, kept) {
                 Ok(Some(sent)) => self.count_write_through(&mut open, &sent),
@@ -686,10 +630,7 @@ impl Core {
             return;
         }
         let Core { spare, tally, .. } = self;
-        track(tally, &mut open, |open| {
-            open.outbox
-                .stage(part, frames, || spare.pop().unwrap_or_default())
-        });
+        track(tally, &mut open, |open| open.outbox.stage(part, frames, || spare.pop().unwrap_or_default()));
         self.list(&mut open);
     }
 
@@ -712,8 +653,7 @@ impl Core {
     fn wait_for_socket(&mut self, connection: &mut Connection) {
         connection.wake();
         let due = connection.outbox.stuck_since_ms().unwrap_or(0) + self.limits.outbox_age_ms;
-        self.wheel
-            .schedule(due, (connection.id.slot, connection.id.generation));
+        self.wheel.schedule(due, (connection.id.slot, connection.id.generation));
     }
 
     fn write_listed(&mut self) {
@@ -778,20 +718,9 @@ impl Core {
                 Ending::ByClient(code) => (code.unwrap_or(NO_CODE), ""),
                 Ending::ByFault(code, why) => (code, why),
             };
-            let goodbye = Goodbye {
-                code,
-                why: why.into(),
-                wait_ms: None,
-            };
+            let goodbye = Goodbye { code, why: why.into(), wait_ms: None };
             let last_word = matches!(ending, Ending::ByFault(..));
-            self.say_goodbye(
-                &mut open,
-                goodbye,
-                Farewell {
-                    last_word,
-                    peer_done: true,
-                },
-            );
+            self.say_goodbye(&mut open, goodbye, Farewell { last_word, peer_done: true });
         }
         drop(open);
         self.wake_flusher();
@@ -827,23 +756,15 @@ impl Core {
         self.tally.accepted += frames;
         let Core { tally, spare, .. } = self;
         track(tally, connection, |open| {
-            open.outbox
-                .stage(&last, frames as u32, || spare.pop().unwrap_or_default());
+            open.outbox.stage(&last, frames as u32, || spare.pop().unwrap_or_default());
         });
         if !connection.listed {
             connection.listed = true;
             self.listed.push(connection.id.slot);
         }
-        connection.life = Life::Closing {
-            goodbye,
-            peer_done: farewell.peer_done,
-            shut: false,
-        };
+        connection.life = Life::Closing { goodbye, peer_done: farewell.peer_done, shut: false };
         connection.give_up_at_ms = self.now_ms() + CLOSE_MS;
-        self.wheel.schedule(
-            connection.give_up_at_ms,
-            (connection.id.slot, connection.id.generation),
-        );
+        self.wheel.schedule(connection.give_up_at_ms, (connection.id.slot, connection.id.generation));
         self.leaving.push(connection.id.slot);
         connection.nudges.closed = true;
         connection.wake();
@@ -853,19 +774,10 @@ impl Core {
         if !connection.outbox.is_empty() {
             return;
         }
-        let Life::Closing {
-            peer_done: true,
-            shut: false,
-            goodbye,
-        } = connection.life.clone()
-        else {
+        let Life::Closing { peer_done: true, shut: false, goodbye } = connection.life.clone() else {
             return;
         };
-        connection.life = Life::Closing {
-            peer_done: true,
-            shut: true,
-            goodbye,
-        };
+        connection.life = Life::Closing { peer_done: true, shut: true, goodbye };
         if connection.shut().is_err() {
             self.give_up(connection);
         }
@@ -875,8 +787,7 @@ impl Core {
     pub fn set_alarm(&mut self, connection: &SharedConnection, at_ms: u64) {
         let mut connection = connection.borrow_mut();
         connection.alarm_at_ms = at_ms;
-        self.wheel
-            .schedule(at_ms, (connection.id.slot, connection.id.generation));
+        self.wheel.schedule(at_ms, (connection.id.slot, connection.id.generation));
     }
 
     /// Looks at everybody who has come up on the wheel.
@@ -926,10 +837,7 @@ impl Core {
         } else if connection.ping_at_ms > 0 && now >= connection.ping_at_ms {
             self.ping(connection, now);
         }
-        let stuck = connection
-            .outbox
-            .stuck_since_ms()
-            .map(|since| since.saturating_add(age_max));
+        let stuck = connection.outbox.stuck_since_ms().map(|since| since.saturating_add(age_max));
         let ping = (connection.ping_at_ms > 0).then(|| connection.ping_at_ms.max(now + TICK_MS));
         let alarm = (connection.alarm_at_ms > 0).then_some(connection.alarm_at_ms);
         [stuck, ping, alarm].into_iter().flatten().min()
@@ -945,9 +853,7 @@ impl Core {
         self.tally.accepted += 1;
         self.tally.pings += 1;
         let Core { spare, tally, .. } = self;
-        track(tally, connection, |open| {
-            open.outbox.stage(&frame, 1, || spare.pop().unwrap_or_default())
-        });
+        track(tally, connection, |open| open.outbox.stage(&frame, 1, || spare.pop().unwrap_or_default()));
         self.list(connection);
         connection.ping_at_ms = now + ping_ms;
     }
@@ -964,11 +870,7 @@ impl Core {
         counters.socket_bytes_out.add(tally.bytes_out);
         counters.outbox_bytes.set(tally.outbox_bytes);
         counters.pings_sent.add(tally.pings);
-        self.tally = Tally {
-            waiting: tally.waiting,
-            outbox_bytes: tally.outbox_bytes,
-            ..Tally::default()
-        };
+        self.tally = Tally { waiting: tally.waiting, outbox_bytes: tally.outbox_bytes, ..Tally::default() };
     }
 }
 

@@ -92,24 +92,17 @@ impl Outbox {
     /// Bytes waiting behind the segment that is being written. This is what the limit is about: one message
     /// that is larger than the limit by itself may still go out.
     pub fn behind_bytes(&self) -> usize {
-        let first = self.waiting.front().map_or(0, |segment| {
-            if segment.replay {
-                0
-            } else {
-                segment.bytes.len() - self.begun
-            }
-        });
+        let first = self
+            .waiting
+            .front()
+            .map_or(0, |segment| if segment.replay { 0 } else { segment.bytes.len() - self.begun });
         self.own_bytes() - first
     }
 
     /// Since when the oldest frame has been waiting, or the last byte of a replay left; none when nothing waits.
     pub fn stuck_since_ms(&self) -> Option<u64> {
         let first = self.waiting.front()?;
-        Some(if first.replay {
-            first.since_ms.max(self.progress_ms)
-        } else {
-            first.since_ms
-        })
+        Some(if first.replay { first.since_ms.max(self.progress_ms) } else { first.since_ms })
     }
 
     /// Adds frames to this turn's. `buffer` gives an empty buffer when there is none yet.
@@ -126,12 +119,7 @@ impl Outbox {
         self.keep_staged(now_ms);
         for bytes in frames {
             self.replay_bytes += bytes.len();
-            self.push(Segment {
-                bytes,
-                frames: 1,
-                replay: true,
-                since_ms: now_ms,
-            });
+            self.push(Segment { bytes, frames: 1, replay: true, since_ms: now_ms });
         }
     }
 
@@ -154,27 +142,14 @@ impl Outbox {
             Err(e) => return Err(e),
         };
         if written == batch.len() {
-            return Ok(Some(Sent {
-                frames: count.into(),
-                bytes: written as u64,
-                writes: 1,
-            }));
+            return Ok(Some(Sent { frames: count.into(), bytes: written as u64, writes: 1 }));
         }
         self.blocked = true;
         self.progress_ms = now_ms;
-        self.push(Segment {
-            bytes: shared(),
-            frames: count,
-            replay: false,
-            since_ms: now_ms,
-        });
+        self.push(Segment { bytes: shared(), frames: count, replay: false, since_ms: now_ms });
         self.begun = written;
         self.waiting_bytes -= written;
-        Ok(Some(Sent {
-            frames: 0,
-            bytes: written as u64,
-            writes: 1,
-        }))
+        Ok(Some(Sent { frames: 0, bytes: written as u64, writes: 1 }))
     }
 
     /// Writes what is on its way, as far as the kernel takes it. The buffer of this turn is given back to
@@ -227,11 +202,7 @@ impl Outbox {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let mut n = 0;
         for (slice, segment) in slices.iter_mut().zip(&self.waiting) {
-            *slice = IoSlice::new(if n == 0 {
-                &segment.bytes[self.begun..]
-            } else {
-                &segment.bytes
-            });
+            *slice = IoSlice::new(if n == 0 { &segment.bytes[self.begun..] } else { &segment.bytes });
             n += 1;
         }
         sent.writes += 1;
@@ -282,12 +253,7 @@ impl Outbox {
         }
         let bytes = Bytes::from(std::mem::take(&mut self.staged));
         let frames = std::mem::take(&mut self.staged_frames);
-        self.push(Segment {
-            bytes,
-            frames,
-            replay: false,
-            since_ms: now_ms,
-        });
+        self.push(Segment { bytes, frames, replay: false, since_ms: now_ms });
     }
 
     fn push(&mut self, segment: Segment) {
@@ -299,17 +265,10 @@ impl Outbox {
     /// Throws away all that has not begun to leave, so that a last word can follow without breaking the
     /// framing.
     pub fn cut(&mut self) -> Cut {
-        let mut cut = Cut {
-            sent: 0,
-            dropped: std::mem::take(&mut self.staged_frames).into(),
-        };
+        let mut cut = Cut { sent: 0, dropped: std::mem::take(&mut self.staged_frames).into() };
         self.staged = Vec::new();
         let first = self.waiting.pop_front();
-        cut.dropped += self
-            .waiting
-            .drain(..)
-            .map(|segment| u64::from(segment.frames))
-            .sum::<u64>();
+        cut.dropped += self.waiting.drain(..).map(|segment| u64::from(segment.frames)).sum::<u64>();
         (self.waiting_bytes, self.replay_bytes, self.waiting_frames) = (0, 0, 0);
         let Some(first) = first else {
             return cut;
@@ -329,11 +288,7 @@ impl Outbox {
         self.waiting_bytes = end - self.begun;
         self.replay_bytes = if first.replay { self.waiting_bytes } else { 0 };
         self.waiting_frames = frames.into();
-        self.waiting.push_back(Segment {
-            bytes: first.bytes.slice(..end),
-            frames,
-            ..first
-        });
+        self.waiting.push_back(Segment { bytes: first.bytes.slice(..end), frames, ..first });
         cut
     }
 }
@@ -385,10 +340,7 @@ mod tests {
     }
 
     fn pipe(room: usize) -> Pipe {
-        Pipe {
-            room: Cell::new(room),
-            ..Pipe::default()
-        }
+        Pipe { room: Cell::new(room), ..Pipe::default() }
     }
 
     #[test]
@@ -397,9 +349,7 @@ mod tests {
             let (mut outbox, sink, mut spare) = (Outbox::default(), pipe(room), Vec::new());
             let frames = ["one", "two", "three", "four", "five"].map(frame);
             let mut sent = 0;
-            let through = outbox
-                .write_through(&sink, &frames[0], 1, 0, || frames[0].clone())
-                .unwrap();
+            let through = outbox.write_through(&sink, &frames[0], 1, 0, || frames[0].clone()).unwrap();
             sent += through.unwrap().frames;
             outbox.stage(&frames[1], 1, Vec::new);
             outbox.stage_replay([frames[2].clone(), frames[3].clone()], 0);
@@ -410,11 +360,7 @@ mod tests {
                 sink.room.set(room);
             }
             assert_eq!(*sink.got.borrow(), frames.concat());
-            assert_eq!(
-                (sent, outbox.frames(), outbox.own_bytes()),
-                (5, 0, 0),
-                "room {room}"
-            );
+            assert_eq!((sent, outbox.frames(), outbox.own_bytes()), (5, 0, 0), "room {room}");
         }
     }
 

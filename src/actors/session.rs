@@ -135,10 +135,7 @@ impl Session {
         early: BytesMut,
         place: Place,
     ) -> Addr<Session> {
-        let reader = Reader {
-            core: house.core.clone(),
-            connection: connection.clone(),
-        };
+        let reader = Reader { core: house.core.clone(), connection: connection.clone() };
         let now = house.core.borrow().now_ms();
         let mind = match &arrival {
             Arrival::Raw(..) => Mind::Raw { messages: Vec::new() },
@@ -147,10 +144,7 @@ impl Session {
                 guest: *guest,
                 messages: Pace::new(house.limits.messages_per_second, now),
                 requests: Pace::new(
-                    house
-                        .limits
-                        .messages_per_second
-                        .saturating_mul(REQUESTS_PER_MESSAGE),
+                    house.limits.messages_per_second.saturating_mul(REQUESTS_PER_MESSAGE),
                     now,
                 ),
                 warned: false,
@@ -175,19 +169,11 @@ impl Session {
     fn arrive(&mut self, arrival: Arrival) {
         let connection = self.connection.borrow().id;
         match arrival {
-            Arrival::Raw(handler, uri) => self.house.chat.do_send(OpenRaw {
-                connection,
-                handler,
-                uri,
-            }),
-            Arrival::Native {
-                token: Some(token), ..
-            } => self.hello(&Reference::default(), Some(token), None),
-            Arrival::Native {
-                user: Some(user),
-                guest,
-                ..
-            } if guest => {
+            Arrival::Raw(handler, uri) => self.house.chat.do_send(OpenRaw { connection, handler, uri }),
+            Arrival::Native { token: Some(token), .. } => {
+                self.hello(&Reference::default(), Some(token), None)
+            }
+            Arrival::Native { user: Some(user), guest, .. } if guest => {
                 self.hello(&Reference::default(), None, Some(user));
             }
             Arrival::Native { .. } => {
@@ -203,12 +189,7 @@ impl Session {
     fn read(&mut self, bytes: &mut [u8]) {
         let now = self.house.core.borrow().now_ms();
         self.connection.borrow_mut().heard_ms = now;
-        self.house
-            .core
-            .borrow()
-            .counters()
-            .socket_bytes_in
-            .add(bytes.len() as u64);
+        self.house.core.borrow().counters().socket_bytes_in.add(bytes.len() as u64);
         let limits = self.codec_limits();
         let mut decoder = std::mem::take(&mut self.decoder);
         let mut at = 0;
@@ -241,10 +222,7 @@ impl Session {
         if !self.connection.borrow().is_open() {
             // Our close frame is under way: only the client's own matters.
             if let Event::Close { .. } | Event::Fault(_) = event {
-                self.house
-                    .core
-                    .borrow_mut()
-                    .end(&self.connection, Ending::ByClient(None));
+                self.house.core.borrow_mut().end(&self.connection, Ending::ByClient(None));
             }
             return;
         }
@@ -274,10 +252,7 @@ impl Session {
             Event::Close { code, .. } => {
                 self.close_code = code.unwrap_or(1005);
                 self.post();
-                self.house
-                    .core
-                    .borrow_mut()
-                    .end(&self.connection, Ending::ByClient(code));
+                self.house.core.borrow_mut().end(&self.connection, Ending::ByClient(code));
             }
             Event::Fault(fault) => {
                 self.close_code = fault.close_code;
@@ -344,17 +319,10 @@ impl Session {
         let Mind::Native(native) = &mut self.mind else {
             return;
         };
-        if let Err(fast) = native
-            .requests
-            .take(per_second.saturating_mul(REQUESTS_PER_MESSAGE), now)
-        {
+        if let Err(fast) = native.requests.take(per_second.saturating_mul(REQUESTS_PER_MESSAGE), now) {
             if fast.refused > per_second.saturating_mul(REQUESTS_PER_MESSAGE * PATIENCE_S) {
                 self.post();
-                return self
-                    .house
-                    .core
-                    .borrow_mut()
-                    .close(&self.connection, Goodbye::RATE);
+                return self.house.core.borrow_mut().close(&self.connection, Goodbye::RATE);
             }
             return self.refuse(reference, Problem::too_fast(fast.wait_ms));
         }
@@ -369,10 +337,7 @@ impl Session {
             Request::Hello { token, user, joins } => {
                 self.hello(&reference, token, user);
                 for join in joins {
-                    let reference = Reference {
-                        room: Some(join.room.clone()),
-                        ..Reference::default()
-                    };
+                    let reference = Reference { room: Some(join.room.clone()), ..Reference::default() };
                     self.ask(reference, |session| session.join(join));
                 }
             }
@@ -383,10 +348,7 @@ impl Session {
                 self.send_line(&line);
             }
             Request::Bye if self.identity().is_none() => {
-                self.house
-                    .core
-                    .borrow_mut()
-                    .close(&self.connection, Goodbye::DONE);
+                self.house.core.borrow_mut().close(&self.connection, Goodbye::DONE);
             }
             Request::Ping => self.ask(reference, |_| Ok(What::Ping)),
             Request::Bye => self.ask(reference, |_| Ok(What::Bye(Goodbye::DONE))),
@@ -400,21 +362,11 @@ impl Session {
             }),
             Request::Who { room, after, n } => self.ask(reference, |session| {
                 let granted = session.identified()?.lists(&room);
-                Ok(What::Who {
-                    room,
-                    after,
-                    n,
-                    granted,
-                })
+                Ok(What::Who { room, after, n, granted })
             }),
             Request::Log { room, from, n } => self.ask(reference, |session| {
                 let granted = session.identified()?.lists(&room);
-                Ok(What::Log {
-                    room,
-                    from,
-                    n,
-                    granted,
-                })
+                Ok(What::Log { room, from, n, granted })
             }),
         }
     }
@@ -477,11 +429,7 @@ impl Session {
         let identity = match identity {
             Ok(identity) => identity,
             Err(problem) => {
-                let goodbye = if problem.why == "expired" {
-                    Goodbye::EXPIRED
-                } else {
-                    Goodbye::BAD_TOKEN
-                };
+                let goodbye = if problem.why == "expired" { Goodbye::EXPIRED } else { Goodbye::BAD_TOKEN };
                 let fatal = before.is_none() && matches!(problem.why, "expired" | "bad-token");
                 self.refuse(reference.clone(), problem);
                 if fatal {
@@ -511,12 +459,7 @@ impl Session {
         // What was asked before this hello stays before it.
         self.post();
         let connection = self.connection.borrow().id;
-        self.house.chat.do_send(Open {
-            connection,
-            identity,
-            i: reference.i,
-            again: before.is_some(),
-        });
+        self.house.chat.do_send(Open { connection, identity, i: reference.i, again: before.is_some() });
     }
 
     fn auth(&mut self, reference: Reference, token: &str) {
@@ -587,10 +530,7 @@ impl Session {
         let Some(identity) = self.identity().cloned() else {
             self.come_as_guest();
             if self.identity().is_none() {
-                self.house
-                    .core
-                    .borrow_mut()
-                    .close(&self.connection, Goodbye::NO_HELLO);
+                self.house.core.borrow_mut().close(&self.connection, Goodbye::NO_HELLO);
             }
             return;
         };
@@ -599,11 +539,7 @@ impl Session {
         };
         let left = expires_at.saturating_sub(now_unix());
         if left == 0 {
-            return self
-                .house
-                .core
-                .borrow_mut()
-                .close(&self.connection, Goodbye::EXPIRED);
+            return self.house.core.borrow_mut().close(&self.connection, Goodbye::EXPIRED);
         }
         if let Mind::Native(native) = &mut self.mind
             && !native.warned
@@ -640,33 +576,15 @@ impl Session {
 
     fn publish(&mut self, publish: Publish, now: u64) -> Result<What, Problem> {
         let identity = self.identified()?;
-        let Publish {
-            room,
-            id,
-            data,
-            reply_to,
-            keep,
-        } = publish;
+        let Publish { room, id, data, reply_to, keep } = publish;
         identity.may_publish(&room, &self.house.rooms.of(&room))?;
         let per_second = self.house.limits.messages_per_second;
         if let Mind::Native(native) = &mut self.mind {
-            native
-                .messages
-                .take(per_second, now)
-                .map_err(|fast| Problem::too_fast(fast.wait_ms))?;
+            native.messages.take(per_second, now).map_err(|fast| Problem::too_fast(fast.wait_ms))?;
         }
         let granted = identity.lists(&room);
         let user = Some(identity.user.clone());
-        let draft = Draft {
-            room,
-            user,
-            id,
-            data,
-            kind: None,
-            reply_to,
-            keep,
-            via: Via::Session,
-        };
+        let draft = Draft { room, user, id, data, kind: None, reply_to, keep, via: Via::Session };
         Ok(What::Publish { draft, granted })
     }
 
@@ -682,10 +600,7 @@ impl Session {
             return;
         }
         let connection = self.connection.borrow().id;
-        self.house.chat.do_send(Closed {
-            connection,
-            code: self.close_code,
-        });
+        self.house.chat.do_send(Closed { connection, code: self.close_code });
     }
 
     fn heard_all(&mut self, heard: Heard) {
@@ -713,10 +628,7 @@ impl Session {
 
 /// Unix time in seconds, for tokens.
 fn now_unix() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 impl Actor for Session {
@@ -738,10 +650,7 @@ impl StreamHandler<Heard> for Session {
             READ_BUFFER.set(vec![0; READ_BYTES].into_boxed_slice());
             log::error!("a session panicked and is closed; the others go on");
             self.failed("the server broke on this session".into());
-            self.house
-                .core
-                .borrow_mut()
-                .close(&self.connection, Goodbye::INTERNAL);
+            self.house.core.borrow_mut().close(&self.connection, Goodbye::INTERNAL);
         }
     }
 

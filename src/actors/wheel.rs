@@ -17,18 +17,13 @@ pub struct Wheel<K> {
 impl<K> Wheel<K> {
     /// An empty wheel that starts at `now_ms`.
     pub fn new(now_ms: u64) -> Wheel<K> {
-        Wheel {
-            slots: (0..SLOTS).map(|_| Vec::new()).collect(),
-            next_tick: now_ms / TICK_MS,
-        }
+        Wheel { slots: (0..SLOTS).map(|_| Vec::new()).collect(), next_tick: now_ms / TICK_MS }
     }
 
     /// Puts `key` where it comes up at `due_ms` or up to one tick later; at most one round ahead. Whoever
     /// takes it looks again at what is really due.
     pub fn schedule(&mut self, due_ms: u64, key: K) {
-        let tick = due_ms
-            .div_ceil(TICK_MS)
-            .clamp(self.next_tick, self.next_tick + SLOTS as u64 - 1);
+        let tick = due_ms.div_ceil(TICK_MS).clamp(self.next_tick, self.next_tick + SLOTS as u64 - 1);
         self.slots[(tick % SLOTS as u64) as usize].push(key);
     }
 

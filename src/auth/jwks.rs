@@ -32,7 +32,7 @@ pub struct PublicKey {
 }
 
 impl PublicKey {
-    /// Reads PEM text with one public key or certificate.
+    /// Reads PEM text with one public key.
     pub fn from_pem(pem: &str) -> Result<PublicKey, String> {
         if pem.contains("PRIVATE KEY") {
             return Err("this is a private key; give the public one and keep this one at the issuer".into());
@@ -40,24 +40,15 @@ impl PublicKey {
         if let Ok(key) = DecodingKey::from_rsa_pem(pem.as_bytes()) {
             let long_enough = key.try_get_as_bytes().is_ok_and(|der| der.len() > RSA_BYTES_MIN);
             return match long_enough {
-                true => Ok(PublicKey {
-                    algorithm: Algorithm::RS256,
-                    key,
-                }),
+                true => Ok(PublicKey { algorithm: Algorithm::RS256, key }),
                 false => Err("an RSA key has at least 2048 bits; make a longer one".into()),
             };
         }
         let key = DecodingKey::from_ec_pem(pem.as_bytes()).map_err(|_| {
             "no PEM of an RSA or P-256 public key; export it with `openssl pkey -pubout`".to_owned()
         })?;
-        match key
-            .try_get_as_bytes()
-            .is_ok_and(|point| point.len() == P256_POINT_BYTES)
-        {
-            true => Ok(PublicKey {
-                algorithm: Algorithm::ES256,
-                key,
-            }),
+        match key.try_get_as_bytes().is_ok_and(|point| point.len() == P256_POINT_BYTES) {
+            true => Ok(PublicKey { algorithm: Algorithm::ES256, key }),
             false => Err("this curve is not P-256, the only one of ES256; make another key".into()),
         }
     }
@@ -78,19 +69,13 @@ impl PublicKey {
             }
             _ => return None,
         };
-        let other_use = jwk
-            .common
-            .public_key_use
-            .as_ref()
-            .is_some_and(|usage| *usage != PublicKeyUse::Signature);
+        let other_use =
+            jwk.common.public_key_use.as_ref().is_some_and(|usage| *usage != PublicKeyUse::Signature);
         let other_algorithm = jwk.common.key_algorithm.as_ref().is_some_and(|key| *key != named);
         if other_use || other_algorithm {
             return None;
         }
-        Some(PublicKey {
-            algorithm,
-            key: DecodingKey::from_jwk(jwk).ok()?,
-        })
+        Some(PublicKey { algorithm, key: DecodingKey::from_jwk(jwk).ok()? })
     }
 }
 
@@ -138,12 +123,7 @@ impl PublishedKeys {
     /// Nothing is fetched before [`PublishedKeys::keep_fresh`] runs.
     pub fn new(url: &str) -> PublishedKeys {
         let fetches = watch::Sender::new(0);
-        PublishedKeys {
-            url: url.to_owned(),
-            keys: RwLock::default(),
-            wanted: Notify::new(),
-            fetches,
-        }
+        PublishedKeys { url: url.to_owned(), keys: RwLock::default(), wanted: Notify::new(), fetches }
     }
 
     /// The key with this id for this algorithm. A token without an id is fine when there is one key only
@@ -168,11 +148,7 @@ impl PublishedKeys {
 
     /// Whether there is a key to check tokens with.
     pub fn has_keys(&self) -> bool {
-        !self
-            .keys
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty()
+        !self.keys.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Fetches the keys now and again; never ends. One such task runs on any one thread.
@@ -219,11 +195,7 @@ async fn fetch(client: &awc::Client, url: &str) -> Result<Vec<(Option<String>, P
     if !answer.status().is_success() {
         return Err(format!("the answer is {}", answer.status()));
     }
-    let body = answer
-        .body()
-        .limit(ANSWER_BYTES_MAX)
-        .await
-        .map_err(|error| error.to_string())?;
+    let body = answer.body().limit(ANSWER_BYTES_MAX).await.map_err(|error| error.to_string())?;
     read(&body)
 }
 

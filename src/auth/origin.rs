@@ -21,11 +21,7 @@ enum Rule {
     /// Exactly this origin.
     Exact(Origin),
     /// Every host below this one: scheme, `.example.com`, port.
-    Below {
-        scheme: String,
-        suffix: String,
-        port: Option<u16>,
-    },
+    Below { scheme: String, suffix: String, port: Option<u16> },
 }
 
 /// A scheme, a host and a port, all in one written form.
@@ -40,10 +36,7 @@ impl Origins {
     /// Reads `"same"`, exact origins (`"https://example.com"`), wildcards for the left of a host
     /// (`"https://*.example.com"`) and `"*"`.
     pub fn new(list: &[String]) -> Result<Origins, String> {
-        list.iter()
-            .map(|text| Rule::parse(text))
-            .collect::<Result<_, _>>()
-            .map(Origins)
+        list.iter().map(|text| Rule::parse(text)).collect::<Result<_, _>>().map(Origins)
     }
 
     /// Whether a request may pass that carries these headers. `authority` is the host of the request line
@@ -93,11 +86,7 @@ impl Rule {
         if parent.host.starts_with('[') {
             return Err(wrong());
         }
-        Ok(Rule::Below {
-            scheme: parent.scheme,
-            suffix: format!(".{}", parent.host),
-            port: parent.port,
-        })
+        Ok(Rule::Below { scheme: parent.scheme, suffix: format!(".{}", parent.host), port: parent.port })
     }
 
     fn covers(&self, origin: &Origin, host: Option<&str>) -> bool {
@@ -106,10 +95,7 @@ impl Rule {
             Rule::Same => host.is_some_and(|host| origin.is_same_as(host)),
             Rule::Exact(exact) => exact == origin,
             Rule::Below { scheme, suffix, port } => {
-                let below = origin
-                    .host
-                    .strip_suffix(suffix.as_str())
-                    .is_some_and(|left| !left.is_empty());
+                let below = origin.host.strip_suffix(suffix.as_str()).is_some_and(|left| !left.is_empty());
                 below && *scheme == origin.scheme && *port == origin.port
             }
         }
@@ -122,9 +108,7 @@ impl Origin {
         let (scheme, rest) = text.split_once("://")?;
         let scheme = scheme.to_ascii_lowercase();
         let scheme_ok = scheme.starts_with(|c: char| c.is_ascii_lowercase())
-            && scheme
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
+            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
         if !scheme_ok {
             return None;
         }
@@ -171,9 +155,7 @@ fn parse_host(text: &str) -> Option<(String, Option<u16>)> {
     };
     let name_ok = !name.is_empty()
         && !name.starts_with('.')
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
     name_ok.then(|| (name.to_ascii_lowercase(), port))
 }
 
@@ -195,11 +177,7 @@ mod tests {
 
     #[track_caller]
     fn same(origin: &str, host: &str, expected: bool) {
-        assert_eq!(
-            origins(&["same"]).allows(Some(origin), Some(host)),
-            expected,
-            "{origin} at {host}"
-        );
+        assert_eq!(origins(&["same"]).allows(Some(origin), Some(host)), expected, "{origin} at {host}");
     }
 
     #[test]
@@ -271,17 +249,10 @@ mod tests {
 
     #[test]
     fn exact_origins_are_exact() {
-        let rules = origins(&[
-            "https://Good.com",
-            "http://good.com:8080",
-            "capacitor://localhost",
-        ]);
-        for good in [
-            "https://good.com",
-            "https://good.com:443",
-            "http://good.com:8080",
-            "capacitor://localhost",
-        ] {
+        let rules = origins(&["https://Good.com", "http://good.com:8080", "capacitor://localhost"]);
+        for good in
+            ["https://good.com", "https://good.com:443", "http://good.com:8080", "capacitor://localhost"]
+        {
             assert!(rules.allows(Some(good), Some("api.example.com")), "{good}");
         }
         for bad in [
@@ -300,11 +271,7 @@ mod tests {
     #[test]
     fn a_wildcard_covers_what_is_below_it_only() {
         let rules = origins(&["https://*.example.com"]);
-        for good in [
-            "https://a.example.com",
-            "https://a.b.example.com",
-            "https://A.EXAMPLE.com:443",
-        ] {
+        for good in ["https://a.example.com", "https://a.b.example.com", "https://A.EXAMPLE.com:443"] {
             assert!(rules.allows(Some(good), None), "{good}");
         }
         for bad in [
@@ -337,10 +304,7 @@ mod tests {
     fn two_origins_in_one_request_do_not_pass() {
         let mut headers = HeaderMap::new();
         let append = |headers: &mut HeaderMap, name: &'static str, value: &'static str| {
-            headers.append(
-                actix_web::http::header::HeaderName::from_static(name),
-                value.parse().unwrap(),
-            );
+            headers.append(actix_web::http::header::HeaderName::from_static(name), value.parse().unwrap());
         };
         append(&mut headers, "host", "a.com");
         assert!(origins(&["same"]).allow_request(&headers, None));

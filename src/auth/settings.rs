@@ -95,11 +95,7 @@ impl AuthSettings {
                 "auth.secret is shorter than {SECRET_BYTES_GOOD} bytes and may be guessed; use 32 random ones"
             ));
         }
-        if self
-            .api_keys
-            .iter()
-            .any(|key| key.expose().len() < SECRET_BYTES_GOOD)
-        {
+        if self.api_keys.iter().any(|key| key.expose().len() < SECRET_BYTES_GOOD) {
             warnings.push(format!(
                 "auth.api_keys has a key shorter than {SECRET_BYTES_GOOD} bytes; it may be guessed"
             ));
@@ -112,9 +108,7 @@ impl AuthSettings {
 
     /// Whether one of the API keys is this one. All are compared, so that the time does not tell which.
     pub fn is_api_key(&self, key: &str) -> bool {
-        self.api_keys
-            .iter()
-            .fold(false, |found, known| found | known.is(key))
+        self.api_keys.iter().fold(false, |found, known| found | known.is(key))
     }
 }
 
@@ -157,27 +151,13 @@ mod tests {
             auth
         };
         assert!(
-            auth(|a| a.api_keys.push(Secret::default()))
-                .check()
-                .unwrap_err()
-                .starts_with("auth.api_keys")
+            auth(|a| a.api_keys.push(Secret::default())).check().unwrap_err().starts_with("auth.api_keys")
         );
         assert!(
-            auth(|a| a.jwks_url = "id.example.com".into())
-                .check()
-                .unwrap_err()
-                .starts_with("auth.jwks_url")
+            auth(|a| a.jwks_url = "id.example.com".into()).check().unwrap_err().starts_with("auth.jwks_url")
         );
-        assert!(
-            auth(|a| a.jwks_url = "file:///etc/passwd".into())
-                .check()
-                .is_err()
-        );
+        assert!(auth(|a| a.jwks_url = "file:///etc/passwd".into()).check().is_err());
         assert!(auth(|a| a.secret = Secret::new("short")).warnings()[0].contains("auth.secret"));
-        assert!(
-            auth(|a| a.secret = Secret::new("0123456789abcdef"))
-                .warnings()
-                .is_empty()
-        );
+        assert!(auth(|a| a.secret = Secret::new("0123456789abcdef")).warnings().is_empty());
     }
 }

@@ -77,10 +77,8 @@ struct Claims {
 impl Verifier {
     /// Reads the keys. The error names the key of the configuration.
     pub fn new(settings: &AuthSettings) -> Result<Verifier, String> {
-        let secret = settings
-            .secret
-            .is_set()
-            .then(|| DecodingKey::from_secret(settings.secret.expose().as_bytes()));
+        let secret =
+            settings.secret.is_set().then(|| DecodingKey::from_secret(settings.secret.expose().as_bytes()));
         let public = match (settings.public_key.as_str(), settings.jwks_url.as_str()) {
             ("", "") => PublicKeys::None,
             ("", url) => PublicKeys::Published(Arc::new(PublishedKeys::new(url))),
@@ -135,18 +133,18 @@ impl Verifier {
             ));
         }
         match &self.public {
-            PublicKeys::None => Err(TokenProblem::bad(
-                "this server has no public key; its operator sets auth.public_key",
-            )),
+            PublicKeys::None => {
+                Err(TokenProblem::bad("this server has no public key; its operator sets auth.public_key"))
+            }
             PublicKeys::One(one) if one.algorithm == header.alg => Ok(Cow::Borrowed(&one.key)),
-            PublicKeys::One(_) => Err(TokenProblem::bad(
-                "the token is signed for another kind of key than this server has",
-            )),
+            PublicKeys::One(_) => {
+                Err(TokenProblem::bad("the token is signed for another kind of key than this server has"))
+            }
             PublicKeys::Published(keys) => match keys.find(header.kid.as_deref(), header.alg) {
                 Ok(found) => Ok(Cow::Owned(found.key)),
-                Err(NotFound::NoKeysYet) => Err(TokenProblem::bad(
-                    "the issuer's keys are not here yet; try again in a moment",
-                )),
+                Err(NotFound::NoKeysYet) => {
+                    Err(TokenProblem::bad("the issuer's keys are not here yet; try again in a moment"))
+                }
                 Err(NotFound::Unknown) => Err(TokenProblem::bad(
                     "the issuer does not publish the token's key (kid); try again in a minute",
                 )),
@@ -184,20 +182,12 @@ fn identity_of(claims: Claims, now_unix: u64) -> Result<Identity, TokenProblem> 
     if expires_at.is_some_and(|end| end <= now_unix) {
         return Err(TokenProblem::Expired);
     }
-    if claims
-        .nbf
-        .map(unix_seconds)
-        .is_some_and(|start| start > now_unix + CLOCK_AHEAD_S)
-    {
-        return Err(TokenProblem::bad(
-            "the token is not valid yet (nbf); wait, or set the issuer's clock",
-        ));
+    if claims.nbf.map(unix_seconds).is_some_and(|start| start > now_unix + CLOCK_AHEAD_S) {
+        return Err(TokenProblem::bad("the token is not valid yet (nbf); wait, or set the issuer's clock"));
     }
     let user =
         UserName::new(&claims.sub).map_err(|bad| TokenProblem::Bad(format!("claim sub: {bad}").into()))?;
-    let rooms = claims
-        .rooms
-        .map(|list| list.iter().map(|text| pattern(text)).collect());
+    let rooms = claims.rooms.map(|list| list.iter().map(|text| pattern(text)).collect());
     Ok(Identity {
         user,
         info: claims.info.as_deref().map(info).transpose()?,
@@ -224,9 +214,7 @@ fn pattern(text: &str) -> Result<Pattern, TokenProblem> {
 
 fn info(raw: &RawValue) -> Result<Arc<Data>, TokenProblem> {
     if raw.get().len() > INFO_BYTES_MAX {
-        return Err(TokenProblem::bad(
-            "claim info: at most 4096 bytes; every member of a room is sent it",
-        ));
+        return Err(TokenProblem::bad("claim info: at most 4096 bytes; every member of a room is sent it"));
     }
     let data = Data::new(raw).map_err(|_| TokenProblem::bad("claim info: nested too deep"))?;
     Ok(Arc::new(data))
@@ -258,11 +246,9 @@ pub struct Grant<'a> {
 /// Signs a token with HS256.
 pub fn issue(secret: &Secret, grant: &Grant<'_>) -> Result<String, String> {
     if !secret.is_set() {
-        return Err(
-            "there is no auth.secret to sign with; set one of 32 random bytes, for example \
+        return Err("there is no auth.secret to sign with; set one of 32 random bytes, for example \
                     with ROOMCAST__AUTH__SECRET"
-                .into(),
-        );
+            .into());
     }
     UserName::new(grant.user).map_err(|bad| format!("user: {bad}"))?;
     for room in grant.rooms.iter().flatten() {

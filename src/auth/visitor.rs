@@ -135,12 +135,8 @@ fn is_loopback_host(host: &str) -> bool {
     if name.eq_ignore_ascii_case("localhost") {
         return true;
     }
-    let bare = name
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(name);
-    bare.parse::<IpAddr>()
-        .is_ok_and(|address| address.to_canonical().is_loopback())
+    let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+    bare.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// Cuts `:port` off; a bare IPv6 address has more than one colon and no port.
@@ -148,11 +144,7 @@ fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => {
             let bracketed = name.starts_with('[') && name.ends_with(']');
-            if bracketed || !name.contains(':') {
-                name
-            } else {
-                host
-            }
+            if bracketed || !name.contains(':') { name } else { host }
         }
         _ => host,
     }
@@ -160,9 +152,7 @@ fn without_port(host: &str) -> &str {
 
 /// The elements of a list header, in order, over all its lines.
 fn values(headers: &HeaderMap, name: &str) -> Vec<String> {
-    let lines = headers
-        .get_all(name)
-        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let lines = headers.get_all(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let elements = lines.flat_map(|line| line.split(',').map(|e| e.trim().to_owned()).collect::<Vec<_>>());
     elements.collect()
 }
@@ -172,9 +162,7 @@ fn forwarded_for(headers: &HeaderMap) -> Vec<String> {
     let node_of = |element: &String| {
         let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
         let node = pairs.find(|(key, _)| key.trim().eq_ignore_ascii_case("for"));
-        node.map_or_else(String::new, |(_, value)| {
-            value.trim().trim_matches('"').to_owned()
-        })
+        node.map_or_else(String::new, |(_, value)| value.trim().trim_matches('"').to_owned())
     };
     values(headers, "forwarded").iter().map(node_of).collect()
 }
@@ -198,10 +186,7 @@ fn rightmost_stranger(peer: IpAddr, elements: &[String], proxies: &Proxies) -> O
 
 fn parse_node(text: &str) -> Option<IpAddr> {
     let name = without_port(text);
-    let bare = name
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(name);
+    let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
     bare.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
@@ -230,86 +215,43 @@ mod tests {
 
     #[track_caller]
     fn check(peer: &str, pairs: &[(&str, &str)], expected: &str) {
-        assert_eq!(
-            client_address(ip(peer), &headers(pairs), &proxies()),
-            ip(expected)
-        );
+        assert_eq!(client_address(ip(peer), &headers(pairs), &proxies()), ip(expected));
     }
 
     #[test]
     fn a_stranger_cannot_choose_his_address() {
         check("203.0.113.9", &[("x-forwarded-for", "1.2.3.4")], "203.0.113.9");
         check("203.0.113.9", &[("forwarded", "for=1.2.3.4")], "203.0.113.9");
-        check(
-            "10.0.0.1",
-            &[("x-forwarded-for", "1.2.3.4, 203.0.113.9")],
-            "203.0.113.9",
-        );
+        check("10.0.0.1", &[("x-forwarded-for", "1.2.3.4, 203.0.113.9")], "203.0.113.9");
         check(
             "10.0.0.1",
             &[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "203.0.113.9")],
             "203.0.113.9",
         );
-        check(
-            "10.0.0.1",
-            &[("x-forwarded-for", "203.0.113.9"), ("forwarded", "for=1.2.3.4")],
-            "10.0.0.1",
-        );
+        check("10.0.0.1", &[("x-forwarded-for", "203.0.113.9"), ("forwarded", "for=1.2.3.4")], "10.0.0.1");
     }
 
     #[test]
     fn proxies_behind_proxies_are_walked_over() {
-        check(
-            "10.0.0.1",
-            &[("x-forwarded-for", "203.0.113.9, 10.1.1.1, 10.2.2.2")],
-            "203.0.113.9",
-        );
+        check("10.0.0.1", &[("x-forwarded-for", "203.0.113.9, 10.1.1.1, 10.2.2.2")], "203.0.113.9");
         check("10.0.0.1", &[("x-forwarded-for", "10.1.1.1")], "10.1.1.1");
         check("10.0.0.1", &[], "10.0.0.1");
     }
 
     #[test]
     fn all_written_forms_are_read() {
-        check(
-            "10.0.0.1",
-            &[("forwarded", "for=203.0.113.9;proto=https;by=10.0.0.1")],
-            "203.0.113.9",
-        );
-        check(
-            "10.0.0.1",
-            &[("forwarded", r#"for=1.1.1.1, For="[2001:db8::7]:4711""#)],
-            "2001:db8::7",
-        );
-        check(
-            "10.0.0.1",
-            &[("forwarded", r#"for="203.0.113.9:80""#)],
-            "203.0.113.9",
-        );
+        check("10.0.0.1", &[("forwarded", "for=203.0.113.9;proto=https;by=10.0.0.1")], "203.0.113.9");
+        check("10.0.0.1", &[("forwarded", r#"for=1.1.1.1, For="[2001:db8::7]:4711""#)], "2001:db8::7");
+        check("10.0.0.1", &[("forwarded", r#"for="203.0.113.9:80""#)], "203.0.113.9");
         check("::1", &[("x-forwarded-for", "2001:db8::7")], "2001:db8::7");
-        check(
-            "10.0.0.1",
-            &[("x-forwarded-for", "203.0.113.9:1234")],
-            "203.0.113.9",
-        );
-        check(
-            "::ffff:10.0.0.1",
-            &[("x-forwarded-for", "::ffff:203.0.113.9")],
-            "203.0.113.9",
-        );
+        check("10.0.0.1", &[("x-forwarded-for", "203.0.113.9:1234")], "203.0.113.9");
+        check("::ffff:10.0.0.1", &[("x-forwarded-for", "::ffff:203.0.113.9")], "203.0.113.9");
     }
 
     #[test]
     fn what_is_no_address_ends_the_walk() {
-        check(
-            "10.0.0.1",
-            &[("x-forwarded-for", "203.0.113.9, unknown")],
-            "10.0.0.1",
-        );
-        check(
-            "10.0.0.1",
-            &[("forwarded", "for=203.0.113.9, for=_hidden, for=10.3.3.3")],
-            "10.3.3.3",
-        );
+        check("10.0.0.1", &[("x-forwarded-for", "203.0.113.9, unknown")], "10.0.0.1");
+        check("10.0.0.1", &[("forwarded", "for=203.0.113.9, for=_hidden, for=10.3.3.3")], "10.3.3.3");
         check("10.0.0.1", &[("forwarded", "proto=https")], "10.0.0.1");
     }
 
@@ -320,14 +262,7 @@ mod tests {
         assert!(narrow.include(ip("192.168.7.255")) && !narrow.include(ip("192.168.8.0")));
         assert!(v6.include(ip("fdff::1")) && !v6.include(ip("fe00::1")) && !v6.include(ip("192.168.4.1")));
         assert!(list.include(ip("8.8.8.8")) && !list.include(ip("fe00::1")));
-        for wrong in [
-            "10.0.0.0/33",
-            "10.0.0/8",
-            "proxy",
-            "10.0.0.1/",
-            "::/129",
-            "10.0.0.1/-1",
-        ] {
+        for wrong in ["10.0.0.0/33", "10.0.0/8", "proxy", "10.0.0.1/", "::/129", "10.0.0.1/-1"] {
             assert!(Proxies::new(&[wrong.into()]).is_err(), "{wrong}");
         }
     }
@@ -335,14 +270,7 @@ mod tests {
     #[test]
     fn local_means_this_machine_and_nothing_between() {
         let none = headers(&[]);
-        for host in [
-            "localhost",
-            "LocalHost:8080",
-            "127.0.0.1:8080",
-            "127.9.9.9",
-            "[::1]:8080",
-            "[::1]",
-        ] {
+        for host in ["localhost", "LocalHost:8080", "127.0.0.1:8080", "127.9.9.9", "[::1]:8080", "[::1]"] {
             assert!(is_local(ip("127.0.0.1"), &none, Some(host)), "{host}");
         }
         assert!(is_local(ip("::1"), &none, Some("localhost")));
@@ -361,10 +289,7 @@ mod tests {
         assert!(!is_local(ip("127.0.0.1"), &none, None));
         assert!(!is_local(ip("192.168.0.7"), &none, Some("localhost")));
         for name in PROXY_HEADERS {
-            assert!(
-                !is_local(ip("127.0.0.1"), &headers(&[(name, "x")]), Some("localhost")),
-                "{name}"
-            );
+            assert!(!is_local(ip("127.0.0.1"), &headers(&[(name, "x")]), Some("localhost")), "{name}");
         }
     }
 

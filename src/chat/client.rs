@@ -21,11 +21,7 @@ pub struct TooFast {
 impl Pace {
     /// A full bucket.
     pub fn new(per_second: u32, now_ms: u64) -> Pace {
-        Pace {
-            left: u64::from(per_second) * 1_000,
-            at_ms: now_ms,
-            refused: 0,
-        }
+        Pace { left: u64::from(per_second) * 1_000, at_ms: now_ms, refused: 0 }
     }
 
     /// Takes one token. `per_second` = 0 means no limit.
@@ -46,10 +42,7 @@ impl Pace {
             return Ok(());
         }
         self.refused = self.refused.saturating_add(1);
-        Err(TooFast {
-            wait_ms: (1_000 - self.left).div_ceil(rate).max(1),
-            refused: self.refused,
-        })
+        Err(TooFast { wait_ms: (1_000 - self.left).div_ceil(rate).max(1), refused: self.refused })
     }
 }
 

@@ -28,13 +28,7 @@ impl Data {
             return Ok(Data(Bytes::copy_from_slice(bytes)));
         }
         // Valid JSON has raw line breaks only between tokens: inside strings they are escaped.
-        let one_line = bytes.iter().map(|byte| {
-            if matches!(byte, b'\n' | b'\r') {
-                b' '
-            } else {
-                *byte
-            }
-        });
+        let one_line = bytes.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte });
         Ok(Data(one_line.collect()))
     }
 

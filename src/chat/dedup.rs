@@ -133,13 +133,7 @@ mod tests {
         let mut dedup = Dedup::default();
         let key = |n: u64| keys.key(None, &MessageId::new(&n.to_string()).unwrap());
         for n in 1..=4 {
-            dedup.remember(
-                key(n),
-                Seen {
-                    offset: n,
-                    ts: n * 100,
-                },
-            );
+            dedup.remember(key(n), Seen { offset: n, ts: n * 100 });
         }
         dedup.forget_before(200);
         assert_eq!(dedup.find(key(1)), None);

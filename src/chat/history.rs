@@ -134,12 +134,7 @@ impl History {
             }
         };
         let (skip, take) = ((start - first) as usize, (stop - start) as usize);
-        let frames = self
-            .entries
-            .iter()
-            .skip(skip)
-            .take(take)
-            .map(|entry| &entry.frame);
+        let frames = self.entries.iter().skip(skip).take(take).map(|entry| &entry.frame);
         (frames.collect(), more)
     }
 }
@@ -166,10 +161,7 @@ mod tests {
     }
 
     fn text(frames: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<String> {
-        frames
-            .into_iter()
-            .map(|f| String::from_utf8(f.as_ref().to_vec()).unwrap())
-            .collect()
+        frames.into_iter().map(|f| String::from_utf8(f.as_ref().to_vec()).unwrap()).collect()
     }
 
     #[test]

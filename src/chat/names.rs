@@ -45,9 +45,7 @@ impl RoomName {
     pub fn new(text: &str) -> Result<RoomName, BadName> {
         check_text(text)?;
         if text.contains('*') {
-            return Err(BadName(
-                "a room name has no *, that is for patterns; leave it out",
-            ));
+            return Err(BadName("a room name has no *, that is for patterns; leave it out"));
         }
         if let Some(rest) = text.strip_prefix('@') {
             check_owned(rest)?;
@@ -106,9 +104,7 @@ fn check_owned(rest: &str) -> Result<(), BadName> {
         return Err(BadName("a direct room is @user+user with exactly two users"));
     }
     if first > second {
-        return Err(BadName(
-            "the two users of a direct room stand in sorted order; swap them",
-        ));
+        return Err(BadName("the two users of a direct room stand in sorted order; swap them"));
     }
     Ok(())
 }
@@ -144,9 +140,7 @@ impl MessageId {
     /// Checks the rules above.
     pub fn new(text: &str) -> Result<MessageId, BadName> {
         if text.is_empty() || text.len() > ID_BYTES_MAX {
-            return Err(BadName(
-                "an id has 1 to 64 bytes; shorten it, for example to a hash of itself",
-            ));
+            return Err(BadName("an id has 1 to 64 bytes; shorten it, for example to a hash of itself"));
         }
         if text.chars().any(char::is_control) {
             return Err(BadName("an id has no control characters; take them out"));
@@ -176,11 +170,7 @@ fn check_text(text: &str) -> Result<(), BadName> {
         IsNormalized::No => false,
         IsNormalized::Maybe => text.chars().eq(text.nfc()),
     };
-    if composed {
-        Ok(())
-    } else {
-        Err(BadName("a name is in Unicode form NFC; normalise it"))
-    }
+    if composed { Ok(()) } else { Err(BadName("a name is in Unicode form NFC; normalise it")) }
 }
 
 /// A pattern for room names: literal text in which each `*` stands for any run of characters.
@@ -238,15 +228,11 @@ mod tests {
 
     #[test]
     fn rooms_follow_the_rules_of_the_wire() {
-        for good in [
-            "lobby", "a", "Grüße", "日本", "order:17", "@ann", "@ann+bob", "a b", "x@y",
-        ] {
+        for good in ["lobby", "a", "Grüße", "日本", "order:17", "@ann", "@ann+bob", "a b", "x@y"] {
             assert!(RoomName::new(good).is_ok(), "{good}");
         }
         let long = "x".repeat(129);
-        for bad in [
-            "", &long, "a\nb", "a\u{7f}", "a*", "@", "@a+", "@+a", "@b+a", "@a+b+c", "e\u{301}",
-        ] {
+        for bad in ["", &long, "a\nb", "a\u{7f}", "a*", "@", "@a+", "@+a", "@b+a", "@a+b+c", "e\u{301}"] {
             assert!(RoomName::new(bad).is_err(), "{bad:?}");
         }
     }

@@ -36,22 +36,13 @@ pub enum Denied {
 impl Identity {
     /// A guest of the demo.
     pub fn guest(user: UserName) -> Identity {
-        Identity {
-            user,
-            info: None,
-            rooms: None,
-            granted: Vec::new(),
-            publish: true,
-            expires_at: None,
-        }
+        Identity { user, info: None, rooms: None, granted: Vec::new(), publish: true, expires_at: None }
     }
 
     /// Whether the token, or a grant beside it, lists the room.
     pub fn lists(&self, room: &RoomName) -> bool {
         let by_token = self.rooms.iter().flatten();
-        by_token
-            .chain(&self.granted)
-            .any(|pattern| pattern.matches(room.as_str()))
+        by_token.chain(&self.granted).any(|pattern| pattern.matches(room.as_str()))
     }
 
     /// The same user with the rooms of another token of his added; what that token says else is left aside.
@@ -66,18 +57,16 @@ impl Identity {
         if let Some(owners) = room.owners() {
             return match owners.include(&self.user) {
                 true => Ok(()),
-                false => Err(Denied::NotAllowed(
-                    "this room belongs to other users; ask one of them",
-                )),
+                false => Err(Denied::NotAllowed("this room belongs to other users; ask one of them")),
             };
         }
         match (&self.rooms, settings.join) {
             (None, Who::Anyone) => Ok(()),
             (None, Who::Token) => Err(Denied::NotAllowed("this room asks for a token that lists it")),
             (Some(_), _) if self.lists(room) => Ok(()),
-            (Some(_), _) => Err(Denied::NotAllowed(
-                "your token does not list this room; ask for one that does",
-            )),
+            (Some(_), _) => {
+                Err(Denied::NotAllowed("your token does not list this room; ask for one that does"))
+            }
         }
     }
 
@@ -88,9 +77,7 @@ impl Identity {
         }
         self.may_join(room, settings)?;
         if settings.publish == Who::Token && !self.lists(room) && room.owners().is_none() {
-            return Err(Denied::NotAllowed(
-                "speaking here asks for a token that lists this room",
-            ));
+            return Err(Denied::NotAllowed("speaking here asks for a token that lists this room"));
         }
         Ok(())
     }
@@ -112,11 +99,7 @@ mod tests {
     }
 
     fn settings(join: Who, publish: Who) -> RoomSettings {
-        RoomSettings {
-            join,
-            publish,
-            ..RoomsSettings::default().of(&room("any"))
-        }
+        RoomSettings { join, publish, ..RoomsSettings::default().of(&room("any")) }
     }
 
     #[test]
@@ -125,10 +108,7 @@ mod tests {
         assert!(ann(None).may_join(&room("lobby"), &open).is_ok());
         assert!(ann(Some(&["team-*"])).may_join(&room("team-red"), &open).is_ok());
         assert!(ann(Some(&["team-*"])).may_join(&room("lobby"), &open).is_err());
-        assert!(
-            ann(Some(&[])).may_join(&room("lobby"), &open).is_err(),
-            "an empty list is no list of all"
-        );
+        assert!(ann(Some(&[])).may_join(&room("lobby"), &open).is_err(), "an empty list is no list of all");
     }
 
     #[test]
@@ -146,11 +126,7 @@ mod tests {
     fn a_direct_room_is_for_its_two_users_whatever_the_token_lists() {
         let open = settings(Who::Anyone, Who::Anyone);
         assert!(ann(None).may_publish(&room("@ann+bob"), &open).is_ok());
-        assert!(
-            ann(Some(&["*", "@*"]))
-                .may_join(&room("@bob+cid"), &open)
-                .is_err()
-        );
+        assert!(ann(Some(&["*", "@*"])).may_join(&room("@bob+cid"), &open).is_err());
     }
 
     #[test]

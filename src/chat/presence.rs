@@ -47,13 +47,7 @@ impl Roster {
             present.sessions += 1;
             return;
         }
-        self.users.insert(
-            user.clone(),
-            Present {
-                sessions: 1,
-                info: info.cloned(),
-            },
-        );
+        self.users.insert(user.clone(), Present { sessions: 1, info: info.cloned() });
         self.untold.entry(user.clone()).or_insert(false);
     }
 
@@ -171,12 +165,7 @@ mod tests {
         for name in ["cid", "ann", "bob"] {
             roster.enter(&user(name), None);
         }
-        let names = |after| {
-            roster
-                .after(after)
-                .map(|(name, _)| name.as_str())
-                .collect::<Vec<_>>()
-        };
+        let names = |after| roster.after(after).map(|(name, _)| name.as_str()).collect::<Vec<_>>();
         assert_eq!(names(None), ["ann", "bob", "cid"]);
         assert_eq!(names(Some("ann")), ["bob", "cid"]);
         assert_eq!(names(Some("b")), ["bob", "cid"]);

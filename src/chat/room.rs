@@ -93,11 +93,7 @@ impl Room {
             Resume::From(ts) => (Wanted::From(*ts), None),
             Resume::Since(offset, epoch) => self.since(*offset, epoch.as_deref()),
         };
-        Cut {
-            start: self.history.start_of(wanted),
-            top,
-            missing,
-        }
+        Cut { start: self.history.start_of(wanted), top, missing }
     }
 
     fn since(&self, offset: Offset, epoch: Option<&str>) -> (Wanted, Option<Missing>) {
@@ -113,15 +109,9 @@ impl Room {
 
     /// The place of an id that was said here within the window.
     pub fn repeat_of(&mut self, key: IdKey, now: u64) -> Option<Accepted> {
-        self.dedup
-            .forget_before(now.saturating_sub(self.settings.dedup_window_ms));
+        self.dedup.forget_before(now.saturating_sub(self.settings.dedup_window_ms));
         let Seen { offset, ts } = self.dedup.find(key)?;
-        Some(Accepted {
-            offset,
-            epoch: self.epoch,
-            ts,
-            duplicate: true,
-        })
+        Some(Accepted { offset, epoch: self.epoch, ts, duplicate: true })
     }
 
     /// The offset that the next kept message gets.
@@ -144,12 +134,7 @@ impl Room {
         if let Some(key) = key {
             self.dedup.remember(key, Seen { offset, ts });
         }
-        Accepted {
-            offset,
-            epoch: self.epoch,
-            ts,
-            duplicate: false,
-        }
+        Accepted { offset, epoch: self.epoch, ts, duplicate: false }
     }
 
     /// A session on this worker comes in.
@@ -168,13 +153,8 @@ impl Room {
 
     /// The workers that have members here.
     pub fn workers(&self) -> impl Iterator<Item = usize> + use<> {
-        let here: SmallVec<[usize; 8]> = self
-            .members
-            .iter()
-            .enumerate()
-            .filter(|(_, n)| **n > 0)
-            .map(|(worker, _)| worker)
-            .collect();
+        let here: SmallVec<[usize; 8]> =
+            self.members.iter().enumerate().filter(|(_, n)| **n > 0).map(|(worker, _)| worker).collect();
         here.into_iter()
     }
 
@@ -186,10 +166,8 @@ impl Room {
     /// Forgets what is too old. Returns whether the room may be closed: nobody is in it and nothing is
     /// remembered of it.
     pub fn tidy(&mut self, now: u64) -> bool {
-        self.history
-            .forget_before(now.saturating_sub(self.settings.keep_ms));
-        self.dedup
-            .forget_before(now.saturating_sub(self.settings.dedup_window_ms));
+        self.history.forget_before(now.saturating_sub(self.settings.keep_ms));
+        self.dedup.forget_before(now.saturating_sub(self.settings.dedup_window_ms));
         self.sessions() == 0 && self.history.is_empty() && self.dedup.is_empty()
     }
 
@@ -213,11 +191,7 @@ mod tests {
 
     fn room(history: usize) -> Room {
         let name = RoomName::new("lobby").unwrap();
-        let settings = RoomsSettings {
-            history,
-            ..RoomsSettings::default()
-        }
-        .of(&name);
+        let settings = RoomsSettings { history, ..RoomsSettings::default() }.of(&name);
         Room::new(name, settings, Epoch(1_000))
     }
 
@@ -233,52 +207,17 @@ mod tests {
     fn a_reader_gets_what_came_after_what_he_saw() {
         let room = with(131, 512);
         let e = Some(room.epoch.to_text().into());
-        assert_eq!(
-            room.cut(&Resume::Since(128, e.clone())),
-            Cut {
-                start: 129,
-                top: 131,
-                missing: None
-            }
-        );
-        assert_eq!(
-            room.cut(&Resume::Since(131, e)),
-            Cut {
-                start: 132,
-                top: 131,
-                missing: None
-            }
-        );
-        assert_eq!(
-            room.cut(&Resume::FromNow),
-            Cut {
-                start: 132,
-                top: 131,
-                missing: None
-            }
-        );
-        assert_eq!(
-            room.cut(&Resume::Last(2)),
-            Cut {
-                start: 130,
-                top: 131,
-                missing: None
-            }
-        );
+        assert_eq!(room.cut(&Resume::Since(128, e.clone())), Cut { start: 129, top: 131, missing: None });
+        assert_eq!(room.cut(&Resume::Since(131, e)), Cut { start: 132, top: 131, missing: None });
+        assert_eq!(room.cut(&Resume::FromNow), Cut { start: 132, top: 131, missing: None });
+        assert_eq!(room.cut(&Resume::Last(2)), Cut { start: 130, top: 131, missing: None });
     }
 
     #[test]
     fn what_is_gone_is_named_exactly() {
         let room = with(900, 780);
         let cut = room.cut(&Resume::Since(42, None));
-        assert_eq!(
-            cut,
-            Cut {
-                start: 121,
-                top: 900,
-                missing: Some(Missing::Range(43, 120))
-            }
-        );
+        assert_eq!(cut, Cut { start: 121, top: 900, missing: Some(Missing::Range(43, 120)) });
         assert_eq!(room.cut(&Resume::Since(120, None)).missing, None);
     }
 
@@ -286,19 +225,9 @@ mod tests {
     fn another_life_of_the_log_begins_again() {
         let room = with(4, 512);
         let cut = room.cut(&Resume::Since(42, Some("z81c".into())));
-        assert_eq!(
-            cut,
-            Cut {
-                start: 1,
-                top: 4,
-                missing: Some(Missing::All { was: "z81c".into() })
-            }
-        );
+        assert_eq!(cut, Cut { start: 1, top: 4, missing: Some(Missing::All { was: "z81c".into() }) });
         let ahead = room.cut(&Resume::Since(5, Some(room.epoch.to_text().into())));
-        assert!(
-            matches!(ahead.missing, Some(Missing::All { .. })),
-            "nobody has seen what was never said"
-        );
+        assert!(matches!(ahead.missing, Some(Missing::All { .. })), "nobody has seen what was never said");
     }
 
     #[test]
@@ -308,10 +237,7 @@ mod tests {
         assert_eq!(room.repeat_of(key, 1_000), None);
         let first = room.append(1_000, Bytes::from_static(b"x"), Some(key));
         let again = room.repeat_of(key, 2_000).unwrap();
-        assert_eq!(
-            (again.offset, again.ts, again.duplicate),
-            (first.offset, 1_000, true)
-        );
+        assert_eq!((again.offset, again.ts, again.duplicate), (first.offset, 1_000, true));
         let later = 1_001 + room.settings.dedup_window_ms;
         assert_eq!(room.repeat_of(key, later), None);
     }

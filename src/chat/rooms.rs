@@ -194,26 +194,17 @@ mod tests {
         let first = rooms.append(key, 1, Bytes::from_static(b"x"), None);
         let long_after = 1 + rooms.get(key).settings.keep_ms + 1;
         assert_eq!(rooms.tidy(long_after, 10), [key]);
-        assert_eq!(
-            (rooms.find(&name("a")), rooms.len(), rooms.history_bytes()),
-            (None, 0, 0)
-        );
+        assert_eq!((rooms.find(&name("a")), rooms.len(), rooms.history_bytes()), (None, 0, 0));
         let key = rooms.find_or_open(&name("a")).unwrap();
         let again = rooms.append(key, 2, Bytes::from_static(b"y"), None);
         assert_eq!((first.offset, again.offset), (1, 1));
-        assert_ne!(
-            first.epoch, again.epoch,
-            "the same offset in the same epoch would be two messages"
-        );
+        assert_ne!(first.epoch, again.epoch, "the same offset in the same epoch would be two messages");
     }
 
     #[test]
     fn all_rooms_together_keep_within_their_memory() {
-        let mut rooms = rooms(RoomsSettings {
-            history_bytes: 10_000,
-            dedup_ids: 50,
-            ..RoomsSettings::default()
-        });
+        let mut rooms =
+            rooms(RoomsSettings { history_bytes: 10_000, dedup_ids: 50, ..RoomsSettings::default() });
         let keys = IdKeys::default();
         let frame = Bytes::from(vec![b'x'; 100]);
         for n in 0..10_000u64 {

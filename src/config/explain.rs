@@ -38,10 +38,7 @@ pub fn in_value(name: &str, text: &str, complaint: &str) -> ConfigError {
 
 /// An error of a value that came from somewhere else than a file.
 pub fn in_override(origin: &str, key: &str, error: &toml::de::Error, known: &Table) -> ConfigError {
-    ConfigError(format!(
-        "{origin}: {key}: {}",
-        what_was_meant(error.message(), known)
-    ))
+    ConfigError(format!("{origin}: {key}: {}", what_was_meant(error.message(), known)))
 }
 
 /// Compilers' form: `file:line:column: what`, the line, and a mark below it.
@@ -53,17 +50,10 @@ fn at_line(name: &str, text: &str, start: usize, end: usize, what: &str) -> Stri
     let line = text[line_start..line_end].trim_end_matches('\r');
     let column = text[line_start..start].chars().count();
     let marked = text[start..end.clamp(start, line_end)].chars().count().max(1);
-    let (gutter, pad, marks) = (
-        " ".repeat(number.to_string().len()),
-        " ".repeat(column),
-        "^".repeat(marked),
-    );
+    let (gutter, pad, marks) = (" ".repeat(number.to_string().len()), " ".repeat(column), "^".repeat(marked));
     // Tabs would shift the mark; a line is shown with blanks instead.
     let line = line.replace('\t', " ");
-    format!(
-        "{name}:{number}:{}: {what}\n{gutter} |\n{number} | {line}\n{gutter} | {pad}{marks}",
-        column + 1
-    )
+    format!("{name}:{number}:{}: {what}\n{gutter} |\n{number} | {line}\n{gutter} | {pad}{marks}", column + 1)
 }
 
 /// Puts the deserialiser's words into ours and adds what was probably meant.
@@ -91,21 +81,15 @@ fn what_was_meant(message: &str, known: &Table) -> String {
 fn closest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     const ALIKE: f64 = 0.8;
     let word = word.to_lowercase().replace('-', "_");
-    let scored = candidates
-        .iter()
-        .map(|candidate| (strsim::jaro_winkler(&word, candidate), *candidate));
+    let scored = candidates.iter().map(|candidate| (strsim::jaro_winkler(&word, candidate), *candidate));
     let best = scored.max_by(|one, other| one.0.total_cmp(&other.0))?;
     (best.0 >= ALIKE).then_some(best.1)
 }
 
 /// The table that has a key of this name.
 fn table_with<'a>(known: &'a Table, key: &str) -> Option<&'a str> {
-    let mut tables = known
-        .iter()
-        .filter_map(|(name, value)| Some((name, value.as_table()?)));
-    tables
-        .find(|(_, table)| table.contains_key(key))
-        .map(|(name, _)| name.as_str())
+    let mut tables = known.iter().filter_map(|(name, value)| Some((name, value.as_table()?)));
+    tables.find(|(_, table)| table.contains_key(key)).map(|(name, _)| name.as_str())
 }
 
 /// Where the file sets `key.path`, as a range of bytes.
@@ -137,37 +121,22 @@ mod tests {
     #[test]
     fn a_slip_gets_a_suggestion() {
         let message = "unknown field `lisen`, expected one of `listen`, `workers`";
-        assert_eq!(
-            what_was_meant(message, &known()),
-            "unknown key `lisen`; did you mean `listen`?"
-        );
+        assert_eq!(what_was_meant(message, &known()), "unknown key `lisen`; did you mean `listen`?");
         let message = "unknown variant `jsn`, expected `text` or `json`";
-        assert_eq!(
-            what_was_meant(message, &known()),
-            "unknown value `jsn`; did you mean `json`?"
-        );
+        assert_eq!(what_was_meant(message, &known()), "unknown value `jsn`; did you mean `json`?");
     }
 
     #[test]
     fn a_key_of_another_table_is_sent_there() {
         let message = "unknown field `secret`, expected one of `listen`, `workers`";
-        assert_eq!(
-            what_was_meant(message, &known()),
-            "unknown key `secret` here; it belongs to [auth]"
-        );
+        assert_eq!(what_was_meant(message, &known()), "unknown key `secret` here; it belongs to [auth]");
     }
 
     #[test]
     fn what_looks_like_nothing_gets_the_list() {
         let message = "unknown field `zzz`, expected one of `listen`, `workers`";
-        assert_eq!(
-            what_was_meant(message, &known()),
-            "unknown key `zzz`; known here: listen, workers"
-        );
-        assert_eq!(
-            what_was_meant("invalid type: string", &known()),
-            "invalid type: string"
-        );
+        assert_eq!(what_was_meant(message, &known()), "unknown key `zzz`; known here: listen, workers");
+        assert_eq!(what_was_meant("invalid type: string", &known()), "invalid type: string");
     }
 
     #[test]
@@ -190,11 +159,7 @@ mod tests {
                 .0
                 .starts_with("x.toml:2:1: limits.ping: too short\n")
         );
-        assert!(
-            in_value("x.toml", text, "queue.door.listen: no address")
-                .0
-                .starts_with("x.toml:4:1: ")
-        );
+        assert!(in_value("x.toml", text, "queue.door.listen: no address").0.starts_with("x.toml:4:1: "));
         assert_eq!(in_value("x.toml", text, "limits.rooms: no").0, "limits.rooms: no");
     }
 }

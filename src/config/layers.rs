@@ -53,18 +53,13 @@ struct Override {
 
 /// Reads, merges and checks.
 pub fn load(given: &Given) -> Result<Loaded, ConfigError> {
-    let file = given
-        .file
-        .clone()
-        .or_else(|| Path::new(USUAL_FILE).is_file().then(|| USUAL_FILE.into()));
+    let file = given.file.clone().or_else(|| Path::new(USUAL_FILE).is_file().then(|| USUAL_FILE.into()));
     let text = match &file {
         Some(path) => std::fs::read_to_string(path)
             .map_err(|error| ConfigError(format!("cannot read {}: {error}", path.display())))?,
         None => String::new(),
     };
-    let name = file
-        .as_ref()
-        .map_or_else(String::new, |path| path.display().to_string());
+    let name = file.as_ref().map_or_else(String::new, |path| path.display().to_string());
     let config = merge(&name, &text, given)?;
     Ok(Loaded { config, file })
 }
@@ -82,9 +77,7 @@ fn merge(name: &str, text: &str, given: &Given) -> Result<Config, ConfigError> {
         config = Config::deserialize(table.clone())
             .map_err(|error| explain::in_override(&one.origin, &one.key, &error, &known))?;
     }
-    config
-        .check()
-        .map_err(|complaint| blame(name, text, &overrides, &complaint))?;
+    config.check().map_err(|complaint| blame(name, text, &overrides, &complaint))?;
     Ok(config)
 }
 
@@ -99,12 +92,8 @@ fn blame(name: &str, text: &str, overrides: &[Override], complaint: &str) -> Con
 
 /// In the order in which they are applied: the later one wins.
 fn overrides(given: &Given) -> Vec<Override> {
-    let variable = |name: &str| {
-        given
-            .environment
-            .iter()
-            .find(|(own, value)| own == name && !value.is_empty())
-    };
+    let variable =
+        |name: &str| given.environment.iter().find(|(own, value)| own == name && !value.is_empty());
     let of_platform = |name: &str, key: &str, value: &dyn Fn(&str) -> String| {
         let (_, text) = variable(name)?;
         Some(Override {
@@ -124,11 +113,7 @@ fn overrides(given: &Given) -> Vec<Override> {
     .collect();
     let named = given.environment.iter().filter_map(|(name, value)| {
         let key = name.strip_prefix(PREFIX)?.to_lowercase().replace("__", ".");
-        Some(Override {
-            origin: format!("environment variable {name}"),
-            key,
-            value: value.clone(),
-        })
+        Some(Override { origin: format!("environment variable {name}"), key, value: value.clone() })
     });
     all.extend(named);
     let flags = given.flags.iter().map(|flag| Override {
@@ -143,10 +128,7 @@ fn overrides(given: &Given) -> Vec<Override> {
 fn set(table: &mut Table, one: &Override, known: &Table) -> Result<(), ConfigError> {
     let mut parts: Vec<&str> = one.key.split('.').collect();
     let wrong = |why: &str| ConfigError(format!("{}: {}: {why}", one.origin, one.key));
-    let last = parts
-        .pop()
-        .filter(|last| !last.is_empty())
-        .ok_or_else(|| wrong("write table.key"))?;
+    let last = parts.pop().filter(|last| !last.is_empty()).ok_or_else(|| wrong("write table.key"))?;
     let default = default_at(known, &one.key);
     if matches!(default, Some(Value::Table(_))) {
         return Err(wrong("this is a table; name a key in it"));
@@ -154,9 +136,7 @@ fn set(table: &mut Table, one: &Override, known: &Table) -> Result<(), ConfigErr
     let mut place = table;
     for part in parts {
         let next = place.entry(part).or_insert_with(|| Value::Table(Table::new()));
-        place = next
-            .as_table_mut()
-            .ok_or_else(|| wrong("there is no table of this name"))?;
+        place = next.as_table_mut().ok_or_else(|| wrong("there is no table of this name"))?;
     }
     place.insert(last.to_owned(), typed(default, &one.value));
     Ok(())
@@ -184,19 +164,10 @@ fn typed(default: Option<&Value>, text: &str) -> Value {
 
 /// `[{name = "a"}]`: several where one name is usual.
 fn is_tables(value: &Value) -> bool {
-    value
-        .as_array()
-        .is_some_and(|list| !list.is_empty() && list.iter().all(Value::is_table))
+    value.as_array().is_some_and(|list| !list.is_empty() && list.iter().all(Value::is_table))
 }
 
 fn comma_list(text: &str) -> Value {
-    let elements = text
-        .split(',')
-        .map(str::trim)
-        .filter(|element| !element.is_empty());
-    Value::Array(
-        elements
-            .map(|element| Value::String(element.to_owned()))
-            .collect(),
-    )
+    let elements = text.split(',').map(str::trim).filter(|element| !element.is_empty());
+    Value::Array(elements.map(|element| Value::String(element.to_owned())).collect())
 }

@@ -26,12 +26,7 @@ pub struct Difference {
 /// How a configuration differs from the defaults.
 pub fn differences(config: &Config) -> Vec<Difference> {
     let (own, usual) = (flat(config), flat(&Config::default()));
-    let default_of = |key: &str| {
-        usual
-            .iter()
-            .find(|(other, _)| other == key)
-            .map(|(_, value)| value)
-    };
+    let default_of = |key: &str| usual.iter().find(|(other, _)| other == key).map(|(_, value)| value);
     let differing = own.iter().filter(|(key, value)| default_of(key) != Some(value));
     let told = differing.map(|(key, value)| Difference {
         key: key.clone(),
@@ -51,11 +46,7 @@ pub fn flat(config: &Config) -> Vec<(String, Value)> {
 
 fn flatten(above: &str, table: Table, keys: &mut Vec<(String, Value)>) {
     for (name, value) in table {
-        let key = if above.is_empty() {
-            name
-        } else {
-            format!("{above}.{name}")
-        };
+        let key = if above.is_empty() { name } else { format!("{above}.{name}") };
         match value {
             Value::Table(inner) => flatten(&key, inner, keys),
             value => keys.push((key, value)),
@@ -83,12 +74,10 @@ fn hide_in(value: &Value) -> Value {
     let Value::Table(table) = value else {
         return value.clone();
     };
-    let hidden = table
-        .iter()
-        .map(|(key, value)| match SECRET_KEYS.contains(&key.as_str()) {
-            true => (key.clone(), Value::String("(set)".into())),
-            false => (key.clone(), value.clone()),
-        });
+    let hidden = table.iter().map(|(key, value)| match SECRET_KEYS.contains(&key.as_str()) {
+        true => (key.clone(), Value::String("(set)".into())),
+        false => (key.clone(), value.clone()),
+    });
     Value::Table(hidden.collect())
 }
 
@@ -115,13 +104,7 @@ pub fn startup_lines(config: &Config, http: &[SocketAddr], door: Option<SocketAd
         DemoAccess::Off => "demo page off",
     };
     let threads = config.server.worker_count();
-    let lists = config
-        .queue
-        .lists
-        .iter()
-        .map(|list| list.name.as_str())
-        .collect::<Vec<_>>()
-        .join(", ");
+    let lists = config.queue.lists.iter().map(|list| list.name.as_str()).collect::<Vec<_>>().join(", ");
     let mut sources = Vec::new();
     if let Ok(Some(link)) = config.redis.link() {
         sources.push(format!("list {lists} at {link}"));

@@ -26,10 +26,5 @@ pub fn refuse(problem: &Problem) -> HttpResponse {
         // Whole seconds, rounded up: too early would be refused again.
         answer.insert_header((RETRY_AFTER, ms.div_ceil(1000).max(1).to_string()));
     }
-    answer.json(Body {
-        code: problem.code,
-        why: problem.why,
-        msg: &problem.msg,
-        wait: problem.wait_ms,
-    })
+    answer.json(Body { code: problem.code, why: problem.why, msg: &problem.msg, wait: problem.wait_ms })
 }

@@ -76,9 +76,7 @@ pub async fn chat(request: HttpRequest, house: web::Data<House>) -> HttpResponse
 pub async fn library(request: HttpRequest) -> HttpResponse {
     let mut answer = send(&LIBRARY, &request);
     let any = actix_web::http::header::HeaderValue::from_static("*");
-    answer
-        .headers_mut()
-        .insert(actix_web::http::header::ACCESS_CONTROL_ALLOW_ORIGIN, any);
+    answer.headers_mut().insert(actix_web::http::header::ACCESS_CONTROL_ALLOW_ORIGIN, any);
     answer
 }
 
@@ -96,14 +94,9 @@ fn show(file: &File, request: &HttpRequest, house: &House) -> HttpResponse {
 }
 
 fn send(file: &File, request: &HttpRequest) -> HttpResponse {
-    let known = request
-        .headers()
-        .get(IF_NONE_MATCH)
-        .and_then(|value| value.to_str().ok());
-    let fresh = known.is_some_and(|list| {
-        list.split(',')
-            .any(|one| one.trim().trim_start_matches("W/") == *file.tag)
-    });
+    let known = request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let fresh =
+        known.is_some_and(|list| list.split(',').any(|one| one.trim().trim_start_matches("W/") == *file.tag));
     let mut answer = match fresh {
         true => HttpResponse::NotModified(),
         false => HttpResponse::Ok(),

@@ -30,10 +30,7 @@ struct Report {
 impl Readiness {
     /// Adds somebody who can be away, by the name that operators know him under.
     pub fn add(&self, name: &'static str, check: Check) {
-        self.checks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((name, check));
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner).push((name, check));
     }
 
     /// The server stops: not ready from now on.
@@ -49,31 +46,21 @@ impl Readiness {
     /// Why this node should get no new visitors; empty when it should.
     pub fn reasons(&self) -> Vec<String> {
         let checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = checks
-            .iter()
-            .filter_map(|(name, check)| check().err().map(|why| format!("{name}: {why}")));
-        self.is_draining()
-            .then(|| "draining".to_owned())
-            .into_iter()
-            .chain(failed)
-            .collect()
+        let failed =
+            checks.iter().filter_map(|(name, check)| check().err().map(|why| format!("{name}: {why}")));
+        self.is_draining().then(|| "draining".to_owned()).into_iter().chain(failed).collect()
     }
 }
 
 impl fmt::Debug for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Readiness")
-            .field("reasons", &self.reasons())
-            .finish()
+        f.debug_struct("Readiness").field("reasons", &self.reasons()).finish()
     }
 }
 
 /// `GET /healthz`: 200 as long as the process lives.
 pub async fn alive() -> HttpResponse {
-    HttpResponse::Ok()
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .content_type("text/plain")
-        .body("ok\n")
+    HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).content_type("text/plain").body("ok\n")
 }
 
 /// `GET /readyz`: 200, or 503 with the reasons.
@@ -84,8 +71,5 @@ pub async fn ready(house: web::Data<House>) -> HttpResponse {
         false => HttpResponse::ServiceUnavailable(),
     };
     answer.insert_header((CACHE_CONTROL, "no-store"));
-    answer.json(Report {
-        ready: reasons.is_empty(),
-        reasons,
-    })
+    answer.json(Report { ready: reasons.is_empty(), reasons })
 }

@@ -9,8 +9,5 @@ use crate::metrics::CONTENT_TYPE;
 /// `GET /metrics`.
 pub async fn show(house: web::Data<House>) -> HttpResponse {
     let mut answer = HttpResponse::Ok();
-    answer
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .content_type(CONTENT_TYPE)
-        .body(house.metrics.encode())
+    answer.insert_header((CACHE_CONTROL, "no-store")).content_type(CONTENT_TYPE).body(house.metrics.encode())
 }

@@ -46,9 +46,7 @@ pub async fn publish(request: HttpRequest, payload: web::Payload, house: web::Da
         Err(Unread { problem, keep }) => {
             let mut answer = refused(&house, &problem);
             if !keep {
-                answer
-                    .head_mut()
-                    .set_connection_type(actix_web::http::ConnectionType::Close);
+                answer.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
             }
             return answer;
         }
@@ -64,9 +62,7 @@ pub async fn publish(request: HttpRequest, payload: web::Payload, house: web::Da
                 e: accepted.epoch.to_text(),
                 dup: accepted.duplicate,
             };
-            HttpResponse::Ok()
-                .insert_header(("Cache-Control", "no-store"))
-                .json(told)
+            HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(told)
         }
         Err(problem) => refused(&house, &problem),
     }
@@ -76,18 +72,9 @@ async fn say(body: &[u8], house: &House) -> Result<(RoomName, Accepted), Problem
     let draft = read_draft(body)?;
     let room = draft.room.clone();
     let stopping = |_| {
-        Problem::new(
-            503,
-            "draining",
-            "the server is stopping, send it again with the same id",
-        )
-        .wait(1_000)
+        Problem::new(503, "draining", "the server is stopping, send it again with the same id").wait(1_000)
     };
-    let answers = house
-        .publish
-        .send(PublishBatch(vec![draft]))
-        .await
-        .map_err(stopping)?;
+    let answers = house.publish.send(PublishBatch(vec![draft])).await.map_err(stopping)?;
     let answer = answers.into_iter().next();
     let answer =
         answer.ok_or_else(|| Problem::new(500, "internal", "no answer; send it again with the same id"))?;
@@ -101,16 +88,8 @@ fn read_draft(body: &[u8]) -> Result<Draft, Problem> {
         ))
     })?;
     let bad = |key: &str, why: &str| Problem::bad_json(format!("{key}: {why}"));
-    let user = ask
-        .u
-        .map(|text| UserName::new(&text))
-        .transpose()
-        .map_err(|error| bad("u", error.0))?;
-    let id = ask
-        .id
-        .map(|text| MessageId::new(&text))
-        .transpose()
-        .map_err(|error| bad("id", error.0))?;
+    let user = ask.u.map(|text| UserName::new(&text)).transpose().map_err(|error| bad("u", error.0))?;
+    let id = ask.id.map(|text| MessageId::new(&text)).transpose().map_err(|error| bad("id", error.0))?;
     let data = Data::new(ask.d).map_err(|_| bad("d", &format!("nested deeper than {DEPTH_MAX} levels")))?;
     Ok(Draft {
         room: RoomName::new(&ask.r)?,
@@ -127,48 +106,28 @@ fn read_draft(body: &[u8]) -> Result<Draft, Problem> {
 /// A key opens the API. Where no key is set it is closed, except to this very machine while the demo is
 /// enabled. A page of a foreign origin is refused even then: it would speak in its visitor's name.
 fn may_publish(request: &HttpRequest, house: &House) -> Result<(), Problem> {
-    if !house
-        .origins
-        .allow_request(request.headers(), request.uri().host())
-    {
-        return Err(Problem::new(
-            403,
-            "foreign-origin",
-            "this page's origin is not in server.origins",
-        ));
+    if !house.origins.allow_request(request.headers(), request.uri().host()) {
+        return Err(Problem::new(403, "foreign-origin", "this page's origin is not in server.origins"));
     }
     if house.auth.api_keys.is_empty() {
         return match house.demo_is_enabled_for_local(request) {
             true => Ok(()),
-            false => Err(Problem::new(
-                403,
-                "closed",
-                "the server API is closed; set auth.api_keys to open it",
-            )),
+            false => {
+                Err(Problem::new(403, "closed", "the server API is closed; set auth.api_keys to open it"))
+            }
         };
     }
     match bearer(request) {
         Some(key) if house.auth.is_api_key(key) => Ok(()),
-        Some(_) => Err(Problem::new(
-            401,
-            "bad-key",
-            "this API key is not known; it must be one of auth.api_keys",
-        )),
-        None => Err(Problem::new(
-            401,
-            "bad-key",
-            "send an API key: Authorization: Bearer <key>",
-        )),
+        Some(_) => {
+            Err(Problem::new(401, "bad-key", "this API key is not known; it must be one of auth.api_keys"))
+        }
+        None => Err(Problem::new(401, "bad-key", "send an API key: Authorization: Bearer <key>")),
     }
 }
 
 fn bearer(request: &HttpRequest) -> Option<&str> {
-    let (scheme, key) = request
-        .headers()
-        .get(AUTHORIZATION)?
-        .to_str()
-        .ok()?
-        .split_once(' ')?;
+    let (scheme, key) = request.headers().get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
@@ -176,9 +135,7 @@ fn refused(house: &House, problem: &Problem) -> HttpResponse {
     house.metrics.errors.count(problem.why);
     let mut answer = refuse(problem);
     if problem.code == 401 {
-        answer
-            .headers_mut()
-            .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     answer
 }
@@ -195,9 +152,7 @@ async fn read_body(payload: web::Payload, limit: usize, time: Duration) -> Resul
         problem: Problem::new(408, "slow", "the body took too long; send it at once"),
         keep: false,
     };
-    tokio::time::timeout(time, collect(payload, limit))
-        .await
-        .map_err(slow)?
+    tokio::time::timeout(time, collect(payload, limit)).await.map_err(slow)?
 }
 
 async fn collect(mut payload: web::Payload, limit: usize) -> Result<Bytes, Unread> {
@@ -213,17 +168,11 @@ async fn collect(mut payload: web::Payload, limit: usize) -> Result<Bytes, Unrea
         }
         excess += chunk.len();
         if excess > EXCESS_BYTES_MAX {
-            return Err(Unread {
-                problem: Problem::too_big(limit),
-                keep: false,
-            });
+            return Err(Unread { problem: Problem::too_big(limit), keep: false });
         }
     }
     match excess {
         0 => Ok(body.freeze()),
-        _ => Err(Unread {
-            problem: Problem::too_big(limit),
-            keep: true,
-        }),
+        _ => Err(Unread { problem: Problem::too_big(limit), keep: true }),
     }
 }

@@ -54,45 +54,21 @@ impl House {
 
 fn is_local(request: &HttpRequest) -> bool {
     // A socket that does not know its peer is nobody's neighbour.
-    let peer = request
-        .peer_addr()
-        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
+    let peer = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
     visitor::is_local(peer, request.headers(), visitor::host(request.headers()))
 }
 
 /// All routes; whatever is not among them gets a 404, another method a 405.
 pub fn configure(table: &mut web::ServiceConfig) {
     table
+        .service(page("/").route(web::get().to(demo::page)).route(web::head().to(demo::page)))
+        .service(page("/style.css").route(web::get().to(demo::style)).route(web::head().to(demo::style)))
+        .service(page("/chat.js").route(web::get().to(demo::chat)).route(web::head().to(demo::chat)))
         .service(
-            page("/")
-                .route(web::get().to(demo::page))
-                .route(web::head().to(demo::page)),
+            page("/roomcast.js").route(web::get().to(demo::library)).route(web::head().to(demo::library)),
         )
-        .service(
-            page("/style.css")
-                .route(web::get().to(demo::style))
-                .route(web::head().to(demo::style)),
-        )
-        .service(
-            page("/chat.js")
-                .route(web::get().to(demo::chat))
-                .route(web::head().to(demo::chat)),
-        )
-        .service(
-            page("/roomcast.js")
-                .route(web::get().to(demo::library))
-                .route(web::head().to(demo::library)),
-        )
-        .service(
-            page("/healthz")
-                .route(web::get().to(health::alive))
-                .route(web::head().to(health::alive)),
-        )
-        .service(
-            page("/readyz")
-                .route(web::get().to(health::ready))
-                .route(web::head().to(health::ready)),
-        )
+        .service(page("/healthz").route(web::get().to(health::alive)).route(web::head().to(health::alive)))
+        .service(page("/readyz").route(web::get().to(health::ready)).route(web::head().to(health::ready)))
         .service(page("/metrics").route(web::get().to(metrics::show)))
         .service(only_posts("/api/publish").route(web::post().to(publish::publish)))
         .service(page("/v1/ws").route(web::get().to(upgrade_wanted)))
@@ -112,30 +88,21 @@ fn wrong_method(allowed: &'static str) -> Route {
         let problem = Problem::new(405, "method", format!("only {allowed} works here"));
         house.metrics.errors.count(problem.why);
         let mut answer = refuse(&problem);
-        answer
-            .headers_mut()
-            .insert(actix_web::http::header::ALLOW, HeaderValue::from_static(allowed));
+        answer.headers_mut().insert(actix_web::http::header::ALLOW, HeaderValue::from_static(allowed));
         answer
     })
 }
 
 async fn not_found(house: web::Data<House>) -> HttpResponse {
-    let problem = Problem::new(
-        404,
-        "not-found",
-        "nothing is at this path; see docs/protocol.md for those that are",
-    );
+    let problem =
+        Problem::new(404, "not-found", "nothing is at this path; see docs/protocol.md for those that are");
     house.metrics.errors.count(problem.why);
     refuse(&problem)
 }
 
 /// A request for the WebSocket path that does not ask for one.
 async fn upgrade_wanted() -> HttpResponse {
-    let problem = Problem::new(
-        426,
-        "upgrade",
-        "this is a WebSocket path; connect with ws:// or wss://",
-    );
+    let problem = Problem::new(426, "upgrade", "this is a WebSocket path; connect with ws:// or wss://");
     let mut answer = refuse(&problem);
     let headers = answer.headers_mut();
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

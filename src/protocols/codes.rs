@@ -23,12 +23,7 @@ pub struct Problem {
 impl Problem {
     /// A problem without a wait.
     pub fn new(code: u16, why: &'static str, msg: impl Into<Cow<'static, str>>) -> Problem {
-        Problem {
-            code,
-            why,
-            msg: msg.into(),
-            wait_ms: None,
-        }
+        Problem { code, why, msg: msg.into(), wait_ms: None }
     }
 
     /// The same with a wait in milliseconds.
@@ -49,11 +44,7 @@ impl Problem {
 
     /// The message is larger than `limits.message_bytes`.
     pub fn too_big(limit: usize) -> Problem {
-        Problem::new(
-            413,
-            "too-big",
-            format!("a message has at most {limit} bytes; send less or in parts"),
-        )
+        Problem::new(413, "too-big", format!("a message has at most {limit} bytes; send less or in parts"))
     }
 
     /// Somebody speaks faster than allowed.
@@ -63,11 +54,7 @@ impl Problem {
 
     /// The session is in as many rooms as it may be.
     pub fn too_many_rooms(limit: usize) -> Problem {
-        Problem::new(
-            429,
-            "rooms",
-            format!("one session may be in {limit} rooms; leave another room first"),
-        )
+        Problem::new(429, "rooms", format!("one session may be in {limit} rooms; leave another room first"))
     }
 }
 
@@ -129,19 +116,11 @@ impl Goodbye {
     pub const SLOW: Goodbye = Goodbye::of(4202, "slow");
 
     const fn of(code: u16, why: &'static str) -> Goodbye {
-        Goodbye {
-            code,
-            why: Cow::Borrowed(why),
-            wait_ms: None,
-        }
+        Goodbye { code, why: Cow::Borrowed(why), wait_ms: None }
     }
 
     /// The server stops; come back after the wait, in milliseconds.
     pub const fn restart(wait_ms: u64) -> Goodbye {
-        Goodbye {
-            code: 4200,
-            why: Cow::Borrowed("restart"),
-            wait_ms: Some(wait_ms),
-        }
+        Goodbye { code: 4200, why: Cow::Borrowed("restart"), wait_ms: Some(wait_ms) }
     }
 }

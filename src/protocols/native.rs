@@ -191,12 +191,9 @@ pub fn read(line: &str) -> (Reference, Result<Request, Problem>) {
             };
             (reference, line.request())
         }
-        Err(error) => (
-            number_of(line),
-            Err(Problem::bad_json(format!(
-                "{error}; send one JSON object per line"
-            ))),
-        ),
+        Err(error) => {
+            (number_of(line), Err(Problem::bad_json(format!("{error}; send one JSON object per line"))))
+        }
     }
 }
 
@@ -206,13 +203,8 @@ fn number_of(line: &str) -> Reference {
     struct Number {
         i: Option<u64>,
     }
-    let i = serde_json::from_str::<Number>(line)
-        .ok()
-        .and_then(|number| number.i);
-    Reference {
-        i,
-        ..Reference::default()
-    }
+    let i = serde_json::from_str::<Number>(line).ok().and_then(|number| number.i);
+    Reference { i, ..Reference::default() }
 }
 
 impl<'a> Line<'a> {
@@ -224,19 +216,14 @@ impl<'a> Line<'a> {
         };
         match &*t.0 {
             "pub" => self.publish(),
-            "typing" => Ok(Request::Typing {
-                room: self.room()?,
-                on: !self.off.unwrap_or(false),
-            }),
+            "typing" => Ok(Request::Typing { room: self.room()?, on: !self.off.unwrap_or(false) }),
             "hello" => self.hello(),
             "join" => self.join(),
             "leave" => Ok(Request::Leave { room: self.room()? }),
             "who" => self.who(),
             "log" => self.log(),
             "auth" => match self.token {
-                Some(token) => Ok(Request::Auth {
-                    token: token.0.into_owned(),
-                }),
+                Some(token) => Ok(Request::Auth { token: token.0.into_owned() }),
                 None => Err(Problem::bad_json("auth needs \"token\"")),
             },
             "ping" => Ok(Request::Ping),
@@ -262,9 +249,7 @@ impl<'a> Line<'a> {
             return Err(Problem::bad_json("pub needs \"d\", any JSON; a string is fine"));
         };
         let data = Data::new(d).map_err(|_| {
-            Problem::bad_json(format!(
-                "\"d\" is nested deeper than {DEPTH_MAX} levels; flatten it"
-            ))
+            Problem::bad_json(format!("\"d\" is nested deeper than {DEPTH_MAX} levels; flatten it"))
         })?;
         let id = match &self.id {
             Some(id) => Some(MessageId::new(&id.0).map_err(|bad| Problem::bad_json(bad.0))?),
@@ -273,22 +258,12 @@ impl<'a> Line<'a> {
         if self.re == Some(0) {
             return Err(Problem::bad_json("\"re\" is the offset of an entry: 1 or more"));
         }
-        Ok(Request::Publish(Publish {
-            room,
-            id,
-            data,
-            reply_to: self.re,
-            keep: self.keep.unwrap_or(true),
-        }))
+        Ok(Request::Publish(Publish { room, id, data, reply_to: self.re, keep: self.keep.unwrap_or(true) }))
     }
 
     fn hello(self) -> Result<Request, Problem> {
         if self.v.is_some_and(|v| v != 1) {
-            return Err(Problem::new(
-                400,
-                "too-old-version",
-                "this path speaks version 1; say \"v\":1",
-            ));
+            return Err(Problem::new(400, "too-old-version", "this path speaks version 1; say \"v\":1"));
         }
         let mut joins = Vec::new();
         for (name, place) in self.rooms.unwrap_or_default() {
@@ -308,11 +283,7 @@ impl<'a> Line<'a> {
             });
         }
         let owned = |text: Text<'_>| text.0.into_owned();
-        Ok(Request::Hello {
-            token: self.token.map(owned),
-            user: self.u.map(owned),
-            joins,
-        })
+        Ok(Request::Hello { token: self.token.map(owned), user: self.u.map(owned), joins })
     }
 
     fn join(self) -> Result<Request, Problem> {
@@ -332,11 +303,7 @@ impl<'a> Line<'a> {
                     Problem::bad_json("\"after\" of who is the last user's name that you have")
                 })?),
             };
-        Ok(Request::Who {
-            room: self.room()?,
-            after,
-            n: page_size(self.n),
-        })
+        Ok(Request::Who { room: self.room()?, after, n: page_size(self.n) })
     }
 
     fn log(self) -> Result<Request, Problem> {
@@ -355,17 +322,12 @@ impl<'a> Line<'a> {
                 return Err(Problem::bad_json("log takes \"before\" or \"after\", not both"));
             }
         };
-        Ok(Request::Log {
-            room: self.room()?,
-            from,
-            n: page_size(self.n),
-        })
+        Ok(Request::Log { room: self.room()?, from, n: page_size(self.n) })
     }
 }
 
 fn page_size(n: Option<u64>) -> usize {
-    n.map_or(PAGE_DEFAULT, |n| usize::try_from(n).unwrap_or(PAGE_MAX))
-        .clamp(1, PAGE_MAX)
+    n.map_or(PAGE_DEFAULT, |n| usize::try_from(n).unwrap_or(PAGE_MAX)).clamp(1, PAGE_MAX)
 }
 
 fn resume(
@@ -376,15 +338,12 @@ fn resume(
 ) -> Result<Resume, Problem> {
     match (since, last, from) {
         (None, None, None) => Ok(Resume::FromNow),
-        (Some(offset), None, None) => Ok(Resume::Since(
-            offset,
-            epoch.map(|e| e.0.into_owned().into_boxed_str()),
-        )),
+        (Some(offset), None, None) => {
+            Ok(Resume::Since(offset, epoch.map(|e| e.0.into_owned().into_boxed_str())))
+        }
         (None, Some(n), None) => Ok(Resume::Last(usize::try_from(n).unwrap_or(usize::MAX))),
         (None, None, Some(ts)) => Ok(Resume::From(ts)),
-        _ => Err(Problem::bad_json(
-            "join takes one of \"since\", \"last\" and \"from\"",
-        )),
+        _ => Err(Problem::bad_json("join takes one of \"since\", \"last\" and \"from\"")),
     }
 }
 
@@ -393,9 +352,7 @@ mod tests {
     use super::*;
 
     fn ok(line: &str) -> Request {
-        read(line)
-            .1
-            .unwrap_or_else(|problem| panic!("{line}: {problem:?}"))
+        read(line).1.unwrap_or_else(|problem| panic!("{line}: {problem:?}"))
     }
 
     fn why(line: &str) -> (u16, &'static str) {
@@ -405,24 +362,15 @@ mod tests {
 
     #[test]
     fn reads_what_the_protocol_page_shows() {
-        assert!(matches!(
-            ok(r#"{"t":"hello","v":1,"token":"eyJ"}"#),
-            Request::Hello { token: Some(_), .. }
-        ));
+        assert!(matches!(ok(r#"{"t":"hello","v":1,"token":"eyJ"}"#), Request::Hello { token: Some(_), .. }));
         assert!(matches!(
             ok(r#"{"t":"join","r":"lobby"}"#),
-            Request::Join(Join {
-                resume: Resume::FromNow,
-                ..
-            })
+            Request::Join(Join { resume: Resume::FromNow, .. })
         ));
         let Request::Join(join) = ok(r#"{"t":"join","r":"lobby","since":42,"e":"k3f9","quiet":true}"#) else {
             panic!()
         };
-        assert_eq!(
-            (join.resume, join.quiet),
-            (Resume::Since(42, Some("k3f9".into())), true)
-        );
+        assert_eq!((join.resume, join.quiet), (Resume::Since(42, Some("k3f9".into())), true));
         let Request::Publish(publish) = ok(r#"{"t":"pub","r":"lobby","d":{"a": 1},"id":"k7-41","re":3}"#)
         else {
             panic!()
@@ -437,40 +385,24 @@ mod tests {
             panic!()
         };
         assert_eq!(joins.len(), 3);
-        assert!(matches!(
-            ok(r#"{"t":"typing","r":"lobby","off":true}"#),
-            Request::Typing { on: false, .. }
-        ));
+        assert!(matches!(ok(r#"{"t":"typing","r":"lobby","off":true}"#), Request::Typing { on: false, .. }));
         assert!(matches!(
             ok(r#"{"t":"log","r":"a","after":7}"#),
-            Request::Log {
-                from: PageFrom::After(7),
-                n: 50,
-                ..
-            }
+            Request::Log { from: PageFrom::After(7), n: 50, .. }
         ));
-        assert!(matches!(
-            ok(r#"{"t":"who","r":"a","after":"bob"}"#),
-            Request::Who { after: Some(_), .. }
-        ));
+        assert!(matches!(ok(r#"{"t":"who","r":"a","after":"bob"}"#), Request::Who { after: Some(_), .. }));
     }
 
     #[test]
     fn null_is_data_and_a_missing_d_is_not() {
-        let Request::Publish(publish) = ok(r#"{"t":"pub","r":"a","d":null}"#) else {
-            panic!()
-        };
+        let Request::Publish(publish) = ok(r#"{"t":"pub","r":"a","d":null}"#) else { panic!() };
         assert_eq!(publish.data.as_bytes(), b"null");
         assert_eq!(why(r#"{"t":"pub","r":"a"}"#), (400, "bad-json"));
     }
 
     #[test]
     fn every_malformed_line_gets_its_error() {
-        let deep = format!(
-            r#"{{"t":"pub","r":"a","d":{}{}}}"#,
-            "[".repeat(1000),
-            "]".repeat(1000)
-        );
+        let deep = format!(r#"{{"t":"pub","r":"a","d":{}{}}}"#, "[".repeat(1000), "]".repeat(1000));
         for (line, expected) in [
             ("", (400, "bad-json")),
             ("nonsense", (400, "bad-json")),

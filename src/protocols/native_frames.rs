@@ -42,8 +42,7 @@ impl<'a> Line<'a> {
 
     fn number(mut self, key: &str, value: u64) -> Self {
         self.key(key);
-        self.0
-            .extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        self.0.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
         self
     }
 
@@ -75,10 +74,7 @@ impl<'a> Line<'a> {
 
 /// Writes a JSON string. Most texts have nothing to escape and are copied as they are.
 pub fn write_text(out: &mut Vec<u8>, text: &str) {
-    if text
-        .bytes()
-        .any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\')
-    {
+    if text.bytes().any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
         serde_json::to_writer(&mut *out, text).expect("writing into memory does not fail");
         return;
     }
@@ -115,12 +111,8 @@ pub fn welcome(out: &mut Vec<u8>, i: RequestNumber, welcome: &Welcome) {
 /// `joined`: `n` entries follow, then `live`.
 pub fn joined(out: &mut Vec<u8>, room: &RoomName, epoch: &str, cut: &Cut, i: RequestNumber, who: usize) {
     let n = cut.top + 1 - cut.start;
-    let line = Line::of(out, "joined")
-        .room(room)
-        .number("s", cut.top)
-        .text("e", epoch)
-        .request(i)
-        .number("n", n);
+    let line =
+        Line::of(out, "joined").room(room).number("s", cut.top).text("e", epoch).request(i).number("n", n);
     match &cut.missing {
         None => line,
         Some(Missing::Range(first, last)) => line.raw("missing", format!("[{first},{last}]").as_bytes()),
@@ -139,11 +131,7 @@ pub fn live(out: &mut Vec<u8>, room: &RoomName, top: Offset) {
 /// itself is the id.
 pub fn message(out: &mut Vec<u8>, draft: &Draft, place: &Accepted) {
     let line = Line::of(out, "msg").room(&draft.room);
-    let line = if place.offset > 0 {
-        line.number("s", place.offset)
-    } else {
-        line
-    };
+    let line = if place.offset > 0 { line.number("s", place.offset) } else { line };
     let line = match &draft.id {
         Some(id) => line.text("id", id.as_str()),
         None => made_id(line, place),
@@ -176,23 +164,14 @@ fn made_id<'a>(line: Line<'a>, place: &Accepted) -> Line<'a> {
 /// `ack`: for the sender alone.
 pub fn ack(out: &mut Vec<u8>, reference: &Reference, place: &Accepted) {
     let line = Line::of(out, "ack").some(reference.room.as_ref(), |line, room| line.room(room));
-    let line = if place.offset > 0 {
-        line.number("s", place.offset)
-    } else {
-        line
-    };
+    let line = if place.offset > 0 { line.number("s", place.offset) } else { line };
     let line = line.request(reference.i);
     let line = match &reference.id {
         Some(id) => line.text("id", id.as_str()),
         None => made_id(line, place),
     };
     let line = line.number("ts", place.ts);
-    if place.duplicate {
-        line.raw("dup", b"true")
-    } else {
-        line
-    }
-    .end();
+    if place.duplicate { line.raw("dup", b"true") } else { line }.end();
 }
 
 /// `err`.
@@ -363,54 +342,28 @@ mod tests {
         }
     }
 
-    const PLACE: Accepted = Accepted {
-        offset: 128,
-        epoch: Epoch(45),
-        ts: 1_763_820_000_123,
-        duplicate: false,
-    };
+    const PLACE: Accepted =
+        Accepted { offset: 128, epoch: Epoch(45), ts: 1_763_820_000_123, duplicate: false };
 
     #[test]
     fn frames_have_the_keys_and_the_order_of_the_protocol_page() {
-        let reference = Reference {
-            i: None,
-            room: Some(draft().room),
-            id: draft().id,
-        };
+        let reference = Reference { i: None, room: Some(draft().room), id: draft().id };
         assert_eq!(
             text(|out| message(out, &draft(), &PLACE)),
             r#"{"t":"msg","r":"lobby","s":128,"id":"k7-41","u":"ann","ts":1763820000123,"d":"hi all"}"#
         );
         assert_eq!(
-            text(|out| ack(
-                out,
-                &reference,
-                &Accepted {
-                    duplicate: true,
-                    ..PLACE
-                }
-            )),
+            text(|out| ack(out, &reference, &Accepted { duplicate: true, ..PLACE })),
             r#"{"t":"ack","r":"lobby","s":128,"id":"k7-41","ts":1763820000123,"dup":true}"#
         );
-        let cut = Cut {
-            start: 121,
-            top: 900,
-            missing: Some(Missing::Range(43, 120)),
-        };
+        let cut = Cut { start: 121, top: 900, missing: Some(Missing::Range(43, 120)) };
         assert_eq!(
             text(|out| joined(out, &draft().room, "k3f9", &cut, Some(3), 3)),
             r#"{"t":"joined","r":"lobby","s":900,"e":"k3f9","i":3,"n":780,"missing":[43,120],"who":3}"#
         );
         let problem = Problem::new(403, "muted", "you can write again in 40 s").wait(40_000);
         assert_eq!(
-            text(|out| err(
-                out,
-                &Reference {
-                    i: Some(3),
-                    ..Reference::default()
-                },
-                &problem
-            )),
+            text(|out| err(out, &Reference { i: Some(3), ..Reference::default() }, &problem)),
             r#"{"t":"err","i":3,"code":403,"why":"muted","msg":"you can write again in 40 s","wait":40000}"#
         );
         assert_eq!(
@@ -421,13 +374,7 @@ mod tests {
 
     #[test]
     fn a_push_says_so_and_needs_no_user_and_no_id() {
-        let push = Draft {
-            user: None,
-            id: None,
-            via: Via::Queue,
-            kind: Some("order".into()),
-            ..draft()
-        };
+        let push = Draft { user: None, id: None, via: Via::Queue, kind: Some("order".into()), ..draft() };
         assert_eq!(
             text(|out| message(out, &push, &PLACE)),
             r#"{"t":"msg","r":"lobby","s":128,"id":"19-128","ts":1763820000123,"d":"hi all","type":"order","via":"queue"}"#
@@ -439,25 +386,14 @@ mod tests {
     #[test]
     fn names_are_escaped() {
         let room = RoomName::new("a\"b\\c").unwrap();
-        assert_eq!(
-            text(|out| live(out, &room, 1)),
-            r#"{"t":"live","r":"a\"b\\c","s":1}"#
-        );
+        assert_eq!(text(|out| live(out, &room, 1)), r#"{"t":"live","r":"a\"b\\c","s":1}"#);
     }
 
     #[test]
     fn a_page_holds_entries_without_the_room() {
         let entry = text(|out| message(out, &draft(), &PLACE));
-        let frame = text(|out| {
-            page(
-                out,
-                &draft().room,
-                "k3f9",
-                Some(7),
-                [entry.as_bytes(); 2].into_iter(),
-                true,
-            )
-        });
+        let frame =
+            text(|out| page(out, &draft().room, "k3f9", Some(7), [entry.as_bytes(); 2].into_iter(), true));
         let one = r#"{"t":"msg","s":128,"id":"k7-41","u":"ann","ts":1763820000123,"d":"hi all"}"#;
         assert_eq!(
             frame,

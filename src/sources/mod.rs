@@ -1,2 +1,5 @@
-//! Queues that backends push into, and the RESP door: how an item is taken, read and given back.
-//! Called by the queue actors. Knows drafts, but neither rooms nor sessions.
+//! Queues.
+pub mod node;
+pub mod payload;
+pub mod redis_list;
+pub mod settings;

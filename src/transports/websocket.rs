@@ -48,8 +48,6 @@ pub struct Door {
     pub draining: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Raw paths, each with a handler of the same index.
     pub raw_paths: Vec<String>,
-    /// Whether the native path is open; a server of raw paths only may close it.
-    pub native: bool,
 }
 
 /// A refusal: the HTTP status is the problem's code.
@@ -80,10 +78,7 @@ impl Door {
             Ok(admitted) => admitted,
             Err(refusal) => return refuse(socket, &refusal).await,
         };
-        let key = request
-            .headers()
-            .get("sec-websocket-key")
-            .expect("the handshake was checked");
+        let key = request.headers().get("sec-websocket-key").expect("the handshake was checked");
         let answer = accept_head(key.as_bytes());
         // Small frames must not wait for each other. Where the option cannot be set they come a little later.
         if let Err(error) = socket.set_nodelay(true) {
@@ -112,19 +107,14 @@ impl Door {
         }
         let path = request.path();
         let raw = self.raw_paths.iter().position(|known| known == path);
-        if raw.is_none() && !(self.native && path == NATIVE_PATH) {
-            let problem = Problem::new(
-                404,
-                "not-found",
-                format!("no WebSocket here; connect to {NATIVE_PATH}"),
-            );
+        if raw.is_none() && path != NATIVE_PATH {
+            let problem =
+                Problem::new(404, "not-found", format!("no WebSocket here; connect to {NATIVE_PATH}"));
             return Err(counted(&refused.refused_path, problem.into()));
         }
         check_handshake(request).map_err(|refusal| counted(&refused.refused_handshake, refusal))?;
-        if !self.origins.allow_request(
-            request.headers(),
-            request.uri().authority().map(|host| host.as_str()),
-        ) {
+        if !self.origins.allow_request(request.headers(), request.uri().authority().map(|host| host.as_str()))
+        {
             let problem = Problem::new(
                 403,
                 "foreign-origin",
@@ -145,11 +135,7 @@ impl Door {
             }
         }
         let local = visitor::is_local(peer(request), request.headers(), visitor::host(request.headers()));
-        Ok(Arrival::Native {
-            token,
-            user,
-            guest: visitor::demo_open(&self.demo, local),
-        })
+        Ok(Arrival::Native { token, user, guest: visitor::demo_open(&self.demo, local) })
     }
 
     fn address(&self, request: &Request) -> IpAddr {
@@ -192,27 +178,20 @@ fn counted(counter: &Count, refusal: Refusal) -> Refusal {
 
 fn peer(request: &Request) -> IpAddr {
     // A peer that has gone already has no address; it counts as nobody in particular, and not as local.
-    request
-        .peer_addr()
-        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
+    request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
 }
 
 fn bearer(headers: &HeaderMap) -> Option<String> {
     let value = headers.get("authorization")?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("bearer")
-        .then(|| token.trim().to_owned())
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
 }
 
 fn check_handshake(request: &Request) -> Result<(), Refusal> {
     if request.method() == Method::CONNECT {
-        return Err(Problem::new(
-            405,
-            "method",
-            "this server is no proxy; send GET with Upgrade: websocket",
-        )
-        .into());
+        return Err(
+            Problem::new(405, "method", "this server is no proxy; send GET with Upgrade: websocket").into()
+        );
     }
     let bad = |msg: &'static str| Refusal::from(Problem::new(400, "handshake", msg));
     ws::verify_handshake(request.head()).map_err(|error| match error {
@@ -225,24 +204,15 @@ fn check_handshake(request: &Request) -> Result<(), Refusal> {
     })?;
     let headers = request.headers();
     // The library also lets the drafts 7 and 8 pass, and any text as a key (RFC 6455, 4.2.1).
-    if headers
-        .get("sec-websocket-version")
-        .is_none_or(|version| version.as_bytes() != b"13")
-    {
+    if headers.get("sec-websocket-version").is_none_or(|version| version.as_bytes() != b"13") {
         return Err(wrong_version());
     }
-    let key = headers
-        .get("sec-websocket-key")
-        .and_then(|key| BASE64.decode(key.as_bytes()).ok());
+    let key = headers.get("sec-websocket-key").and_then(|key| BASE64.decode(key.as_bytes()).ok());
     if key.is_none_or(|key| key.len() != 16) {
-        return Err(bad(
-            "Sec-WebSocket-Key is 16 bytes in base64; use a WebSocket client",
-        ));
+        return Err(bad("Sec-WebSocket-Key is 16 bytes in base64; use a WebSocket client"));
     }
     let has_body = headers.contains_key("transfer-encoding")
-        || headers
-            .get("content-length")
-            .is_some_and(|length| length.as_bytes() != b"0");
+        || headers.get("content-length").is_some_and(|length| length.as_bytes() != b"0");
     match has_body {
         true => Err(bad("a handshake has no body; send none")),
         false => Ok(()),

@@ -131,9 +131,7 @@ impl Decoder {
     /// Bytes of payload memory that the decoder holds on to.
     #[cfg(test)]
     fn held_bytes(&self) -> usize {
-        self.unfinished
-            .as_ref()
-            .map_or(0, |unfinished| unfinished.held_bytes())
+        self.unfinished.as_ref().map_or(0, |unfinished| unfinished.held_bytes())
     }
 
     #[inline]
@@ -214,10 +212,7 @@ impl Decoder {
     /// Checks the order of fragments and the size. `true`: the message is above the limit.
     #[inline]
     fn admit_data_frame(&self, header: &ClientHeader, limits: &Limits) -> Result<bool, Fault> {
-        let announced_bytes = self
-            .unfinished
-            .as_ref()
-            .and_then(|unfinished| unfinished.announced_bytes());
+        let announced_bytes = self.unfinished.as_ref().and_then(|unfinished| unfinished.announced_bytes());
         match (header.opcode, announced_bytes) {
             (Opcode::Continuation, None) => return Err(Fault::protocol("continuation of no message")),
             (Opcode::Continuation, Some(_)) | (_, None) => {}
@@ -257,9 +252,7 @@ fn read_event<'a>(
 #[inline]
 fn read_payload(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, Fault> {
     match opcode {
-        Opcode::Text => simdutf8::basic::from_utf8(payload)
-            .map(Event::Text)
-            .map_err(|_| TEXT_NOT_UTF8),
+        Opcode::Text => simdutf8::basic::from_utf8(payload).map(Event::Text).map_err(|_| TEXT_NOT_UTF8),
         Opcode::Binary | Opcode::Continuation => Ok(Event::Binary(payload)),
         Opcode::Ping => Ok(Event::Ping(payload)),
         Opcode::Pong => Ok(Event::Pong(payload)),
@@ -269,10 +262,7 @@ fn read_payload(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, Fault> {
 
 fn read_close(payload: &[u8]) -> Result<Event<'_>, Fault> {
     if payload.is_empty() {
-        return Ok(Event::Close {
-            code: None,
-            reason: "",
-        });
+        return Ok(Event::Close { code: None, reason: "" });
     }
     let Some((code, reason)) = payload.split_first_chunk::<2>() else {
         return Err(Fault::protocol("close frame with half a code"));
@@ -283,10 +273,7 @@ fn read_close(payload: &[u8]) -> Result<Event<'_>, Fault> {
     }
     let reason =
         simdutf8::basic::from_utf8(reason).map_err(|_| Fault::not_utf8("close reason is not UTF-8"))?;
-    Ok(Event::Close {
-        code: Some(code),
-        reason,
-    })
+    Ok(Event::Close { code: Some(code), reason })
 }
 
 #[cfg(test)]

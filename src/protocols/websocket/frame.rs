@@ -37,26 +37,17 @@ pub struct Fault {
 impl Fault {
     /// The peer broke the protocol: close with 1002.
     pub const fn protocol(why: &'static str) -> Fault {
-        Fault {
-            close_code: CLOSE_PROTOCOL_ERROR,
-            why,
-        }
+        Fault { close_code: CLOSE_PROTOCOL_ERROR, why }
     }
 
     /// Text, or the reason of a close frame, is not UTF-8: close with 1007.
     pub const fn not_utf8(why: &'static str) -> Fault {
-        Fault {
-            close_code: CLOSE_NOT_UTF8,
-            why,
-        }
+        Fault { close_code: CLOSE_NOT_UTF8, why }
     }
 
     /// More than this server takes: close with 1009.
     pub const fn too_big(why: &'static str) -> Fault {
-        Fault {
-            close_code: CLOSE_TOO_BIG,
-            why,
-        }
+        Fault { close_code: CLOSE_TOO_BIG, why }
     }
 }
 
@@ -121,9 +112,7 @@ impl ClientHeader {
         };
         let fin = first & FIN != 0;
         if first & RESERVED_BITS != 0 {
-            return Err(Fault::protocol(
-                "reserved bit set, but no extension was agreed on",
-            ));
+            return Err(Fault::protocol("reserved bit set, but no extension was agreed on"));
         }
         let opcode = Opcode::from_bits(first & OPCODE_BITS).ok_or(Fault::protocol("unknown opcode"))?;
         if opcode.is_control() && !fin {
@@ -145,15 +134,7 @@ impl ClientHeader {
         let Some(&mask) = bytes[length_end..].first_chunk::<4>() else {
             return Ok(None);
         };
-        Ok(Some((
-            ClientHeader {
-                fin,
-                opcode,
-                payload_bytes,
-                mask,
-            },
-            length_end + 4,
-        )))
+        Ok(Some((ClientHeader { fin, opcode, payload_bytes, mask }, length_end + 4)))
     }
 }
 
@@ -188,9 +169,7 @@ fn parse_length(short: u8, bytes: &[u8]) -> Result<Option<(u64, usize)>, Fault> 
 /// `offset` of its frame.
 #[inline]
 pub fn unmask(payload: &mut [u8], mask: [u8; 4], offset: u64) {
-    let [a, b, c, d] = u32::from_le_bytes(mask)
-        .rotate_right(8 * (offset % 4) as u32)
-        .to_le_bytes();
+    let [a, b, c, d] = u32::from_le_bytes(mask).rotate_right(8 * (offset % 4) as u32).to_le_bytes();
     let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
     let (words, tail) = payload.as_chunks_mut::<8>();
     for word in words {
@@ -271,20 +250,14 @@ pub fn encode_close_without_code(out: &mut BytesMut) {
 
 /// Appends a ping. Panics if `payload` is longer than 125 bytes: the server chooses it.
 pub fn encode_ping(out: &mut BytesMut, payload: &[u8]) {
-    assert!(
-        payload.len() <= CONTROL_BYTES_MAX,
-        "a ping carries at most 125 bytes"
-    );
+    assert!(payload.len() <= CONTROL_BYTES_MAX, "a ping carries at most 125 bytes");
     encode_frame(out, Opcode::Ping, payload);
 }
 
 /// Appends a pong. Panics if `payload` is longer than 125 bytes: it is the payload of a ping that the decoder
 /// has let through.
 pub fn encode_pong(out: &mut BytesMut, payload: &[u8]) {
-    assert!(
-        payload.len() <= CONTROL_BYTES_MAX,
-        "a pong carries at most 125 bytes"
-    );
+    assert!(payload.len() <= CONTROL_BYTES_MAX, "a pong carries at most 125 bytes");
     encode_frame(out, Opcode::Pong, payload);
 }
 

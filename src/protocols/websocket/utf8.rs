@@ -152,11 +152,7 @@ mod tests {
         for (bytes, at) in cases {
             assert_eq!(first_bad_byte(bytes), Some(at), "{bytes:x?} byte by byte");
             let mut text = PartialText::default();
-            assert_eq!(
-                text.push(&bytes[..=at], 100),
-                Err(NotUtf8),
-                "{bytes:x?} in one piece"
-            );
+            assert_eq!(text.push(&bytes[..=at], 100), Err(NotUtf8), "{bytes:x?} in one piece");
         }
     }
 

@@ -128,11 +128,7 @@ impl Unfinished {
             return Ok(self.frame.is_none().then_some(Found::Control(header.opcode)));
         }
         self.append(part, limits)?;
-        Ok(if self.frame.is_none() && header.fin {
-            self.end_message()
-        } else {
-            None
-        })
+        Ok(if self.frame.is_none() && header.fin { self.end_message() } else { None })
     }
 
     fn append(&mut self, part: &[u8], limits: &Limits) -> Result<(), Fault> {

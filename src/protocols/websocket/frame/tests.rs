@@ -16,19 +16,12 @@ fn lengths_of_all_three_forms_are_read() {
     assert_eq!(parse(b"\x82\xfe\x00\x7emask"), Ok(Some((126, 8))));
     assert_eq!(parse(b"\x82\xfe\xff\xffmask"), Ok(Some((65_535, 8))));
     assert_eq!(parse(b"\x82\xff\0\0\0\0\x00\x01\0\0mask"), Ok(Some((65_536, 14))));
-    assert_eq!(
-        parse(b"\x82\xff\x7f\xff\xff\xff\xff\xff\xff\xffmask"),
-        Ok(Some((u64::MAX >> 1, 14)))
-    );
+    assert_eq!(parse(b"\x82\xff\x7f\xff\xff\xff\xff\xff\xff\xffmask"), Ok(Some((u64::MAX >> 1, 14))));
 }
 
 #[test]
 fn a_header_cut_anywhere_asks_for_more() {
-    for header in [
-        &b"\x82\x85mask"[..],
-        b"\x82\xfe\x00\x7emask",
-        b"\x82\xff\0\0\0\0\x00\x01\0\0mask",
-    ] {
+    for header in [&b"\x82\x85mask"[..], b"\x82\xfe\x00\x7emask", b"\x82\xff\0\0\0\0\x00\x01\0\0mask"] {
         for end in 0..header.len() {
             assert_eq!(parse(&header[..end]), Ok(None), "{end} bytes of {header:x?}");
         }
@@ -56,11 +49,7 @@ fn bad_headers_are_protocol_errors_at_the_first_byte_that_shows_it() {
         b"\x82\xff\x80\0\0\0\0\0\0\0",   // highest bit
     ] {
         assert_eq!(parse(bytes), Err(1002), "{bytes:x?}");
-        assert_eq!(
-            parse(&bytes[..bytes.len() - 1]),
-            Ok(None),
-            "{bytes:x?} but for its last byte"
-        );
+        assert_eq!(parse(&bytes[..bytes.len() - 1]), Ok(None), "{bytes:x?} but for its last byte");
     }
 }
 
@@ -82,14 +71,10 @@ fn the_mask_comes_off_at_every_alignment_and_length() {
 
 #[test]
 fn close_codes_that_may_be_sent() {
-    for code in [
-        1000, 1001, 1002, 1003, 1007, 1011, 1012, 1014, 3000, 3999, 4000, 4999,
-    ] {
+    for code in [1000, 1001, 1002, 1003, 1007, 1011, 1012, 1014, 3000, 3999, 4000, 4999] {
         assert!(is_close_code(code), "{code}");
     }
-    for code in [
-        0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535,
-    ] {
+    for code in [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535] {
         assert!(!is_close_code(code), "{code}");
     }
 }

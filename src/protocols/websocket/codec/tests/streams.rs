@@ -16,11 +16,7 @@ struct Sent {
 impl Sent {
     /// Appends the frames to `stream` and what must be heard to `heard`.
     fn send(&self, stream: &mut Vec<u8>, heard: &mut Vec<Heard>) {
-        let mut cuts: Vec<usize> = self
-            .cuts
-            .iter()
-            .map(|cut| cut % (self.payload.len() + 1))
-            .collect();
+        let mut cuts: Vec<usize> = self.cuts.iter().map(|cut| cut % (self.payload.len() + 1)).collect();
         cuts.sort_unstable();
         cuts.push(self.payload.len());
         let mut from = 0;
@@ -63,21 +59,14 @@ fn any_sent() -> impl Strategy<Value = Sent> {
         prop::collection::vec(any::<u8>(), 0..1_400).prop_map(|bytes| (bytes, false)),
     ];
     let pings = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..126), 0..3);
-    (payload, prop::collection::vec(any::<usize>(), 0..4), pings).prop_map(
-        |((payload, is_text), cuts, pings)| Sent {
-            payload,
-            is_text,
-            cuts,
-            pings,
-        },
-    )
+    (payload, prop::collection::vec(any::<usize>(), 0..4), pings)
+        .prop_map(|((payload, is_text), cuts, pings)| Sent { payload, is_text, cuts, pings })
 }
 
 fn any_stream() -> impl Strategy<Value = (Vec<u8>, Vec<Heard>)> {
     prop::collection::vec(any_sent(), 0..5).prop_map(|sent| {
         let (mut stream, mut heard) = (Vec::new(), Vec::new());
-        sent.iter()
-            .for_each(|message| message.send(&mut stream, &mut heard));
+        sent.iter().for_each(|message| message.send(&mut stream, &mut heard));
         (stream, heard)
     })
 }

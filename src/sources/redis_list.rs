@@ -1,0 +1,481 @@
+//! One Redis list and the keys beside it: how items are taken without loss and forgotten when a room has
+//! them. Called by the queue actor. Decides nothing: it does one step at a time, each atomic in Redis.
+//!
+//! ```text
+//! list ──BLMOVE──▶ :in:<node> ──take──▶ :proc:<node> ──forget──▶ (gone)
+//!   └────────────────take────────────────▲    └─────bury───▶ :dead
+//! ```
+//! An item stands in exactly one of these places, whatever dies when. Every step but the first checks the
+//! node's lease inside Redis, so that a command that comes late, from a connection given up long ago,
+//! finds the lease changed and does nothing.
+
+use std::time::Duration;
+
+use redis::{ErrorKind, FromRedisValue, RedisError, RedisResult, ToRedisArgs, Value};
+
+use crate::chat::names::BadName;
+use crate::redis_link::RedisConnection;
+use crate::sources::node::{EntryIds, ProcessMark};
+
+/// Most items taken in one step.
+pub const TAKE_ITEMS_MAX: usize = 256;
+/// A step takes no further item once it has this many bytes; one more item may go beyond.
+pub const TAKE_BYTES_MAX: usize = 4 << 20;
+/// Nodes that have not been seen for so long are struck off the register, in seconds.
+const REGISTER_SECONDS: u64 = 3_600;
+
+/// The names of a list's keys. All share one Cluster slot: the list's own hash tag is kept, and a name
+/// without one becomes the tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListKeys {
+    list: String,
+    base: String,
+}
+
+impl ListKeys {
+    /// Refuses names that have braces but no usable hash tag, because the keys beside them would land in
+    /// other slots.
+    pub fn new(list: &str) -> Result<ListKeys, BadName> {
+        if list.is_empty() || list.len() > 512 || list.chars().any(char::is_control) {
+            return Err(BadName(
+                "the name of a list has 1 to 512 bytes and no control characters; rename it",
+            ));
+        }
+        let tag = list.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+        let base = match tag {
+            Some((tag, _)) if !tag.is_empty() => list.to_owned(),
+            None if !list.contains(['{', '}']) => format!("{{{list}}}"),
+            _ => {
+                return Err(BadName(
+                    "braces in the name of a list must hold a hash tag, as in a{b}; take them out",
+                ));
+            }
+        };
+        Ok(ListKeys { list: list.to_owned(), base })
+    }
+
+    /// The list that backends push into.
+    pub fn list(&self) -> &str {
+        &self.list
+    }
+
+    /// The dead letters.
+    pub fn dead(&self) -> String {
+        format!("{}:dead", self.base)
+    }
+
+    /// The register of nodes, by the second they were last seen.
+    pub fn nodes(&self) -> String {
+        format!("{}:nodes", self.base)
+    }
+
+    /// A node's lease.
+    pub fn lease(&self, node: &str) -> String {
+        format!("{}:lease:{node}", self.base)
+    }
+
+    /// What a node has just been handed by a blocking wait.
+    pub fn handed(&self, node: &str) -> String {
+        format!("{}:in:{node}", self.base)
+    }
+
+    /// What a node works on: entry id → item.
+    pub fn working(&self, node: &str) -> String {
+        format!("{}:proc:{node}", self.base)
+    }
+}
+
+/// An item under the id it got when it was taken. It keeps the id wherever it goes, so that it is known
+/// again when it comes a second time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Sorts by age; at most 64 bytes.
+    pub id: String,
+    /// As the backend pushed it.
+    pub item: Vec<u8>,
+}
+
+/// What came of asking for the lease.
+#[derive(Debug)]
+pub enum Claim {
+    /// It is ours.
+    Held,
+    /// Another process has it.
+    HeldBy {
+        /// Who; `None` if the key holds something else.
+        mark: Option<ProcessMark>,
+        /// The value of the key, to take it over with.
+        value: String,
+        /// When it runs out unless it is renewed.
+        left: Duration,
+    },
+}
+
+/// Whether an error says that the lease is another's, or nobody's.
+pub fn is_lost(error: &RedisError) -> bool {
+    error.code() == Some("LOST")
+}
+
+/// Whether an error says that Redis has no memory left. Taking items still works then, waiting does not.
+pub fn is_out_of_memory(error: &RedisError) -> bool {
+    error.code() == Some("OOM")
+}
+
+/// A node's hold on a list.
+#[derive(Debug)]
+pub struct RedisList {
+    keys: ListKeys,
+    node: String,
+    mark: ProcessMark,
+    /// Counts the sessions of this process; part of the lease, so that commands of an earlier one fail.
+    session: u64,
+    lease_ms: u64,
+    ids: EntryIds,
+}
+
+impl RedisList {
+    /// The list as seen by the node of this name. A lease lasts `lease` unless it is renewed.
+    pub fn new(keys: ListKeys, node: &str, mark: ProcessMark, lease: Duration) -> RedisList {
+        let ids = EntryIds::new(mark.nonce());
+        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        RedisList { keys, node: node.to_owned(), mark, session: 0, lease_ms, ids }
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The list's keys.
+    pub fn keys(&self) -> &ListKeys {
+        &self.keys
+    }
+
+    /// The process that holds, or wants, the lease.
+    pub fn mark(&self) -> &ProcessMark {
+        &self.mark
+    }
+
+    /// The ids that entries get.
+    pub fn ids(&self) -> &EntryIds {
+        &self.ids
+    }
+
+    /// Goes on under another name.
+    pub fn rename(&mut self, node: String) {
+        self.node = node;
+    }
+
+    /// Begins a new session; what earlier ones still have under way fails from the next claim on.
+    pub fn begin_session(&mut self) {
+        self.session += 1;
+    }
+
+    /// Takes the lease if it is free or still has the value `over` (`""`: only if it is free).
+    pub async fn claim(&self, redis: &mut RedisConnection, over: &str) -> RedisResult<Claim> {
+        let mut call = Call::new(CLAIM);
+        call.key(self.keys.lease(&self.node)).key(self.keys.nodes());
+        call.arg(over).arg(self.token()).arg(self.lease_ms).arg(&self.node);
+        let answer: Option<(String, i64)> = call.run(redis).await?;
+        let Some((value, left_ms)) = answer else { return Ok(Claim::Held) };
+        let mark = value.rsplit_once('#').and_then(|(mark, _)| ProcessMark::parse(mark));
+        Ok(Claim::HeldBy { mark, value, left: Duration::from_millis(left_ms.max(0).unsigned_abs()) })
+    }
+
+    /// Renews the lease and notes that the node lives.
+    pub async fn renew(&self, redis: &mut RedisConnection) -> RedisResult<()> {
+        let mut call = self.guarded(RENEW);
+        call.key(self.keys.nodes()).arg(&self.node);
+        call.run(redis).await
+    }
+
+    /// Waits for an item, at most `block`, on a connection that carries nothing else. The item stands in
+    /// the list of what this node was handed, and [`take`](RedisList::take) finds it there.
+    pub async fn wait(&self, blocking: &mut RedisConnection, block: Duration) -> RedisResult<bool> {
+        let mut wait = redis::cmd("BLMOVE");
+        wait.arg(&self.keys.list)
+            .arg(self.keys.handed(&self.node))
+            .arg("RIGHT")
+            .arg("LEFT")
+            .arg(block.as_secs_f64());
+        let item: Value = wait.query_async(blocking).await?;
+        Ok(!matches!(item, Value::Nil))
+    }
+
+    /// Forgets the `settled` entries and takes the oldest items, what this node was handed first.
+    pub async fn take(&self, redis: &mut RedisConnection, settled: &[String]) -> RedisResult<Vec<Entry>> {
+        let mut call = self.guarded(TAKE);
+        call.key(self.keys.working(&self.node)).key(self.keys.handed(&self.node)).key(self.keys.list());
+        call.arg(TAKE_ITEMS_MAX).arg(TAKE_BYTES_MAX);
+        call.arg(self.ids.start()).arg(self.ids.reserve(TAKE_ITEMS_MAX)).arg(settled);
+        let Value::Array(answer) = call.run(redis).await? else { return Err(unexpected()) };
+        let mut entries = Vec::with_capacity(answer.len() / 2);
+        let mut parts = answer.into_iter();
+        while let (Some(id), Some(Value::BulkString(item))) = (parts.next(), parts.next()) {
+            entries.push(Entry { id: String::from_redis_value(id)?, item });
+        }
+        Ok(entries)
+    }
+
+    /// The ids of all that this node works on, oldest first.
+    pub async fn working(&self, redis: &mut RedisConnection) -> RedisResult<Vec<String>> {
+        let mut ids: Vec<String> =
+            redis::cmd("HKEYS").arg(self.keys.working(&self.node)).query_async(redis).await?;
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Those of the entries that are still this node's own.
+    pub async fn read(&self, redis: &mut RedisConnection, ids: &[String]) -> RedisResult<Vec<Entry>> {
+        let mut call = self.guarded(READ);
+        call.key(self.keys.working(&self.node)).arg(ids);
+        let Value::Array(items) = call.run(redis).await? else { return Err(unexpected()) };
+        let entries = ids.iter().zip(items).filter_map(|(id, item)| match item {
+            Value::BulkString(item) => Some(Entry { id: id.clone(), item }),
+            _ => None,
+        });
+        Ok(entries.collect())
+    }
+
+    /// Forgets entries that are settled.
+    pub async fn forget(&self, redis: &mut RedisConnection, ids: &[String]) -> RedisResult<()> {
+        redis::cmd("HDEL").arg(self.keys.working(&self.node)).arg(ids).query_async(redis).await
+    }
+
+    /// Moves entries to the dead letters, at most `keep` of which are kept. Tells how many were dropped.
+    pub async fn bury(
+        &self,
+        redis: &mut RedisConnection,
+        letters: &[(&str, String)],
+        keep: usize,
+    ) -> RedisResult<u64> {
+        let mut call = self.guarded(BURY);
+        call.key(self.keys.working(&self.node)).key(self.keys.dead()).arg(keep);
+        for (id, letter) in letters {
+            call.arg(id).arg(letter);
+        }
+        call.run(redis).await
+    }
+
+    /// Nodes of this list that have no lease.
+    pub async fn gone(&self, redis: &mut RedisConnection) -> RedisResult<Vec<String>> {
+        let mut nodes: Vec<String> =
+            redis::cmd("ZRANGE").arg(self.keys.nodes()).arg(0).arg(-1).query_async(redis).await?;
+        nodes.retain(|node| *node != self.node);
+        if nodes.is_empty() {
+            return Ok(nodes);
+        }
+        let leases: Vec<String> = nodes.iter().map(|node| self.keys.lease(node)).collect();
+        let held: Vec<Option<String>> = redis::cmd("MGET").arg(leases).query_async(redis).await?;
+        Ok(nodes.into_iter().zip(held).filter_map(|(node, lease)| lease.is_none().then_some(node)).collect())
+    }
+
+    /// Takes over what a node without a lease has left. Entries keep their ids. Tells the ids, oldest first.
+    pub async fn adopt(&self, redis: &mut RedisConnection, node: &str) -> RedisResult<Vec<String>> {
+        let mut call = self.guarded(ADOPT);
+        call.key(self.keys.working(&self.node)).key(self.keys.lease(node)).key(self.keys.working(node));
+        call.key(self.keys.handed(node)).key(self.keys.nodes());
+        call.arg(self.ids.adopted_start()).arg(self.ids.reserve(TAKE_ITEMS_MAX)).arg(TAKE_ITEMS_MAX);
+        call.arg(node).arg(REGISTER_SECONDS);
+        let mut ids: Vec<String> = call.run(redis).await?;
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Puts back what this node was handed, in its old order, and lets the lease go. What it works on stays
+    /// under its ids: the node finds it at its next start, another one adopts it before.
+    pub async fn leave(&self, redis: &mut RedisConnection) -> RedisResult<()> {
+        let mut call = self.guarded(LEAVE);
+        call.key(self.keys.handed(&self.node)).key(self.keys.list()).key(self.keys.working(&self.node));
+        call.key(self.keys.nodes()).arg(&self.node);
+        call.run(redis).await
+    }
+
+    /// How many items wait in the list.
+    pub async fn backlog(&self, redis: &mut RedisConnection) -> RedisResult<u64> {
+        redis::cmd("LLEN").arg(&self.keys.list).query_async(redis).await
+    }
+
+    /// Waits until a replica has what was taken. An item that only the primary knows to be taken would come
+    /// again, under another id, from the replica that takes its place.
+    pub async fn replicate(&self, redis: &mut RedisConnection, limit: Duration) -> RedisResult<bool> {
+        Ok(redis.wait_for_replica(&self.keys.list, limit).await? > 0)
+    }
+
+    fn token(&self) -> String {
+        format!("{}#{}", self.mark, self.session)
+    }
+
+    /// A script that does nothing unless the lease is ours; first key and first two arguments are taken.
+    fn guarded(&self, script: &'static str) -> Call {
+        let mut call = Call::new(script);
+        call.key(self.keys.lease(&self.node)).arg(self.token()).arg(self.lease_ms);
+        call
+    }
+}
+
+/// A script with its keys and arguments. It is sent whole each time: after a failover the new primary may
+/// not know it, and a second attempt would cost more than the kilobyte.
+struct Call {
+    script: &'static str,
+    keys: Vec<String>,
+    args: Vec<Vec<u8>>,
+}
+
+impl Call {
+    fn new(script: &'static str) -> Call {
+        Call { script, keys: Vec::new(), args: Vec::new() }
+    }
+
+    fn key(&mut self, key: impl Into<String>) -> &mut Call {
+        self.keys.push(key.into());
+        self
+    }
+
+    fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Call {
+        arg.write_redis_args(&mut self.args);
+        self
+    }
+
+    async fn run<T: FromRedisValue>(self, redis: &mut RedisConnection) -> RedisResult<T> {
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(self.script).arg(self.keys.len()).arg(self.keys).arg(self.args);
+        eval.query_async(redis).await
+    }
+}
+
+fn unexpected() -> RedisError {
+    (ErrorKind::UnexpectedReturnType, "redis answered a script with another type than it returns").into()
+}
+
+/// The first lines of every script but `CLAIM`. `PEXPIRE` stands first for a second reason: a script that
+/// has written once may go on when Redis is out of memory, and taking items is what frees it.
+macro_rules! guarded {
+    ($body:literal) => {
+        concat!(
+            "if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+               return redis.error_reply('LOST the lease of this node is gone or taken')
+             end
+             redis.call('PEXPIRE', KEYS[1], ARGV[2])
+            ",
+            $body
+        )
+    };
+}
+
+const CLAIM: &str = "
+    local held = redis.call('GET', KEYS[1])
+    if (held or '') ~= ARGV[1] then return {held or '', redis.call('PTTL', KEYS[1])} end
+    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+    redis.call('ZADD', KEYS[2], redis.call('TIME')[1], ARGV[4])
+    return nil";
+
+const RENEW: &str = guarded!(
+    "
+    redis.call('ZADD', KEYS[2], redis.call('TIME')[1], ARGV[3])
+    return true"
+);
+
+// Items are copied first and cut off second: if the copy fails, nothing is gone.
+// The right end of both lists is the oldest.
+const TAKE: &str = guarded!(
+    "
+    local most, bytes_most, start, number = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+    if #ARGV > 6 then redis.call('HDEL', KEYS[2], unpack(ARGV, 7)) end
+    local out, count, bytes = {}, 0, 0
+    for k = 3, 4 do
+      while count < most and bytes < bytes_most do
+        local chunk = redis.call('LRANGE', KEYS[k], -math.min(16, most - count), -1)
+        if #chunk == 0 then break end
+        local pairs, taken = {}, 0
+        for i = #chunk, 1, -1 do
+          if bytes >= bytes_most then break end
+          local id = start .. string.format('%012x', number + count)
+          pairs[#pairs + 1] = id; pairs[#pairs + 1] = chunk[i]
+          out[#out + 1] = id; out[#out + 1] = chunk[i]
+          count = count + 1; taken = taken + 1; bytes = bytes + #chunk[i]
+        end
+        redis.call('HSET', KEYS[2], unpack(pairs))
+        redis.call('LTRIM', KEYS[k], 0, -taken - 1)
+      end
+    end
+    return out"
+);
+
+const READ: &str = guarded!("return redis.call('HMGET', KEYS[2], unpack(ARGV, 3))");
+
+const BURY: &str = guarded!(
+    "
+    local keep = tonumber(ARGV[3])
+    for i = 4, #ARGV, 2 do
+      if redis.call('HEXISTS', KEYS[2], ARGV[i]) == 1 then
+        redis.call('LPUSH', KEYS[3], ARGV[i + 1])
+        redis.call('HDEL', KEYS[2], ARGV[i])
+      end
+    end
+    local over = redis.call('LLEN', KEYS[3]) - keep
+    if over <= 0 then return 0 end
+    redis.call('LTRIM', KEYS[3], 0, keep - 1)
+    return over"
+);
+
+const ADOPT: &str = guarded!(
+    "
+    local ids, start, number, most, node = {}, ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+    if redis.call('EXISTS', KEYS[3]) == 1 then return ids end
+    local left = redis.call('HGETALL', KEYS[4])
+    for i = 1, #left, 2 do
+      redis.call('HSET', KEYS[2], left[i], left[i + 1])
+      ids[#ids + 1] = left[i]
+    end
+    if #left > 0 then redis.call('DEL', KEYS[4]) end
+    for n = 0, most - 1 do
+      local item = redis.call('LINDEX', KEYS[5], -1)
+      if not item then break end
+      local id = start .. string.format('%012x', number + n)
+      redis.call('HSET', KEYS[2], id, item)
+      redis.call('RPOP', KEYS[5])
+      ids[#ids + 1] = id
+    end
+    local seen = tonumber(redis.call('ZSCORE', KEYS[6], node) or 0)
+    if redis.call('TIME')[1] - seen > tonumber(ARGV[7]) and redis.call('EXISTS', KEYS[5]) == 0 then
+      redis.call('ZREM', KEYS[6], node)
+    end
+    return ids"
+);
+
+const LEAVE: &str = guarded!(
+    "
+    while redis.call('LMOVE', KEYS[2], KEYS[3], 'LEFT', 'RIGHT') do end
+    if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('ZREM', KEYS[5], ARGV[3]) end
+    redis.call('DEL', KEYS[1])
+    return true"
+);
+
+#[cfg(test)]
+mod tests {
+    use redis::cluster_routing::Slot;
+
+    use super::*;
+
+    #[test]
+    fn all_keys_of_a_list_share_its_slot() {
+        for name in ["message_queue", "app:{jobs}:high", "{x}", "a b", "größe", "a{b}c{d}"] {
+            let keys = ListKeys::new(name).unwrap();
+            let node = "host{1}:8080";
+            let slot = Slot::for_key(keys.list());
+            for key in [keys.dead(), keys.nodes(), keys.lease(node), keys.handed(node), keys.working(node)] {
+                assert_eq!(Slot::for_key(&key), slot, "{key}");
+            }
+        }
+        assert_eq!(ListKeys::new("message_queue").unwrap().dead(), "{message_queue}:dead");
+        assert_eq!(ListKeys::new("app:{jobs}:high").unwrap().dead(), "app:{jobs}:high:dead");
+    }
+
+    #[test]
+    fn names_that_would_scatter_are_refused() {
+        for name in ["", "a{}b", "a}b", "a{b", "a\nb", &"x".repeat(513)] {
+            assert!(ListKeys::new(name).is_err(), "{name:?}");
+        }
+    }
+}

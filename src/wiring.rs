@@ -1,0 +1,405 @@
+//! The only place that knows everybody: opens the doors, starts the actors, binds them together, and ends
+//! them in order. Called by the command line, and by programs that bring handlers of their own.
+
+use std::cell::{OnceCell, RefCell};
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use actix_codec::Framed;
+use actix_http::{HttpService, KeepAlive, Request, h1};
+use actix_rt::net::TcpStream;
+use actix_server::{Server, ServerHandle};
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
+use actix_web::dev::AppConfig;
+use actix_web::{App, Error, web};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::actors::admission::Admission;
+use crate::actors::chat_server::{ChatServer, ChatSettings, Handlers};
+use crate::actors::events;
+use crate::actors::hub::{Core, Hub, HubLimits};
+use crate::actors::letters::{Drain, Hello};
+use crate::actors::panics;
+use crate::actors::session::SessionHouse;
+use crate::auth::origin::Origins;
+use crate::auth::token::Verifier;
+use crate::auth::visitor::Proxies;
+use crate::config::Config;
+use crate::config::report::startup_lines;
+use crate::http::health::Readiness;
+use crate::http::routes::{self, House};
+use crate::metrics::Metrics;
+use crate::transports::websocket::Door;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+/// How long an idle HTTP connection is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long the wiring waits for its threads to come up.
+const START_TIME: Duration = Duration::from_secs(10);
+/// Pause between two looks at whether everybody has gone.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// Why a server did not start, or stopped.
+#[derive(Debug)]
+pub enum ServeError {
+    /// The configuration cannot work.
+    Config(String),
+    /// An address cannot be listened on, or the system refuses something else.
+    System(String),
+}
+
+impl ServeError {
+    /// The exit code of the process: 2 for the configuration, 1 for the rest.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            ServeError::Config(_) => 2,
+            ServeError::System(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ServeError::Config(text) | ServeError::System(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+/// A server in the making: a configuration, and handlers of a program's own.
+///
+/// ```no_run
+/// use roomcast::actors::events::{Effects, Handler, Incoming, Peer, Verdict};
+/// use roomcast::config::Config;
+/// use roomcast::wiring::Roomcast;
+///
+/// struct Quiet;
+///
+/// impl Handler for Quiet {
+///     fn on_message(&mut self, _: &Peer, message: Incoming<'_>, _: &mut Effects) -> Verdict {
+///         match message {
+///             Incoming::Draft(draft) if draft.data.as_bytes().len() > 280 => {
+///                 Verdict::Refuse("at most 280 characters".into())
+///             }
+///             _ => Verdict::Accept,
+///         }
+///     }
+/// }
+///
+/// Roomcast::new(Config::default()).rooms(Quiet).run()?;
+/// # Ok::<(), roomcast::wiring::ServeError>(())
+/// ```
+pub struct Roomcast {
+    config: Config,
+    handlers: Handlers,
+    raw_paths: Vec<String>,
+}
+
+/// Runs a server without handlers until it is told to stop.
+pub fn serve(config: Config) -> Result<(), ServeError> {
+    Roomcast::new(config).run()
+}
+
+impl Roomcast {
+    /// A server with this configuration.
+    pub fn new(config: Config) -> Roomcast {
+        Roomcast { config, handlers: Handlers::default(), raw_paths: Vec::new() }
+    }
+
+    /// Listens on this address (`127.0.0.1:8080`) instead of the configured one.
+    pub fn listen(mut self, address: &str) -> Roomcast {
+        self.config.server.listen = address.into();
+        self
+    }
+
+    /// Puts a handler over all rooms.
+    pub fn rooms(mut self, handler: impl events::Handler) -> Roomcast {
+        self.handlers.rooms = Some(Box::new(handler));
+        self
+    }
+
+    /// Gives a path of its own to a handler: text and binary as they come, no protocol on top.
+    pub fn raw(mut self, path: &str, handler: impl events::Handler) -> Roomcast {
+        self.raw_paths.push(path.into());
+        self.handlers.raw.push(Box::new(handler));
+        self
+    }
+
+    /// Runs the server until SIGTERM or SIGINT has been carried out.
+    pub fn run(self) -> Result<(), ServeError> {
+        panics::install_hook();
+        raise_file_limit();
+        let system = System::new();
+        system.block_on(run(self))
+    }
+}
+
+/// What every worker thread is made from.
+struct Plan {
+    config: Config,
+    metrics: Arc<Metrics>,
+    ready: Arc<Readiness>,
+    verifier: Arc<Verifier>,
+    origins: Arc<Origins>,
+    proxies: Arc<Proxies>,
+    admission: Arc<Admission>,
+    raw_paths: Vec<String>,
+    handlers: Mutex<Option<Handlers>>,
+    chat: OnceLock<Addr<ChatServer>>,
+    next_worker: AtomicU16,
+    up: mpsc::UnboundedSender<Addr<ChatServer>>,
+}
+
+/// What a worker thread has: made once, also if the server builds its services anew.
+struct Worker {
+    house: Rc<SessionHouse>,
+    door: Rc<Door>,
+}
+
+thread_local! {
+    static WORKER: OnceCell<Rc<Worker>> = const { OnceCell::new() };
+}
+
+impl Plan {
+    /// The worker of this thread. The first thread that comes runs the chat server too: with few members in
+    /// many rooms, waking another thread would cost more than all the rest.
+    fn worker(self: &Arc<Self>) -> Rc<Worker> {
+        WORKER.with(|cell| cell.get_or_init(|| Rc::new(self.new_worker())).clone())
+    }
+
+    fn new_worker(self: &Arc<Self>) -> Worker {
+        let chat = self.chat.get_or_init(|| self.start_chat()).clone();
+        let index = self.next_worker.fetch_add(1, Relaxed);
+        let limits = &self.config.limits;
+        let hub_limits = HubLimits {
+            outbox_bytes: limits.outbox_bytes,
+            outbox_age_ms: limits.outbox_age.millis(),
+            ping_ms: limits.ping.millis(),
+        };
+        let core = Rc::new(RefCell::new(Core::new(index, hub_limits, self.metrics.worker(index.into()))));
+        let queued = Arc::new(AtomicUsize::new(0));
+        let hub = Hub::new(core.clone(), queued.clone()).start();
+        chat.do_send(Hello { worker: index.into(), hub: hub.recipient(), queued });
+        // The receiver is gone once all threads are up; a thread that comes again need not say so.
+        if self.up.send(chat.clone()).is_err() {
+            log::warn!("worker thread {index} was started again");
+        }
+        let house = Rc::new(SessionHouse {
+            core,
+            chat,
+            verifier: self.verifier.clone(),
+            rooms: self.config.rooms.clone(),
+            limits: limits.clone(),
+            metrics: self.metrics.clone(),
+        });
+        let ready = self.ready.clone();
+        let door = Rc::new(Door {
+            house: house.clone(),
+            origins: self.origins.clone(),
+            proxies: self.proxies.clone(),
+            demo: self.config.demo.clone(),
+            admission: self.admission.clone(),
+            draining: Arc::new(move || ready.is_draining()),
+            raw_paths: self.raw_paths.clone(),
+        });
+        Worker { house, door }
+    }
+
+    fn start_chat(&self) -> Addr<ChatServer> {
+        let Config { rooms, limits, server, .. } = &self.config;
+        let settings = ChatSettings {
+            rooms: rooms.clone(),
+            rooms_max: limits.rooms,
+            rooms_per_session: limits.rooms_per_session,
+            message_bytes: limits.message_bytes,
+            ping_ms: limits.ping.millis(),
+            drain_ms: server.drain.millis(),
+        };
+        let handlers =
+            self.handlers.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+        ChatServer::new(settings, handlers, self.metrics.clone()).start()
+    }
+
+    fn http_house(&self, worker: &Worker) -> House {
+        House {
+            demo: self.config.demo.clone(),
+            origins: Origins::clone(&self.origins),
+            auth: self.config.auth.clone(),
+            message_bytes: self.config.limits.message_bytes,
+            handshake: self.config.limits.handshake.duration(),
+            metrics: self.metrics.clone(),
+            ready: self.ready.clone(),
+            publish: worker.house.chat.clone().recipient(),
+        }
+    }
+}
+
+async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
+    let Roomcast { config, handlers, raw_paths } = roomcast;
+    let config_error = |error: String| ServeError::Config(error);
+    let listeners = listen(&config)?;
+    let addresses: Vec<SocketAddr> =
+        listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let workers = config.server.worker_count();
+    let (up, all_up) = mpsc::unbounded_channel();
+    let plan = Arc::new(Plan {
+        metrics: Metrics::new(workers),
+        ready: Arc::default(),
+        verifier: Arc::new(Verifier::new(&config.auth).map_err(config_error)?),
+        origins: Arc::new(Origins::new(&config.server.origins).map_err(config_error)?),
+        proxies: Arc::new(Proxies::new(&config.server.trusted_proxies).map_err(config_error)?),
+        admission: Admission::new(config.limits.connections, config.limits.connections_per_address),
+        raw_paths,
+        handlers: Mutex::new(Some(handlers)),
+        chat: OnceLock::new(),
+        next_worker: AtomicU16::new(0),
+        up,
+        config,
+    });
+    if let Some(keys) = plan.verifier.published() {
+        actix_rt::spawn(keys.keep_fresh(Default::default()));
+    }
+    let server = start(&plan, listeners, workers)?;
+    let chat = wait_for_workers(all_up, workers).await?;
+    print!("{}", startup_lines(&plan.config, &addresses, None));
+    wait_for_signal().await?;
+    stop(&plan, &chat, server).await;
+    Ok(())
+}
+
+fn listen(config: &Config) -> Result<Vec<TcpListener>, ServeError> {
+    let addresses = config.server.addresses().map_err(ServeError::Config)?;
+    let bind = |address: SocketAddr| -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            // Where 127.0.0.1 and ::1 both stand for localhost, each gets a socket of its own.
+            socket.set_only_v6(addresses.iter().any(SocketAddr::is_ipv4))?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
+    };
+    let mut listeners = Vec::new();
+    for address in &addresses {
+        let listener = bind(*address).map_err(|error| {
+            ServeError::System(format!("cannot listen on {address} ({error}); choose another with --listen"))
+        })?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn start(plan: &Arc<Plan>, listeners: Vec<TcpListener>, workers: usize) -> Result<ServerHandle, ServeError> {
+    let mut builder = Server::build().workers(workers).disable_signals().shutdown_timeout(1);
+    for (index, listener) in listeners.into_iter().enumerate() {
+        let plan = plan.clone();
+        let service = move || {
+            let worker = plan.worker();
+            let house = web::Data::new(plan.http_house(&worker));
+            let app = App::new().app_data(house).configure(routes::configure);
+            let door = worker.door.clone();
+            let upgrade = fn_service(move |(request, framed): (Request, Framed<TcpStream, h1::Codec>)| {
+                let door = door.clone();
+                async move {
+                    door.upgrade(request, framed).await;
+                    Ok::<(), actix_http::Error>(())
+                }
+            });
+            let app = app.into_factory().map_err(|error: Error| error.error_response());
+            HttpService::build()
+                .keep_alive(KeepAlive::Timeout(KEEP_ALIVE))
+                .client_request_timeout(plan.config.limits.handshake.duration())
+                .client_disconnect_timeout(Duration::from_secs(2))
+                .upgrade(upgrade)
+                .finish(map_config(app, |_| AppConfig::default()))
+                .tcp()
+        };
+        builder = builder
+            .listen(format!("http-{index}"), listener, service)
+            .map_err(|error| ServeError::System(format!("cannot serve HTTP: {error}")))?;
+    }
+    let server = builder.run();
+    let handle = server.handle();
+    actix_rt::spawn(async move {
+        if let Err(error) = server.await {
+            log::error!("the HTTP server ended: {error}");
+        }
+    });
+    Ok(handle)
+}
+
+async fn wait_for_workers(
+    mut up: mpsc::UnboundedReceiver<Addr<ChatServer>>,
+    workers: usize,
+) -> Result<Addr<ChatServer>, ServeError> {
+    let mut chat = None;
+    for _ in 0..workers {
+        match timeout(START_TIME, up.recv()).await {
+            Ok(Some(address)) => chat = Some(address),
+            Ok(None) | Err(_) => {
+                return Err(ServeError::System("a worker thread did not start within 10 s".into()));
+            }
+        }
+    }
+    chat.ok_or_else(|| {
+        ServeError::Config("server.workers: at least one is needed; 0 means one per core".into())
+    })
+}
+
+async fn wait_for_signal() -> Result<(), ServeError> {
+    let listen =
+        |kind| signal(kind).map_err(|error| ServeError::System(format!("cannot wait for signals: {error}")));
+    let (mut term, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    // Whoever asks a second time does not want to wait.
+    actix_rt::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        log::warn!("told to stop twice; ending at once");
+        std::process::exit(1);
+    });
+    Ok(())
+}
+
+/// The polite end: nothing new, what is under way goes out, sessions are closed in a paced spread.
+async fn stop(plan: &Plan, chat: &Addr<ChatServer>, server: ServerHandle) {
+    log::info!("stopping: sessions are closed within {}", plan.config.server.drain);
+    plan.ready.drain();
+    chat.do_send(Drain);
+    let deadline = Instant::now() + plan.config.server.drain.duration();
+    let workers = plan.config.server.worker_count();
+    let open_sessions = || (0..workers).map(|worker| plan.metrics.worker(worker).sessions.get()).sum::<u64>();
+    while open_sessions() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(DRAIN_LOOK).await;
+    }
+    let left = open_sessions();
+    if left > 0 {
+        log::warn!("{left} sessions did not end in time and are cut");
+    }
+    server.stop(false).await;
+}
+
+/// Every connection is a descriptor, and the usual soft limit of 1,024 is for programs that use select().
+fn raise_file_limit() {
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        log::warn!("cannot raise the limit of open files ({error}); connections may be refused");
+    }
+}
