@@ -45,6 +45,15 @@ pub enum Life {
     Dead,
 }
 
+/// Who ends a connection from the other side.
+#[derive(Debug, Clone, Copy)]
+pub enum Ending {
+    /// The client, with a close frame.
+    ByClient(Option<u16>),
+    /// A breach of WebSocket's rules, with the close code and the reason.
+    ByFault(u16, &'static str),
+}
+
 /// What the session has to be told by way of its reader.
 #[derive(Debug, Default)]
 pub struct Nudges {
@@ -80,6 +89,7 @@ pub struct Connection {
     /// What the session has to be told.
     pub nudges: Nudges,
     letters: u8,
+    ending: Option<Ending>,
     socket: TcpStream,
     reader: Option<Waker>,
 }
@@ -100,6 +110,7 @@ impl Connection {
             give_up_at_ms: 0,
             nudges: Nudges::default(),
             letters: 0,
+            ending: None,
             socket,
             reader: None,
         }
@@ -134,13 +145,29 @@ impl Connection {
         self.letters += 1;
     }
 
-    /// A letter is dealt with. If reading had stopped for it, it goes on.
-    pub fn letter_done(&mut self) {
+    /// A letter is dealt with. If reading had stopped for it, it goes on. Returns the ending that has waited
+    /// for the last letter.
+    pub fn letter_done(&mut self) -> Option<Ending> {
         let stopped = !self.may_send_letter();
         self.letters = self.letters.saturating_sub(1);
         if stopped {
             self.wake();
         }
+        if self.letters == 0 { self.ending.take() } else { None }
+    }
+
+    /// Returns the ending when it may be carried out now; else keeps it for the last letter.
+    pub fn end_after_letters(&mut self, ending: Ending) -> Option<Ending> {
+        if self.letters == 0 {
+            return Some(ending);
+        }
+        self.ending = Some(ending);
+        None
+    }
+
+    /// Whether the client has ended what it has to say.
+    pub fn is_ending(&self) -> bool {
+        self.ending.is_some()
     }
 
     /// Whether another letter may be sent. A raw connection waits for each, so that its order and its memory

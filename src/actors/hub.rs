@@ -20,7 +20,7 @@ use actix::prelude::*;
 use actix_rt::net::TcpStream;
 use bytes::{Bytes, BytesMut};
 
-use crate::actors::connection::{Connection, Life};
+use crate::actors::connection::{Connection, Ending, Life};
 use crate::actors::letters::{ConnectionId, ToHub, Turn};
 use crate::actors::outbox::Sent;
 use crate::actors::wheel::{TICK_MS, Wheel};
@@ -43,15 +43,6 @@ const CLOSE_MS: u64 = 5_000;
 
 /// Stands for a close frame without a code (RFC 6455, section 7.1.5).
 const NO_CODE: u16 = 1005;
-
-/// Who ends a connection from the other side.
-#[derive(Debug, Clone, Copy)]
-pub enum Ending {
-    /// The client, with a close frame.
-    ByClient(Option<u16>),
-    /// A breach of WebSocket's rules, with the close code and the reason.
-    ByFault(u16, &'static str),
-}
 
 /// How a connection is told that it ends.
 #[derive(Debug, Clone, Copy)]
@@ -338,7 +329,10 @@ impl Core {
             },
             ToHub::Done(connection) => {
                 if let Some(connection) = self.find(connection) {
-                    connection.borrow_mut().letter_done();
+                    let ending = connection.borrow_mut().letter_done();
+                    if let Some(ending) = ending {
+                        self.end(&connection, ending);
+                    }
                 }
             }
             ToHub::Close { connection, goodbye } => {
@@ -706,9 +700,18 @@ impl Core {
         self.wake_flusher();
     }
 
+    /// Ends a connection from the client's side once its letters are dealt with, so that what it said before
+    /// is still answered.
+    pub fn end_after_letters(&mut self, connection: &SharedConnection, ending: Ending) {
+        let ending = connection.borrow_mut().end_after_letters(ending);
+        if let Some(ending) = ending {
+            self.end(connection, ending);
+        }
+    }
+
     /// Answers the client's close frame, or ends a connection that broke the rules of WebSocket: nothing more
     /// is expected of the client.
-    pub fn end(&mut self, connection: &SharedConnection, ending: Ending) {
+    fn end(&mut self, connection: &SharedConnection, ending: Ending) {
         let mut open = connection.borrow_mut();
         if let Life::Closing { peer_done, .. } = &mut open.life {
             *peer_done = true;

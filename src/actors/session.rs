@@ -15,8 +15,8 @@ use futures_util::Stream;
 
 use crate::actors::admission::Place;
 use crate::actors::chat_server::ChatServer;
-use crate::actors::connection::Life;
-use crate::actors::hub::{Core, Ending, SharedConnection};
+use crate::actors::connection::{Ending, Life};
+use crate::actors::hub::{Core, SharedConnection};
 use crate::actors::letters::{Ask, Closed, Failed, Open, OpenRaw, RawMessage, Said, SaidRaw, What};
 use crate::actors::panics::contained;
 use crate::auth::token::{TokenProblem, Verifier};
@@ -222,7 +222,7 @@ impl Session {
         if !self.connection.borrow().is_open() {
             // Our close frame is under way: only the client's own matters.
             if let Event::Close { .. } | Event::Fault(_) = event {
-                self.house.core.borrow_mut().end(&self.connection, Ending::ByClient(None));
+                self.house.core.borrow_mut().end_after_letters(&self.connection, Ending::ByClient(None));
             }
             return;
         }
@@ -252,7 +252,7 @@ impl Session {
             Event::Close { code, .. } => {
                 self.close_code = code.unwrap_or(1005);
                 self.post();
-                self.house.core.borrow_mut().end(&self.connection, Ending::ByClient(code));
+                self.house.core.borrow_mut().end_after_letters(&self.connection, Ending::ByClient(code));
             }
             Event::Fault(fault) => {
                 self.close_code = fault.close_code;
@@ -261,7 +261,7 @@ impl Session {
                 self.house
                     .core
                     .borrow_mut()
-                    .end(&self.connection, Ending::ByFault(fault.close_code, fault.why));
+                    .end_after_letters(&self.connection, Ending::ByFault(fault.close_code, fault.why));
             }
         }
     }
@@ -698,7 +698,7 @@ impl Reader {
             true => connection.outbox.own_bytes() > 0,
             false => connection.outbox.behind_bytes() > self.core.borrow().limits().outbox_bytes / 2,
         };
-        outbox_full || !connection.may_send_letter()
+        outbox_full || connection.is_ending() || !connection.may_send_letter()
     }
 }
 
