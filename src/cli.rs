@@ -267,6 +267,11 @@ fn now_unix() -> u64 {
 fn say(send: &Send, config: &Config) -> Result<String, Failure> {
     let base = send.url.clone().map_or_else(|| own_url(config), Ok)?;
     let url = format!("{}/api/publish", base.trim_end_matches('/'));
+    let is_http =
+        url::Url::parse(&url).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    if !is_http {
+        return Err(Failure::new(WRONG_USE, format!("--url {base}: write http://host:port or https://host")));
+    }
     let mut body = json!({"r": send.room, "d": send.text});
     if let Some(id) = &send.id {
         body["id"] = json!(id);
@@ -293,7 +298,9 @@ async fn post(url: &str, key: Option<String>, body: &serde_json::Value) -> Resul
     if let Some(key) = key {
         request = request.bearer_auth(key);
     }
-    let mut answer = request.send_json(body).await.map_err(|error| not_there(url, &error))?;
+    let mut answer = request.send_json(body).await.map_err(|error| {
+        Failure::new(UNAVAILABLE, format!("no server at {url} ({error}); start it, or name it with --url"))
+    })?;
     let told = answer
         .body()
         .await
@@ -311,14 +318,140 @@ async fn post(url: &str, key: Option<String>, body: &serde_json::Value) -> Resul
     Err(Failure::new(FAILED, format!("{url} answers {}: {msg}", answer.status())))
 }
 
-fn not_there(url: &str, error: &awc::error::SendRequestError) -> Failure {
-    match error {
-        awc::error::SendRequestError::Url(error) => {
-            Failure::new(WRONG_USE, format!("--url {url}: {error}; write http://host:port"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::settings::{AuthSettings, Secret};
+    use crate::auth::token::Verifier;
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    /// The exit code and what was printed.
+    fn roomcast(line: &str, environment: &[(&str, &str)]) -> (i32, String) {
+        let arguments = std::iter::once("roomcast").chain(line.split_whitespace()).map(OsString::from);
+        let environment = environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let mut out = Vec::new();
+        let code = run_with(arguments, environment, &mut out);
+        (code, String::from_utf8(out).unwrap())
+    }
+
+    /// A configuration file of its own, so that no `config.toml` of the folder is read.
+    fn file(text: &str) -> (tempfile::NamedTempFile, String) {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let name = file.path().display().to_string();
+        (file, name)
+    }
+
+    #[test]
+    fn the_words_of_the_contract_are_there() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+        let names: Vec<String> =
+            Cli::command().get_subcommands().map(|one| one.get_name().to_owned()).collect();
+        assert_eq!(names, ["serve", "check-config", "send", "token", "version"]);
+        let help = Cli::command().render_help().to_string();
+        assert!(help.lines().count() <= 24 && help.lines().all(|line| line.len() <= 100), "{help}");
+    }
+
+    #[test]
+    fn version_and_help_are_fine_and_wrong_words_are_not() {
+        assert_eq!(roomcast("version", &[]), (FINE, format!("roomcast {}\n", env!("CARGO_PKG_VERSION"))));
+        assert_eq!(roomcast("--version", &[]).0, FINE);
+        for wrong in ["serv", "--bogus", "send lobby", "token", "--set", "check-config --set nothing"] {
+            assert_eq!(roomcast(wrong, &[]).0, WRONG_USE, "{wrong}");
         }
-        error => Failure::new(
-            UNAVAILABLE,
-            format!("no server at {url} ({error}); start it, or name it with --url"),
-        ),
+    }
+
+    #[test]
+    fn check_config_tells_differences_and_refuses_mistakes() {
+        let (_keep, name) = file("[server]\nworkers = 2\n[auth]\nsecret = \"hunter2\"\n");
+        let (code, text) =
+            roomcast(&format!("check-config --config {name} --log-level warn"), &[("PORT", "81")]);
+        assert_eq!(code, FINE);
+        assert!(text.contains("fine; 4 keys differ"), "{text}");
+        assert!(
+            text.contains("server.workers = 2   (default 0)") && text.contains("auth.secret = (set)"),
+            "{text}"
+        );
+        assert!(
+            text.contains("server.listen = \"0.0.0.0:81\"") && text.contains("log.level = \"warn\""),
+            "{text}"
+        );
+        assert!(text.contains("warning: auth.secret is shorter") && !text.contains("hunter2"), "{text}");
+        let (_keep, name) = file("[server]\nworker = 2\n");
+        assert_eq!(roomcast(&format!("check-config --config {name}"), &[]), (WRONG_USE, String::new()));
+        assert_eq!(roomcast("check-config --config no/such/file", &[]).0, WRONG_USE);
+    }
+
+    #[test]
+    fn a_token_is_good_for_whom_and_where_it_says() {
+        let (_keep, name) = file("");
+        let own = [("ROOMCAST__AUTH__SECRET", SECRET)];
+        let (code, text) =
+            roomcast(&format!("token --config {name} --user ann --rooms lobby,team-* --expires 1h"), &own);
+        assert_eq!(code, FINE);
+        let settings = AuthSettings { secret: Secret::new(SECRET), ..AuthSettings::default() };
+        let ann = Verifier::new(&settings).unwrap().verify(text.trim_end(), now_unix()).unwrap();
+        assert_eq!((ann.user.as_str(), ann.rooms.unwrap().len()), ("ann", 2));
+        let left = ann.expires_at.unwrap() - now_unix();
+        assert!((3595..=3600).contains(&left), "{left}");
+        assert_eq!(roomcast(&format!("token --config {name} --user ann"), &[]).0, WRONG_USE, "no secret");
+        assert_eq!(roomcast(&format!("token --config {name} --user ann --expires soon"), &own).0, WRONG_USE);
+    }
+
+    /// A server on a thread of its own that answers every POST so; its address.
+    fn server(status: u16, body: &'static str) -> String {
+        use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+        let (tell, told) = std::sync::mpsc::channel();
+        let answer = move |request: HttpRequest, said: String| async move {
+            let key = request.headers().get("authorization").map(|value| value.to_str().unwrap().to_owned());
+            let status = actix_web::http::StatusCode::from_u16(status).unwrap();
+            HttpResponse::build(status)
+                .body(body.replace("$KEY", &key.unwrap_or_default()).replace("$SAID", &said))
+        };
+        std::thread::spawn(move || {
+            actix_rt::System::new().block_on(async move {
+                let server =
+                    HttpServer::new(move || App::new().route("/api/publish", web::post().to(answer)));
+                let server = server.workers(1).disable_signals().bind("127.0.0.1:0").unwrap();
+                tell.send(server.addrs()[0]).unwrap();
+                server.run().await.unwrap();
+            });
+        });
+        format!("http://{}", told.recv().unwrap())
+    }
+
+    #[test]
+    fn send_says_the_line_with_the_key_and_prints_the_answer() {
+        let (_keep, name) = file("[auth]\napi_keys = [\"key-of-the-shop-1234\", \"other-key-12345678\"]\n");
+        let line = |url: &str| format!("send --config {name} --url {url}/ --id id-1 lobby hi");
+        let expected = r#"Bearer key-of-the-shop-1234 {"d":"hi","id":"id-1","r":"lobby"}"#;
+        assert_eq!(roomcast(&line(&server(200, "$KEY $SAID")), &[]), (FINE, format!("{expected}\n")));
+        let refused = server(401, r#"{"code":401,"why":"bad-key","msg":"no"}"#);
+        assert_eq!(roomcast(&line(&refused), &[]), (FAILED, String::new()));
+        assert_eq!(roomcast(&line(&server(404, "<html>")), &[]), (FAILED, String::new()));
+    }
+
+    #[test]
+    fn send_says_when_nobody_is_there() {
+        let (_keep, name) = file("");
+        // A port that was free a moment ago and that nobody listens at.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let line = format!("send --config {name} --url http://127.0.0.1:{port} lobby hi");
+        assert_eq!(roomcast(&line, &[]), (UNAVAILABLE, String::new()));
+        assert_eq!(roomcast(&format!("send --config {name} --url nonsense lobby hi"), &[]).0, WRONG_USE);
+    }
+
+    #[test]
+    fn the_own_server_is_asked_at_loopback_when_it_listens_everywhere() {
+        let url = |listen: &str| {
+            let mut config = Config::default();
+            config.server.listen = listen.into();
+            own_url(&config).unwrap()
+        };
+        assert_eq!(url("0.0.0.0:8080"), "http://127.0.0.1:8080");
+        assert_eq!(url("[::]:8080"), "http://[::1]:8080");
+        assert_eq!(url("192.0.2.7:80"), "http://192.0.2.7:80");
     }
 }

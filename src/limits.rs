@@ -52,6 +52,12 @@ impl Default for Limits {
 
 /// Largest `message_bytes`: a message is copied into every room's history, and browsers get slow past it.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// What a frame adds to a message at most: names, id, times, keys.
+const FRAME_BYTES: usize = 1024;
+/// Shortest span: below it the way to the next continent looks like a dead link.
+const SPAN_MS_MIN: u64 = 100;
+/// Longest span: dead links and stuck readers must be noticed while somebody still cares.
+const SPAN_MS_MAX: u64 = 3_600_000;
 
 impl Limits {
     /// What cannot work, with the key and what to write instead.
@@ -70,21 +76,17 @@ impl Limits {
                 "limits.message_bytes: at most {MESSAGE_BYTES_MAX}; send large things as links"
             ));
         }
-        if self.outbox_bytes < self.message_bytes {
-            return Err(
-                "limits.outbox_bytes: less than limits.message_bytes, so one message would close its \
-                        reader; make it larger"
-                    .into(),
-            );
+        if self.outbox_bytes < self.message_bytes + FRAME_BYTES {
+            return Err(format!(
+                "limits.outbox_bytes: at least limits.message_bytes and {FRAME_BYTES} more for what stands around \
+                 a message, or one message would close its reader"
+            ));
         }
         let spans = [("outbox_age", self.outbox_age), ("handshake", self.handshake), ("ping", self.ping)];
         for (key, span) in spans {
-            if span.millis() < 1_000 {
-                return Err(format!("limits.{key}: at least \"1s\", or busy clients are cut off"));
+            if !(SPAN_MS_MIN..=SPAN_MS_MAX).contains(&span.millis()) {
+                return Err(format!("limits.{key}: between \"100ms\" and \"1h\""));
             }
-        }
-        if self.ping.millis() > 3_600_000 {
-            return Err("limits.ping: at most \"1h\"; dead links are noticed by pings alone".into());
         }
         Ok(())
     }
@@ -111,6 +113,7 @@ mod tests {
         assert!(refused(|limits| limits.outbox_bytes = 100).starts_with("limits.outbox_bytes"));
         assert!(refused(|limits| limits.ping = Span::seconds(0)).starts_with("limits.ping"));
         assert!(refused(|limits| limits.ping = Span::FOREVER).starts_with("limits.ping"));
+        assert!(refused(|limits| limits.handshake = Span::days(1)).starts_with("limits.handshake"));
     }
 
     #[test]

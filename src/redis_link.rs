@@ -18,7 +18,7 @@ use redis::{Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult,
 use tokio::time::timeout;
 
 /// Longest that connecting may take. A stopped server accepts connections but never answers them.
-const CONNECT_MAX: Duration = Duration::from_millis(2_500);
+const CONNECT_MAX: Duration = Duration::from_millis(1_500);
 /// Longest that a command may take before its connection counts as broken.
 const RESPONSE_MAX: Duration = Duration::from_millis(2_500);
 /// Longest that a Cluster command may take with all its redirections.
@@ -100,9 +100,7 @@ impl RedisLink {
                 ));
             }
             _ => {
-                return Err(bad(
-                    "has an unknown scheme; use redis://, redis+sentinel:// or redis+cluster://",
-                ));
+                return Err(bad("has an unknown scheme; use redis://, redis+sentinel:// or redis+cluster://"));
             }
         };
         let hosts = hosts.split(',').map(|host| host_of(host, port)).collect::<Result<Vec<_>, _>>()?;
@@ -155,18 +153,16 @@ impl RedisLink {
         Ok(connection)
     }
 
-    /// Asks all Sentinels at once and takes the first answer that leads to a primary. They are asked again
-    /// at every connect, because nobody tells an old connection that the primary has moved.
+    /// Asks all Sentinels at once, follows each answer, and takes the first that leads to a primary. They are
+    /// asked again at every connect, because nobody tells an old connection that the primary has moved.
     async fn connect_sentinel(&self, master: &str, response: Duration) -> RedisResult<MultiplexedConnection> {
-        let mut answers: FuturesUnordered<_> =
-            self.hosts.iter().map(|host| self.ask_sentinel(host, master)).collect();
+        // Side by side: while one still names a primary that hangs, another may know the new one.
+        let follow =
+            async |sentinel| self.connect_node(&self.ask_sentinel(sentinel, master).await?, response).await;
+        let mut attempts: FuturesUnordered<_> = self.hosts.iter().map(follow).collect();
         let mut trouble = None;
-        while let Some(answer) = answers.next().await {
-            let connected = match answer {
-                Ok(primary) => self.connect_node(&primary, response).await,
-                Err(error) => Err(error),
-            };
-            match connected {
+        while let Some(attempt) = attempts.next().await {
+            match attempt {
                 Ok(connection) => return Ok(connection),
                 Err(error) => trouble = Some(error),
             }

@@ -48,6 +48,8 @@ impl Default for ServerSettings {
 
 /// More worker threads than any machine has cores help nobody.
 const WORKERS_MAX: usize = 1024;
+/// Longest drain, in milliseconds.
+const DRAIN_MS_MAX: u64 = 3_600_000;
 
 impl ServerSettings {
     /// The addresses that `listen` stands for; a host name may stand for several.
@@ -87,6 +89,9 @@ impl ServerSettings {
         self.addresses()?;
         if self.workers > WORKERS_MAX {
             return Err(format!("server.workers: at most {WORKERS_MAX}; 0 means one per core"));
+        }
+        if self.drain.millis() > DRAIN_MS_MAX {
+            return Err("server.drain: at most \"1h\"; what starts this program will not wait longer".into());
         }
         if self.node.len() > 128 || self.node.chars().any(char::is_control) {
             return Err("server.node: at most 128 bytes and no control characters".into());
@@ -140,6 +145,13 @@ mod tests {
         assert!(ServerSettings::default().node_name(8080).ends_with(":8080"));
         let named = ServerSettings { node: "chat-1".into(), ..ServerSettings::default() };
         assert_eq!(named.node_name(8080), "chat-1");
+    }
+
+    #[test]
+    fn a_stop_ends_some_day() {
+        let drain = |drain| ServerSettings { drain, ..ServerSettings::default() }.check();
+        assert!(drain(Span::FOREVER).unwrap_err().starts_with("server.drain"));
+        assert_eq!(drain(Span::seconds(0)), Ok(()), "closing at once is a choice");
     }
 
     #[test]

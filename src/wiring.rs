@@ -3,7 +3,7 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::Relaxed};
@@ -39,6 +39,10 @@ use crate::http::health::Readiness;
 use crate::http::routes::{self, House};
 use crate::metrics::Metrics;
 use crate::transports::websocket::Door;
+
+use queues::Queues;
+
+mod queues;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -272,9 +276,15 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
     }
     let server = start(&plan, listeners, workers)?;
     let chat = wait_for_workers(all_up, workers).await?;
-    print!("{}", startup_lines(&plan.config, &addresses, None));
+    let port = addresses.first().map_or(0, SocketAddr::port);
+    let node = plan.config.server.node_name(port);
+    let pushes = chat.clone().recipient();
+    let queues = queues::start(&plan.config, &pushes, &node, &plan.metrics, &plan.ready)?;
+    print!("{}", startup_lines(&plan.config, &addresses, queues.door_address));
+    // Whoever reads our first lines through a pipe wants them now; if nobody does, that is fine.
+    io::stdout().flush().unwrap_or_default();
     wait_for_signal().await?;
-    stop(&plan, &chat, server).await;
+    stop(&plan, &chat, &queues, server).await;
     Ok(())
 }
 
@@ -380,11 +390,12 @@ async fn wait_for_signal() -> Result<(), ServeError> {
 }
 
 /// The polite end: nothing new, what is under way goes out, sessions are closed in a paced spread.
-async fn stop(plan: &Plan, chat: &Addr<ChatServer>, server: ServerHandle) {
+async fn stop(plan: &Plan, chat: &Addr<ChatServer>, queues: &Queues, server: ServerHandle) {
     log::info!("stopping: sessions are closed within {}", plan.config.server.drain);
-    plan.ready.drain();
-    chat.do_send(Drain);
     let deadline = Instant::now() + plan.config.server.drain.duration();
+    plan.ready.drain();
+    queues.stop(plan.config.server.drain.duration() / 4).await;
+    chat.do_send(Drain);
     let workers = plan.config.server.worker_count();
     let open_sessions = || (0..workers).map(|worker| plan.metrics.worker(worker).sessions.get()).sum::<u64>();
     while open_sessions() > 0 && Instant::now() < deadline {

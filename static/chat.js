@@ -80,6 +80,7 @@ function go(roomName) {
 }
 
 function leave(view) {
+  if (view.waiting.size > 0) return note(view, 'Lines of yours wait here. Leave when they are sent.');
   const names = [...views.keys()];
   views.delete(view.room.name);
   chat.leave(view.room.name);
@@ -135,9 +136,8 @@ function heard(message, room) {
   const line = (mine && view.waiting.get(message.id)) || {};
   if (mine) view.waiting.delete(message.id);
   Object.assign(line, asLine(message, room));
-  room.typing.delete(message.u);
   add(view, line);
-  if (mine || room.state !== 'live') return;
+  if (mine || !view.begun) return;
   if (view === here) $('news').textContent = `${message.u ?? message.via ?? ''}: ${words(message.d).slice(0, 300)}`;
   if (view === here && !document.hidden) return;
   view.unread += 1;
@@ -171,11 +171,14 @@ function note(view, text) {
 
 function missed({ all, was, from, to }, room) {
   const view = views.get(room.name);
-  if (all) view.older = false;
-  const lines = from === to ? `Line ${from} is` : `Lines ${from} to ${to} are`;
-  note(view, all
-    ? `The server began a new log (epoch ${was} became ${room.epoch}): lines said while you were away are not kept.`
-    : `${lines} missing: the server no longer keeps what was said there.`);
+  if (!all) return note(view, hole(from, to));
+  if (!view.tail) Object.assign(view, { lines: [], tail: true });
+  Object.assign(view, { older: false, to: 0 });
+  note(view, `The server began a new log (epoch ${was} became ${room.epoch}): lines said while you were away are not kept.`);
+}
+
+function hole(from, to) {
+  return `${from === to ? `Line ${from} is` : `Lines ${from} to ${to} are`} missing: the server no longer keeps what was said there.`;
 }
 
 function takenBack({ s }, room) {
@@ -187,16 +190,17 @@ function takenBack({ s }, room) {
 
 // ---- history
 
-/** Loads a page before or after the window. One at a time for each room. */
+/** Loads a page before or after the window, one at a time. A window replaced meanwhile has no use for it. */
 async function load(view, side) {
   if (view.loading || view.room.state !== 'live') return;
   view.loading = true;
-  const { room } = view;
+  const { room, lines } = view;
   try {
     const span = side === 'before' ? { before: view.from ?? room.s + 1 } : { after: view.to };
     const page = await chat.log(room.name, { ...span, n: PAGE });
-    if (page.e && page.e !== room.epoch) return;
-    place(view, side, page.list.sort((a, b) => a.s - b.s), page.more === true);
+    if (view.lines !== lines) return;
+    const known = page.e === room.epoch;
+    place(view, side, known ? page.list.sort((a, b) => a.s - b.s) : [], known && page.more === true);
   } catch (error) {
     if (side === 'before') view.older = false;
     view.why = `Older lines cannot be shown: ${error.message}`;
@@ -219,6 +223,7 @@ function place(view, side, list, more) {
       view.to = view.lines.findLast((line) => line.s).s;
     }
   } else {
+    if (list[0]?.s > view.to + 1) view.lines.push({ note: hole(view.to + 1, list[0].s - 1) });
     view.lines.push(...lines.filter((line) => line.s > view.to));
     view.to = Math.max(view.to, list.at(-1)?.s ?? 0);
     view.tail = !more && view.to >= room.s; // else more was said while the page was on its way
@@ -229,7 +234,8 @@ function place(view, side, list, more) {
 /** Back to the newest line: from the window if it reaches so far, else a fresh one. */
 function latest() {
   if (!here.tail) {
-    Object.assign(here, { lines: [], from: null, to: Math.max(0, here.room.s - PAGE), older: true });
+    const to = Math.max(0, here.room.s - PAGE);
+    Object.assign(here, { lines: [], from: to + 1, to, older: true, loading: false });
     load(here, 'after');
   }
   stick = true;
@@ -242,7 +248,7 @@ function scrolled() {
   const below = box.scrollHeight - box.scrollTop - box.clientHeight;
   stick = below < 40 && here.tail;
   if (stick) $('latest').hidden = true;
-  if (box.scrollTop < 300 && here.older) load(here, 'before');
+  if (!stick && box.scrollTop < 300 && here.older) load(here, 'before');
   if (below < 300 && !here.tail) load(here, 'after');
 }
 
@@ -279,7 +285,8 @@ function paint() {
   $('st-epoch').textContent = room.epoch ?? 'none';
   if (stick && lines.length > 0) box.scrollTop = box.scrollHeight;
   else if (eye) box.scrollTop += eye.offsetTop - eyeTop;
-  if (here.older && (here.from ?? room.s + 1) > 1 && box.scrollHeight <= box.clientHeight) load(here, 'before');
+  const hardlyScrolls = box.scrollHeight < box.clientHeight + 100;
+  if (hardlyScrolls && here.older && (here.from ?? room.s + 1) > 1) load(here, 'before');
 }
 
 function start(view) {
@@ -482,7 +489,10 @@ function joinAnother(event) {
 chat.on('message', heard);
 chat.on('gap', missed);
 chat.on('rewind', takenBack);
-chat.on('live', plan);
+chat.on('live', (_, room) => {
+  views.get(room.name).begun = true; // from here on a line is news, even one told late
+  plan();
+});
 chat.on('presence', (_, room) => room === here.room && drawPeople());
 for (const event of ['typing', 'message', 'joined']) chat.on(event, (_, room) => room === here.room && drawTyping());
 chat.on('refused', (error, room) => note(views.get(room.name), `You cannot join ${room.name}: ${error.message}`));
@@ -510,8 +520,8 @@ $('banner').lastElementChild.onclick = () => chat.retry();
 $('side-button').onclick = () => panel('side');
 $('people-button').onclick = () => panel('people');
 $('share').onclick = async () => {
-  await navigator.clipboard?.writeText(location.href).catch(() => {});
-  $('share').textContent = 'Copied';
+  const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+  $('share').textContent = copied ? 'Copied' : 'It is the address above';
   setTimeout(() => ($('share').textContent = 'Copy link'), 1500);
 };
 $('scroll').addEventListener('scroll', scrolled, { passive: true });
@@ -533,7 +543,7 @@ let known = [];
 try {
   known = JSON.parse(stored('roomcast.rooms') ?? '[]').filter((one) => typeof one === 'string');
 } catch { /* nothing of ours: begin without */ }
-for (const one of known.length ? known.slice(0, ROOMS_MAX) : [DEFAULT_ROOM]) open(one);
+for (const one of known.slice(0, ROOMS_MAX)) open(one);
 const first = roomInHash();
 history.replaceState(null, '', `#room=${encodeURIComponent(first)}`);
 show(first);

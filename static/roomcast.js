@@ -32,7 +32,6 @@ const PROBE_MS = 5_000; // for an answer after the network or the page came back
 const STEADY_MS = 5_000; // a connection that lived so long begins the growing delay anew
 const DELAY_MAX_MS = 30_000;
 const TYPING_EVERY_MS = 3_000; // the server ends typing after 6 s
-const TOO_LONG = 4; // times `max`: the server closes at such a frame instead of refusing it
 const utf8 = new TextEncoder();
 
 /** `code` and `why` are the protocol's; `code` is 0 where the client itself says no. */
@@ -100,6 +99,7 @@ export class Roomcast extends Emitter {
   #attempt = 0;
   #timers = {};
   #heard = 0;
+  #answered = true;
   #liveSince = 0;
   #bye = null;
   #out = new Map(); // request number: publish or request without an answer, in the order they were made
@@ -252,7 +252,7 @@ export class Roomcast extends Emitter {
     Object.assign(this, { user: u, ping, max, can });
     clearTimeout(this.#timers.dead);
     this.#liveSince = Date.now();
-    this.#watch(ping);
+    this.#watch();
     this.#tell({ state: 'live' });
     for (const room of this.rooms.values()) if (room.state !== 'refused' && !room.asked) this.#enter(room);
     this.#flush();
@@ -304,22 +304,21 @@ export class Roomcast extends Emitter {
    * a word, and the connection is dead. The clock runs from the question: a page whose timers the browser slows
    * down must not take its own sleep for the server's.
    */
-  #watch(quiet) {
+  #watch() {
     clearTimeout(this.#timers.quiet);
     this.#timers.quiet = setTimeout(() => {
-      const left = this.#heard + this.ping - Date.now();
-      if (left > 0) this.#watch(left);
+      if (Date.now() - this.#heard < this.ping) this.#watch();
       else this.#probe(this.ping);
-    }, quiet);
+    }, Math.max(0, this.#heard + this.ping - Date.now()));
   }
 
   #probe(patience) {
-    const asked = Date.now();
     clearTimeout(this.#timers.quiet);
+    this.#answered = false;
     this.#send({ t: 'ping' });
     this.#timers.quiet = setTimeout(() => {
-      if (this.#heard < asked) this.#lost(0, 'silence');
-      else this.#watch(this.ping);
+      if (this.#answered) this.#watch();
+      else this.#lost(0, 'silence');
     }, patience);
   }
 
@@ -364,7 +363,8 @@ export class Roomcast extends Emitter {
       if (this.rooms.get(r)?.state === 'joining' || (t === 'pub' && busy.has(r))) continue;
       if (t === 'pub') busy.add(r);
       if (item.sent || item.held) continue;
-      if (utf8.encode(JSON.stringify(item.frame)).length > TOO_LONG * this.max) {
+      // The server may close at a line over the limit instead of refusing it, so it does not get to see one.
+      if (utf8.encode(JSON.stringify(item.frame)).length > this.max) {
         return this.#settle(item, { code: 413, why: 'too-big', msg: `a message has at most ${this.max} bytes` });
       }
       item.sent = true;
@@ -424,6 +424,7 @@ export class Roomcast extends Emitter {
 
   #hear(data) {
     this.#heard = Date.now();
+    this.#answered = true;
     const socket = this.#socket;
     for (const line of String(data).split('\n')) {
       if (this.#socket !== socket) return; // a listener ended it

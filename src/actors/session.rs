@@ -101,7 +101,8 @@ pub struct Session {
     connection: SharedConnection,
     decoder: Decoder,
     mind: Mind,
-    early: Option<(Arrival, BytesMut)>,
+    /// Boxed, because it is gone after the first turn and a session should be small.
+    early: Option<Box<(Arrival, BytesMut)>>,
     told_closed: bool,
     close_code: u16,
     _place: Place,
@@ -158,7 +159,7 @@ impl Session {
                 connection,
                 decoder: Decoder::new(),
                 mind,
-                early: Some((arrival, early)),
+                early: Some(Box::new((arrival, early))),
                 told_closed: false,
                 close_code: 1006,
                 _place: place,
@@ -635,7 +636,8 @@ impl Actor for Session {
     type Context = actix::Context<Session>;
 
     fn started(&mut self, _: &mut Self::Context) {
-        if let Some((arrival, mut early)) = self.early.take() {
+        if let Some(first) = self.early.take() {
+            let (arrival, mut early) = *first;
             self.arrive(arrival);
             if !early.is_empty() {
                 self.read(&mut early);

@@ -211,3 +211,122 @@ fn read(body: &[u8]) -> Result<Vec<(Option<String>, PublicKey)>, String> {
         false => Ok(keys),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU16, Ordering};
+
+    use actix_web::http::StatusCode;
+    use actix_web::{App, HttpResponse, HttpServer, web};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const RSA_PUBLIC: &str = include_str!("../../tests/keys/rsa.pub.pem");
+    const P256_PUBLIC: &str = include_str!("../../tests/keys/p256.pub.pem");
+
+    /// A published key with an id.
+    fn jwk(pem: &str, id: &str) -> Value {
+        let key = PublicKey::from_pem(pem).unwrap();
+        let mut jwk =
+            serde_json::to_value(Jwk::from_decoding_key(&key.key, Some(key.algorithm)).unwrap()).unwrap();
+        jwk["kid"] = json!(id);
+        jwk["use"] = json!("sig");
+        jwk
+    }
+
+    fn with(mut jwk: Value, key: &str, value: &str) -> Value {
+        jwk[key] = json!(value);
+        jwk
+    }
+
+    fn read_list(keys: &[Value]) -> Result<usize, String> {
+        read(json!({ "keys": keys }).to_string().as_bytes()).map(|keys| keys.len())
+    }
+
+    #[test]
+    fn only_keys_that_fit_are_taken() {
+        let (rsa, ec) = (jwk(RSA_PUBLIC, "r"), jwk(P256_PUBLIC, "e"));
+        assert_eq!(read_list(&[rsa.clone(), ec.clone()]), Ok(2));
+        let mut bare = rsa.clone();
+        bare.as_object_mut().unwrap().retain(|key, _| matches!(key.as_str(), "kty" | "n" | "e"));
+        assert_eq!(read_list(&[bare]), Ok(1), "alg, use and kid may be left out (RFC 7517)");
+        let unfit = [
+            with(rsa.clone(), "use", "enc"),
+            with(rsa.clone(), "alg", "RS512"),
+            with(rsa, "n", "AQAB"),
+            with(ec.clone(), "crv", "P-384"),
+            json!({"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQ", "alg": "HS256", "kid": "o"}),
+            json!({"kty": "quantum", "kid": "q"}),
+            json!("no key at all"),
+        ];
+        for key in &unfit {
+            assert!(read_list(std::slice::from_ref(key)).is_err(), "{key}");
+        }
+        let mut mixed = unfit.to_vec();
+        mixed.push(ec);
+        assert_eq!(read_list(&mixed), Ok(1), "strange keys do not spoil the others");
+        assert!(read(b"<html>").is_err());
+    }
+
+    /// An issuer whose list and state can be changed.
+    struct Issuer {
+        list: Mutex<String>,
+        status: AtomicU16,
+    }
+
+    impl Issuer {
+        fn publish(&self, status: StatusCode, keys: &[Value]) {
+            self.status.store(status.as_u16(), Ordering::SeqCst);
+            *self.list.lock().unwrap() = json!({ "keys": keys }).to_string();
+        }
+    }
+
+    async fn answer(issuer: web::Data<Issuer>) -> HttpResponse {
+        let status = StatusCode::from_u16(issuer.status.load(Ordering::SeqCst)).unwrap();
+        HttpResponse::build(status).body(issuer.list.lock().unwrap().clone())
+    }
+
+    #[actix_web::test]
+    async fn an_unknown_key_is_fetched_and_a_failed_fetch_takes_nothing_away() {
+        let issuer = web::Data::new(Issuer { list: Mutex::default(), status: AtomicU16::new(200) });
+        issuer.publish(StatusCode::OK, &[jwk(RSA_PUBLIC, "first")]);
+        let shared = issuer.clone();
+        let server = HttpServer::new(move || {
+            App::new().app_data(shared.clone()).route("/keys", web::get().to(answer))
+        })
+        .workers(1)
+        .disable_signals()
+        .bind("127.0.0.1:0")
+        .unwrap();
+        let url = format!("http://{}/keys", server.addrs()[0]);
+        let server = server.run();
+        let handle = server.handle();
+        actix_web::rt::spawn(server);
+
+        let keys = Arc::new(PublishedKeys::new(&url));
+        assert_eq!(keys.find(Some("first"), Algorithm::RS256).unwrap_err(), NotFound::NoKeysYet);
+        let mut fetches = keys.fetches.subscribe();
+        let soon = Duration::from_millis(1);
+        let rhythm = Rhythm { every: Duration::from_secs(3600), at_least: soon, while_empty: soon };
+        let task = actix_web::rt::spawn(Arc::clone(&keys).keep_fresh(rhythm));
+        fetches.changed().await.unwrap();
+        assert!(keys.find(Some("first"), Algorithm::RS256).is_ok());
+        assert!(keys.find(None, Algorithm::RS256).is_ok(), "one key for the algorithm needs no id");
+        assert_eq!(keys.find(Some("first"), Algorithm::ES256).unwrap_err(), NotFound::Unknown);
+        fetches.changed().await.unwrap();
+
+        issuer.publish(StatusCode::OK, &[jwk(P256_PUBLIC, "second")]);
+        assert_eq!(keys.find(Some("second"), Algorithm::ES256).unwrap_err(), NotFound::Unknown);
+        fetches.changed().await.unwrap();
+        assert!(keys.find(Some("second"), Algorithm::ES256).is_ok());
+
+        issuer.publish(StatusCode::INTERNAL_SERVER_ERROR, &[]);
+        assert!(keys.find(Some("first"), Algorithm::RS256).is_err(), "what is withdrawn is gone");
+        fetches.changed().await.unwrap();
+        assert!(keys.find(Some("second"), Algorithm::ES256).is_ok());
+        task.abort();
+        handle.stop(false).await;
+    }
+}

@@ -257,3 +257,211 @@ pub fn issue(secret: &Secret, grant: &Grant<'_>) -> Result<String, String> {
     let key = EncodingKey::from_secret(secret.expose().as_bytes());
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), grant, &key).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::chat::names::RoomName;
+
+    const NOW: u64 = 1_800_000_000;
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    const RSA: &str = include_str!("../../tests/keys/rsa.pem");
+    const RSA_PUBLIC: &str = include_str!("../../tests/keys/rsa.pub.pem");
+    const P256: &str = include_str!("../../tests/keys/p256.pem");
+    const P256_PUBLIC: &str = include_str!("../../tests/keys/p256.pub.pem");
+
+    fn verifier(secret: &str, public_key: &str) -> Verifier {
+        let public_key = public_key.to_owned();
+        let settings = AuthSettings { secret: Secret::new(secret), public_key, ..AuthSettings::default() };
+        Verifier::new(&settings).unwrap()
+    }
+
+    fn signed(algorithm: Algorithm, key: &EncodingKey, claims: &serde_json::Value) -> String {
+        jsonwebtoken::encode(&Header::new(algorithm), claims, key).unwrap()
+    }
+
+    fn hs256(claims: &serde_json::Value) -> String {
+        signed(Algorithm::HS256, &EncodingKey::from_secret(SECRET.as_bytes()), claims)
+    }
+
+    fn verify(claims: &serde_json::Value) -> Result<Identity, TokenProblem> {
+        verifier(SECRET, "").verify(&hs256(claims), NOW)
+    }
+
+    #[track_caller]
+    fn is_bad(result: Result<Identity, TokenProblem>, word: &str) {
+        match result {
+            Err(TokenProblem::Bad(why)) => assert!(why.contains(word), "{why:?} does not speak of {word:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_good_token_says_who_somebody_is() {
+        let claims = json!({"sub": "ann", "exp": NOW + 60, "rooms": ["lobby", "team-*"], "info": {"name": "Ann", "n": 1.50}, "pub": false});
+        let ann = verify(&claims).unwrap();
+        assert_eq!((ann.user.as_str(), ann.publish, ann.expires_at), ("ann", false, Some(NOW + 60)));
+        assert!(
+            ann.lists(&RoomName::new("team-red").unwrap()) && !ann.lists(&RoomName::new("other").unwrap())
+        );
+        let info: serde_json::Value = serde_json::from_slice(ann.info.unwrap().as_bytes()).unwrap();
+        assert_eq!(info, claims["info"]);
+        let bare = verify(&json!({"sub": "bob", "info": null})).unwrap();
+        assert!(bare.rooms.is_none() && bare.publish && bare.expires_at.is_none() && bare.info.is_none());
+    }
+
+    #[test]
+    fn all_three_algorithms_work_each_with_its_own_key() {
+        let claims = json!({"sub": "ann"});
+        let rs256 = signed(Algorithm::RS256, &EncodingKey::from_rsa_pem(RSA.as_bytes()).unwrap(), &claims);
+        let es256 = signed(Algorithm::ES256, &EncodingKey::from_ec_pem(P256.as_bytes()).unwrap(), &claims);
+        assert_eq!(verifier("", RSA_PUBLIC).verify(&rs256, NOW).unwrap().user.as_str(), "ann");
+        assert_eq!(verifier("", P256_PUBLIC).verify(&es256, NOW).unwrap().user.as_str(), "ann");
+        let both = verifier(SECRET, RSA_PUBLIC);
+        assert!(both.verify(&rs256, NOW).is_ok() && both.verify(&hs256(&claims), NOW).is_ok());
+        is_bad(verifier("", P256_PUBLIC).verify(&rs256, NOW), "another kind of key");
+        is_bad(verifier("", RSA_PUBLIC).verify(&es256, NOW), "another kind of key");
+        is_bad(verifier(SECRET, "").verify(&rs256, NOW), "no public key");
+        is_bad(verifier("", RSA_PUBLIC).verify(&hs256(&claims), NOW), "no secret");
+    }
+
+    #[test]
+    fn a_token_cannot_choose_its_algorithm() {
+        let claims = json!({"sub": "root"});
+        // The public key is known to everybody; it must not work as a secret.
+        let confused = signed(Algorithm::HS256, &EncodingKey::from_secret(RSA_PUBLIC.as_bytes()), &claims);
+        is_bad(verifier("", RSA_PUBLIC).verify(&confused, NOW), "no secret");
+        is_bad(verifier(SECRET, RSA_PUBLIC).verify(&confused, NOW), "signature");
+        let secret = EncodingKey::from_secret(SECRET.as_bytes());
+        for other in [Algorithm::HS384, Algorithm::HS512] {
+            is_bad(verifier(SECRET, "").verify(&signed(other, &secret, &claims), NOW), "only HS256");
+        }
+        let rsa = EncodingKey::from_rsa_pem(RSA.as_bytes()).unwrap();
+        for other in [Algorithm::RS384, Algorithm::RS512, Algorithm::PS256] {
+            is_bad(verifier("", RSA_PUBLIC).verify(&signed(other, &rsa, &claims), NOW), "only HS256");
+        }
+    }
+
+    #[test]
+    fn a_token_without_a_signature_is_no_token() {
+        let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+        let claims = part(r#"{"sub":"root"}"#);
+        let good = hs256(&json!({"sub": "root"}));
+        let signature = good.rsplit('.').next().unwrap();
+        for alg in ["none", "None", "NONE", "nOnE", "", "HS256 ", "hs256"] {
+            for signature in ["", signature] {
+                let token = format!("{}.{claims}.{signature}", part(&format!(r#"{{"alg":"{alg}"}}"#)));
+                is_bad(verifier(SECRET, RSA_PUBLIC).verify(&token, NOW), "");
+            }
+        }
+        let unsigned = format!("{}.{claims}.", part(r#"{"alg":"HS256"}"#));
+        is_bad(verifier(SECRET, "").verify(&unsigned, NOW), "signature");
+        is_bad(verifier("", "").verify(&good, NOW), "no secret");
+        let long = format!("{}.{}.x", part(r#"{"alg":"HS256"}"#), "a".repeat(TOKEN_BYTES_MAX));
+        is_bad(verifier(SECRET, "").verify(&long, NOW), "too long");
+    }
+
+    #[test]
+    fn an_extension_that_must_be_understood_is_not_ignored() {
+        let mut header = Header::new(Algorithm::HS256);
+        header.crit = Some(vec!["b64".into()]);
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        let token = jsonwebtoken::encode(&header, &json!({"sub": "ann"}), &key).unwrap();
+        is_bad(verifier(SECRET, "").verify(&token, NOW), "crit");
+    }
+
+    #[test]
+    fn time_is_kept_to_the_second() {
+        let at = |claims: serde_json::Value| verify(&claims);
+        assert!(at(json!({"sub": "ann", "exp": NOW + 1})).is_ok());
+        assert_eq!(at(json!({"sub": "ann", "exp": NOW})).unwrap_err(), TokenProblem::Expired);
+        assert_eq!(at(json!({"sub": "ann", "exp": 0})).unwrap_err(), TokenProblem::Expired);
+        assert_eq!(at(json!({"sub": "ann", "exp": -5})).unwrap_err(), TokenProblem::Expired);
+        assert_eq!(at(json!({"sub": "ann", "exp": NOW as f64 + 1.5})).unwrap().expires_at, Some(NOW + 1));
+        assert_eq!(at(json!({"sub": "ann", "exp": 1e300})).unwrap().expires_at, Some(u64::MAX));
+        assert!(at(json!({"sub": "ann", "nbf": NOW + CLOCK_AHEAD_S})).is_ok());
+        is_bad(at(json!({"sub": "ann", "nbf": NOW + CLOCK_AHEAD_S + 1})), "nbf");
+    }
+
+    #[test]
+    fn a_claim_of_a_wrong_type_is_not_guessed_at() {
+        for claims in [
+            json!({}),
+            json!({"sub": 7}),
+            json!({"sub": null}),
+            json!({"sub": "ann", "exp": (NOW + 60).to_string()}),
+            json!({"sub": "ann", "nbf": [NOW]}),
+            json!({"sub": "ann", "rooms": "lobby"}),
+            json!({"sub": "ann", "rooms": ["lobby", 7]}),
+            json!({"sub": "ann", "rooms": {"lobby": true}}),
+            json!({"sub": "ann", "pub": "no"}),
+            json!([]),
+        ] {
+            is_bad(verify(&claims), "");
+        }
+        is_bad(verify(&json!({"sub": ""})), "claim sub");
+        is_bad(verify(&json!({"sub": "a\nb"})), "claim sub");
+        is_bad(verify(&json!({"sub": "ann", "rooms": [""]})), "claim rooms");
+        is_bad(verify(&json!({"sub": "ann", "rooms": ["x".repeat(129)]})), "claim rooms");
+        is_bad(verify(&json!({"sub": "ann", "info": "x".repeat(INFO_BYTES_MAX)})), "claim info");
+        assert!(verify(&json!({"sub": "ann", "info": "x".repeat(INFO_BYTES_MAX - 2)})).is_ok());
+        let twice = format!("{}{}", r#"{"sub":"ann","sub":"root"}"#, "");
+        let body =
+            format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#), URL_SAFE_NO_PAD.encode(twice));
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        let signature = jsonwebtoken::crypto::sign(body.as_bytes(), &key, Algorithm::HS256).unwrap();
+        is_bad(verifier(SECRET, "").verify(&format!("{body}.{signature}"), NOW), "");
+    }
+
+    #[test]
+    fn a_key_that_cannot_check_is_refused_at_start() {
+        let error_of = |public_key: &str| {
+            let settings = AuthSettings { public_key: public_key.into(), ..AuthSettings::default() };
+            Verifier::new(&settings).unwrap_err()
+        };
+        assert!(error_of(RSA).contains("private key"));
+        assert!(error_of(P256).contains("private key"));
+        assert!(error_of(include_str!("../../tests/keys/p384.pub.pem")).contains("P-256"));
+        assert!(error_of(include_str!("../../tests/keys/rsa1024.pub.pem")).contains("2048"));
+        assert!(
+            error_of("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----")
+                .contains("auth.public_key")
+        );
+        assert!(error_of("no/such/key.pem").contains("cannot read no/such/key.pem"));
+    }
+
+    #[test]
+    fn what_is_issued_is_accepted() {
+        let secret = Secret::new(SECRET);
+        let grant = Grant { user: "ann", rooms: Some(vec!["lobby", "team-*"]), expires_at: Some(NOW + 60) };
+        let ann = verifier(SECRET, "").verify(&issue(&secret, &grant).unwrap(), NOW).unwrap();
+        assert_eq!((ann.user.as_str(), ann.rooms.unwrap().len(), ann.expires_at), ("ann", 2, Some(NOW + 60)));
+        assert!(issue(&Secret::default(), &grant).unwrap_err().contains("auth.secret"));
+        assert!(issue(&secret, &Grant { user: "", ..grant.clone() }).unwrap_err().contains("user"));
+        assert!(issue(&secret, &Grant { rooms: Some(vec![""]), ..grant }).unwrap_err().contains("rooms"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_changed_token_is_accepted(place in 0usize..200, byte in "[A-Za-z0-9_.-]") {
+            let good = hs256(&json!({"sub": "ann", "exp": NOW + 60}));
+            let mut changed = good.clone();
+            let place = place % good.len();
+            changed.replace_range(place..=place, &byte);
+            prop_assume!(changed != good);
+            prop_assert!(verifier(SECRET, "").verify(&changed, NOW).is_err());
+        }
+
+        #[test]
+        fn nothing_made_up_is_accepted(text in "\\PC{0,80}", parts in proptest::collection::vec("[A-Za-z0-9_-]{0,20}", 0..6)) {
+            let verifier = verifier(SECRET, RSA_PUBLIC);
+            prop_assert!(verifier.verify(&text, NOW).is_err());
+            prop_assert!(verifier.verify(&parts.join("."), NOW).is_err());
+        }
+    }
+}

@@ -133,6 +133,10 @@ fn set(table: &mut Table, one: &Override, known: &Table) -> Result<(), ConfigErr
     if matches!(default, Some(Value::Table(_))) {
         return Err(wrong("this is a table; name a key in it"));
     }
+    let above = parts.join(".");
+    if default_at(known, &above).is_some_and(|value| !value.is_table()) {
+        return Err(wrong("there is no table of this name"));
+    }
     let mut place = table;
     for part in parts {
         let next = place.entry(part).or_insert_with(|| Value::Table(Table::new()));
@@ -170,4 +174,174 @@ fn is_tables(value: &Value) -> bool {
 fn comma_list(text: &str) -> Value {
     let elements = text.split(',').map(str::trim).filter(|element| !element.is_empty());
     Value::Array(elements.map(|element| Value::String(element.to_owned())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::report::flat;
+    use crate::units::Span;
+
+    const SHIPPED: &str = include_str!("../../config.toml");
+
+    fn environment(pairs: &[(&str, &str)]) -> Given {
+        let own = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+        Given { environment: pairs.iter().map(own).collect(), ..Given::default() }
+    }
+
+    fn flags(pairs: &[(&str, &str)]) -> Given {
+        let flag = |(key, value): &(&str, &str)| Flag {
+            name: "--set".into(),
+            key: key.to_string(),
+            value: value.to_string(),
+        };
+        Given { flags: pairs.iter().map(flag).collect(), ..Given::default() }
+    }
+
+    fn error(text: &str, given: &Given) -> String {
+        merge("config.toml", text, given).expect_err("this must not pass").0
+    }
+
+    #[test]
+    fn the_shipped_file_says_exactly_the_defaults() {
+        let shipped = merge("config.toml", SHIPPED, &Given::default()).unwrap();
+        assert_eq!(flat(&shipped), flat(&Config::default()));
+    }
+
+    #[test]
+    fn the_shipped_file_has_every_key_with_a_reason() {
+        let table: Table = toml::from_str(SHIPPED).unwrap();
+        for (key, value) in flat(&Config::default()) {
+            // Lists of tables have no empty form beside their `[[table]]`, so they stand there as examples.
+            match key.as_str() {
+                "rooms.rule" => assert!(SHIPPED.contains("# [[rooms.rule]]\n")),
+                "apps" => assert!(SHIPPED.contains("# [[apps]]\n")),
+                _ => assert!(default_at(&table, &key).is_some(), "{key} = {value} is missing"),
+            }
+        }
+        for line in SHIPPED.lines().filter(|line| !line.starts_with('#') && line.contains(" = ")) {
+            assert!(line.contains(" # "), "no reason: {line}");
+        }
+    }
+
+    #[test]
+    fn flags_go_before_environment_before_file_before_default() {
+        let file = "[server]\nlisten = \"127.0.0.1:1\"\nworkers = 3\n[limits]\nping = \"11s\"\n";
+        let mut given =
+            environment(&[("ROOMCAST__SERVER__LISTEN", "127.0.0.1:2"), ("ROOMCAST__LIMITS__PING", "12s")]);
+        given.flags = flags(&[("limits.ping", "13s")]).flags;
+        let config = merge("config.toml", file, &given).unwrap();
+        assert_eq!((config.server.listen.as_str(), config.server.workers), ("127.0.0.1:2", 3));
+        assert_eq!((config.limits.ping, config.limits.handshake), (Span::seconds(13), Span::seconds(10)));
+    }
+
+    #[test]
+    fn what_platforms_set_is_understood() {
+        let given = environment(&[
+            ("PORT", "5000"),
+            ("REDIS_URL", "redis://h:6379/1"),
+            ("DATABASE_URL", "postgres://h/d"),
+        ]);
+        let config = merge("", "", &given).unwrap();
+        assert_eq!(config.server.listen, "0.0.0.0:5000");
+        assert_eq!(
+            (config.redis.url.as_str(), config.store.url.as_str()),
+            ("redis://h:6379/1", "postgres://h/d")
+        );
+        assert!(config.warnings().iter().any(|warning| warning.starts_with("store.url")));
+        let both = environment(&[("ROOMCAST__SERVER__LISTEN", "127.0.0.1:7"), ("PORT", "5000")]);
+        assert_eq!(merge("", "", &both).unwrap().server.listen, "127.0.0.1:7", "the exact name goes first");
+        let empty = environment(&[("PORT", ""), ("REDIS_URL", "")]);
+        assert_eq!(flat(&merge("", "", &empty).unwrap()), flat(&Config::default()));
+    }
+
+    #[test]
+    fn values_outside_the_file_get_the_type_that_the_key_wants() {
+        let config = merge(
+            "",
+            "",
+            &environment(&[
+                ("ROOMCAST__QUEUE__DOOR__PASSWORD", "0123"),
+                ("ROOMCAST__AUTH__SECRET", "\"quoted secret, 32 bytes or more\""),
+                ("ROOMCAST__SERVER__ORIGINS", "same, https://a.example"),
+                ("ROOMCAST__SERVER__TRUSTED_PROXIES", "[\"10.0.0.1\"]"),
+                ("ROOMCAST__ROOMS__PRESENCE", "false"),
+                ("ROOMCAST__ROOMS__HISTORY", "1_000"),
+                ("ROOMCAST__ROOMS__RULE", "[{match = \"team-*\", history = 7}]"),
+                ("ROOMCAST__QUEUE__LIST", "[{name = \"a\"}, {name = \"b\"}]"),
+                ("ROOMCAST__AUTH__API_KEYS", "first-key-of-the-shop,second-key-of-the-shop"),
+                ("OTHER__THING", "1"),
+            ]),
+        )
+        .unwrap();
+        assert_eq!(config.queue.door.password, "0123");
+        assert_eq!(config.auth.secret.expose(), "quoted secret, 32 bytes or more");
+        assert_eq!(config.server.origins, ["same", "https://a.example"]);
+        assert_eq!(config.server.trusted_proxies, ["10.0.0.1"]);
+        assert_eq!((config.rooms.presence, config.rooms.history), (false, 1000));
+        assert_eq!((config.rooms.rule.len(), config.queue.lists.len()), (1, 2));
+        assert!(config.auth.is_api_key("second-key-of-the-shop"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_its_place_and_a_guess() {
+        assert_eq!(
+            error("[server]\nlisten = \"127.0.0.1:1\"\nworker = 3\n", &Given::default()),
+            "config.toml:3:1: unknown key `worker`; did you mean `workers`?\n  |\n3 | worker = 3\n  | ^^^^^^"
+        );
+        assert!(
+            error("[sever]\n", &Given::default())
+                .contains("config.toml:1:2: unknown key `sever`; did you mean `server`?")
+        );
+        assert!(error("[server]\nsecret = \"x\"\n", &Given::default()).contains("it belongs to [auth]"));
+        assert!(
+            error("[log]\nformat = \"jsn\"\n", &Given::default())
+                .contains("2:10: unknown value `jsn`; did you mean `json`?")
+        );
+        assert!(
+            error("[[rooms.rule]]\nmatch = \"a\"\nhistroy = 1\n", &Given::default())
+                .contains("did you mean `history`?")
+        );
+        let given = environment(&[("ROOMCAST__SERVER__LISTN", "x")]);
+        assert!(error("", &given).starts_with("environment variable ROOMCAST__SERVER__LISTN: server.listn: unknown key `listn`; did you mean `listen`?"));
+        assert!(
+            error("", &flags(&[("limits.pign", "1s")]))
+                .contains("--set: limits.pign: unknown key `pign`; did you mean `ping`?")
+        );
+    }
+
+    #[test]
+    fn a_value_that_cannot_work_names_who_set_it() {
+        assert!(
+            error("[limits]\nping = \"0s\"\n", &Given::default())
+                .starts_with("config.toml:2:1: limits.ping: between")
+        );
+        assert!(error("[limits]\nping = \"5 sec of\"\n", &Given::default()).starts_with("config.toml:2:8: "));
+        assert!(error("", &flags(&[("limits.ping", "0s")])).starts_with("--set: limits.ping: between"));
+        let port = environment(&[("PORT", "http")]);
+        assert!(error("", &port).starts_with("environment variable PORT: server.listen: "));
+        for (key, value, word) in [
+            ("engine.kind", "redis", "one node only"),
+            ("server.tls_cert", "a.pem", "proxy"),
+            ("server.origins", "example.com", "server.origins"),
+            ("server.trusted_proxies", "proxy", "server.trusted_proxies"),
+            ("rooms.ack", "archived", "rooms.ack"),
+            ("redis.url", "http://h", "redis.url"),
+            ("auth.public_key", "no/such.pem", "cannot read"),
+            ("server", "x", "name a key in it"),
+            ("server.listen.port", "1", "no table"),
+            ("limits.ping", "25", "\"20s\""),
+            ("server.workers", "many", "server.workers"),
+            ("", "x", "table.key"),
+        ] {
+            let text = error("", &flags(&[(key, value)]));
+            assert!(text.contains(word), "{key}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_an_error_only_when_it_was_named() {
+        let given = Given { file: Some("no/such/config.toml".into()), ..Given::default() };
+        assert!(load(&given).unwrap_err().0.starts_with("cannot read no/such/config.toml: "));
+    }
 }

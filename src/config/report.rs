@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::server_settings::DemoAccess;
 
 /// The keys whose values are not shown.
-const SECRET_KEYS: [&str; 4] = ["secret", "password", "api_keys", "key"];
+const SECRET_KEYS: [&str; 3] = ["secret", "password", "api_keys"];
 
 /// One key that was set to something else than its default.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,4 +123,65 @@ pub fn startup_lines(config: &Config, http: &[SocketAddr], door: Option<SocketAd
         sources.join("; "),
         config.server.drain,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_told_and_secrets_are_not() {
+        let text = r#"
+            apps = [{ id = "1", key = "public", secret = "hunter2" }]
+            [server]
+            workers = 2
+            [auth]
+            secret = "hunter2"
+            api_keys = ["hunter2"]
+            [redis]
+            url = "redis://user:hunter2@h:6379"
+            [store]
+            url = "postgres://user:hunter2@h/d"
+            [queue.door]
+            password = "hunter2"
+        "#;
+        let config: Config = toml::from_str(text).unwrap();
+        let told = differences(&config);
+        let of = |key: &str| {
+            &told.iter().find(|one| one.key == key).unwrap_or_else(|| panic!("{key}: {told:?}")).value
+        };
+        assert_eq!(of("server.workers"), "2");
+        assert_eq!((of("auth.secret").as_str(), of("queue.door.password").as_str()), ("(set)", "(set)"));
+        assert!(
+            of("auth.api_keys") == "(set)"
+                && of("apps").contains("(set)")
+                && of("store.url").contains("user:***@h")
+        );
+        assert_eq!(told.len(), 7, "{told:?}");
+        for shown in [format!("{told:?}"), format!("{:?}", config.auth), toml::to_string(&config).unwrap()] {
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+        assert!(differences(&Config::default()).is_empty());
+    }
+
+    #[test]
+    fn five_lines_tell_what_runs() {
+        let (http, door) = ("127.0.0.1:8080".parse().unwrap(), "127.0.0.1:6380".parse().unwrap());
+        let lines = startup_lines(&Config::default(), &[http], Some(door));
+        assert_eq!(lines.lines().count(), 5);
+        for word in [
+            env!("CARGO_PKG_VERSION"),
+            "http://127.0.0.1:8080",
+            "memory",
+            "message_queue",
+            "127.0.0.1:6380",
+            "20s",
+        ] {
+            assert!(lines.contains(word), "{word}: {lines}");
+        }
+        let with_redis: Config = toml::from_str("[redis]\nurl = \"redis://:hunter2@h:6379\"").unwrap();
+        let lines = startup_lines(&with_redis, &[http], None);
+        assert!(lines.contains("list message_queue at redis://") && !lines.contains("hunter2"), "{lines}");
+        assert!(startup_lines(&Config::default(), &[http], None).contains("none (set redis.url"));
+    }
 }

@@ -7,3 +7,6 @@ pub mod health;
 pub mod metrics;
 pub mod publish;
 pub mod routes;
+
+#[cfg(test)]
+mod tests;

@@ -69,14 +69,14 @@ pub fn configure(table: &mut web::ServiceConfig) {
         )
         .service(page("/healthz").route(web::get().to(health::alive)).route(web::head().to(health::alive)))
         .service(page("/readyz").route(web::get().to(health::ready)).route(web::head().to(health::ready)))
-        .service(page("/metrics").route(web::get().to(metrics::show)))
+        .service(page("/metrics").route(web::get().to(metrics::show)).route(web::head().to(metrics::show)))
         .service(only_posts("/api/publish").route(web::post().to(publish::publish)))
-        .service(page("/v1/ws").route(web::get().to(upgrade_wanted)))
+        .service(page("/v1/ws").route(web::get().to(upgrade_wanted)).route(web::head().to(upgrade_wanted)))
         .default_service(web::to(not_found));
 }
 
 fn page(path: &str) -> Resource {
-    web::resource(path).default_service(wrong_method("GET"))
+    web::resource(path).default_service(wrong_method("GET, HEAD"))
 }
 
 fn only_posts(path: &str) -> Resource {
@@ -102,7 +102,7 @@ async fn not_found(house: web::Data<House>) -> HttpResponse {
 
 /// A request for the WebSocket path that does not ask for one.
 async fn upgrade_wanted() -> HttpResponse {
-    let problem = Problem::new(426, "upgrade", "this is a WebSocket path; connect with ws:// or wss://");
+    let problem = Problem::new(426, "handshake", "this is a WebSocket path; connect with ws:// or wss://");
     let mut answer = refuse(&problem);
     let headers = answer.headers_mut();
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

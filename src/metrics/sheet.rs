@@ -1,6 +1,7 @@
 //! A sheet of figures for one scrape: families in the order they are shown, each with a name, a help text
 //! and one number or several told apart by a label. Filled by the table and by whoever counts elsewhere.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -18,7 +19,7 @@ struct Family {
     help: &'static str,
     grows: bool,
     label: &'static str,
-    samples: Vec<(&'static str, Figure)>,
+    samples: Vec<(Cow<'static, str>, Figure)>,
 }
 
 /// Whole numbers stay whole: a float shows no more than 15 digits exactly.
@@ -48,9 +49,9 @@ impl Sheet {
         name: &'static str,
         help: &'static str,
         label: &'static str,
-        values: impl IntoIterator<Item = (&'static str, u64)>,
+        values: impl IntoIterator<Item = (impl Into<Cow<'static, str>>, u64)>,
     ) {
-        let samples = values.into_iter().map(|(value, n)| (value, Figure::Whole(n))).collect();
+        let samples = values.into_iter().map(|(value, n)| (value.into(), Figure::Whole(n))).collect();
         self.push(Family { name, help, grows: true, label, samples });
     }
 
@@ -60,15 +61,15 @@ impl Sheet {
         name: &'static str,
         help: &'static str,
         label: &'static str,
-        values: impl IntoIterator<Item = (&'static str, u64)>,
+        values: impl IntoIterator<Item = (impl Into<Cow<'static, str>>, u64)>,
     ) {
-        let samples = values.into_iter().map(|(value, n)| (value, Figure::Whole(n))).collect();
+        let samples = values.into_iter().map(|(value, n)| (value.into(), Figure::Whole(n))).collect();
         self.push(Family { name, help, grows: false, label, samples });
     }
 
     /// Seconds with a fraction: counted ones, or (`grows` false) a moment.
     pub fn seconds(&mut self, name: &'static str, help: &'static str, grows: bool, value: f64) {
-        let samples = vec![("", Figure::Fraction(value))];
+        let samples = vec![("".into(), Figure::Fraction(value))];
         self.push(Family { name, help, grows, label: ALONE, samples });
     }
 
@@ -93,7 +94,7 @@ impl Family {
             return self.samples.iter().try_for_each(|(_, figure)| figure.encode(self.grows, &mut metric));
         }
         self.samples.iter().try_for_each(|(value, figure)| {
-            let labels = [(self.label, *value)];
+            let labels = [(self.label, &**value)];
             let mut labelled = metric.encode_family(&labels)?;
             figure.encode(self.grows, &mut labelled)
         })

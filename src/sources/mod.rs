@@ -1,5 +1,13 @@
-//! Queues.
+//! Queues that backends push into, and the RESP door: how an item is taken, read and given back.
+//! Called by the queue actors. Knows drafts, but neither rooms nor sessions.
+
+pub mod counters;
+pub mod dead_letters;
+pub mod door_commands;
+pub mod door_turn;
 pub mod node;
 pub mod payload;
 pub mod redis_list;
+pub mod resp;
+pub mod resp_door;
 pub mod settings;

@@ -363,9 +363,11 @@ macro_rules! guarded {
     };
 }
 
+// `DEL` stands before `SET` for the same reason as `PEXPIRE` above: it is allowed without memory.
 const CLAIM: &str = "
     local held = redis.call('GET', KEYS[1])
     if (held or '') ~= ARGV[1] then return {held or '', redis.call('PTTL', KEYS[1])} end
+    redis.call('DEL', KEYS[1])
     redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
     redis.call('ZADD', KEYS[2], redis.call('TIME')[1], ARGV[4])
     return nil";

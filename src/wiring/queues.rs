@@ -1,0 +1,189 @@
+//! Starts and ends what backends push through: a queue actor for each list when there is a Redis, and the
+//! built-in RESP door. Called by the wiring alone.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::time::timeout;
+
+use crate::actors::letters::{Drain, PublishBatch};
+use crate::actors::redis_queue::{QueueTiming, RedisQueue, RedisQueueParts};
+use crate::actors::resp_door::{RespDoor, RespDoorParts};
+use crate::chat::names::RoomName;
+use crate::config::Config;
+use crate::http::health::Readiness;
+use crate::metrics::Metrics;
+use crate::metrics::sheet::Sheet;
+use crate::redis_link::RedisLink;
+use crate::sources::counters::QueueCounters;
+use crate::sources::dead_letters::MemoryDeadLetters;
+use crate::sources::payload::PayloadLimits;
+use crate::sources::redis_list::ListKeys;
+use crate::wiring::ServeError;
+
+/// What brings the pushes of backends.
+pub struct Queues {
+    lists: Vec<Addr<RedisQueue>>,
+    door: Option<Addr<RespDoor>>,
+    /// Where the door listens.
+    pub door_address: Option<SocketAddr>,
+}
+
+/// Opens the door and starts taking from the lists. `node` is this node's name, the same after a restart.
+pub fn start(
+    config: &Config,
+    chat: &Recipient<PublishBatch>,
+    node: &str,
+    metrics: &Metrics,
+    ready: &Readiness,
+) -> Result<Queues, ServeError> {
+    let room = RoomName::new(&config.rooms.default)
+        .map_err(|bad| ServeError::Config(format!("rooms.default: {bad}")))?;
+    let mut all = Vec::new();
+    let (door, door_address) = open_door(config, chat, &room, &mut all)?;
+    let mut lists = Vec::new();
+    if let Some(link) = config.redis.link().map_err(ServeError::Config)? {
+        for list in &config.queue.lists {
+            let counters = Arc::new(QueueCounters::default());
+            all.push((list.name.clone(), counters.clone()));
+            watch(ready, &list.name, &link, counters.clone());
+            let room = list.room.as_deref().map_or(Ok(room.clone()), RoomName::new);
+            let parts = RedisQueueParts {
+                link: link.clone(),
+                keys: ListKeys::new(&list.name)
+                    .map_err(|bad| ServeError::Config(format!("queue.list: {bad}")))?,
+                room: room.map_err(|bad| ServeError::Config(format!("queue.list.room: {bad}")))?,
+                limits: limits(config),
+                node: node.to_owned(),
+                dead_items: config.queue.dead_items,
+                timing: QueueTiming::default(),
+                chat: chat.clone(),
+                counters,
+            };
+            lists.push(RedisQueue::new(parts).start());
+        }
+    }
+    metrics.add(Box::new(move |sheet| write_counters(sheet, &all)));
+    Ok(Queues { lists, door, door_address })
+}
+
+type Counted = Vec<(String, Arc<QueueCounters>)>;
+
+fn limits(config: &Config) -> PayloadLimits {
+    PayloadLimits { message_bytes: config.limits.message_bytes }
+}
+
+fn open_door(
+    config: &Config,
+    chat: &Recipient<PublishBatch>,
+    room: &RoomName,
+    all: &mut Counted,
+) -> Result<(Option<Addr<RespDoor>>, Option<SocketAddr>), ServeError> {
+    let listen = &config.queue.door.listen;
+    if listen.is_empty() {
+        return Ok((None, None));
+    }
+    let counters = Arc::new(QueueCounters::default());
+    all.push(("door".into(), counters.clone()));
+    let cannot = |error: std::io::Error| {
+        ServeError::System(format!(
+            "cannot open the door for pushes on {listen} ({error}); choose another address with \
+             --set queue.door.listen=127.0.0.1:6390, or close it with --set queue.door.listen="
+        ))
+    };
+    let door = RespDoor::bind(RespDoorParts {
+        settings: config.queue.door.clone(),
+        lists: config.queue.lists.clone(),
+        room: room.clone(),
+        limits: limits(config),
+        chat: chat.clone(),
+        dead: Arc::new(MemoryDeadLetters::default()),
+        counters,
+    })
+    .map_err(cannot)?;
+    let address = door.address().map_err(cannot)?;
+    Ok((Some(door.start()), Some(address)))
+}
+
+/// A node whose queue is away serves its browsers, but a balancer should know.
+fn watch(ready: &Readiness, list: &str, link: &RedisLink, counters: Arc<QueueCounters>) {
+    let complaint = format!("list {list} cannot be taken from {link}; see the log");
+    ready.add(
+        "queue",
+        Box::new(move || match counters.is_connected() {
+            true => Ok(()),
+            false => Err(complaint.clone()),
+        }),
+    );
+}
+
+fn write_counters(sheet: &mut Sheet, all: &Counted) {
+    let each = |read: fn(&QueueCounters) -> u64| -> Vec<(String, u64)> {
+        all.iter().map(|(name, counters)| (name.clone(), read(counters))).collect()
+    };
+    let help = [
+        ("roomcast_queue_taken", "Items taken, repeats after a crash among them", each(QueueCounters::taken)),
+        ("roomcast_queue_accepted", "Items that got their place in a room", each(QueueCounters::accepted)),
+        (
+            "roomcast_queue_repeated",
+            "Accepted items whose id was known; said once only",
+            each(QueueCounters::repeated),
+        ),
+        ("roomcast_queue_connects", "Connections built to the queue's server", each(QueueCounters::connects)),
+        (
+            "roomcast_queue_waits",
+            "Batches that had to wait because rooms were busy",
+            each(QueueCounters::waits),
+        ),
+        (
+            "roomcast_queue_adopted",
+            "Items taken over from nodes that were gone",
+            each(QueueCounters::adopted),
+        ),
+        ("roomcast_queue_dead", "Items put among the dead letters", each(QueueCounters::dead_total)),
+        (
+            "roomcast_queue_dead_forgotten",
+            "Dead letters dropped because there were too many",
+            each(QueueCounters::dead_forgotten),
+        ),
+    ];
+    for (name, help, values) in help {
+        sheet.counters(name, help, "queue", values);
+    }
+    let gauges: [(&str, &str, fn(&QueueCounters) -> u64); 2] = [
+        (
+            "roomcast_queue_backlog",
+            "Items waiting in the list when it was last looked at",
+            QueueCounters::backlog,
+        ),
+        ("roomcast_queue_connected", "1 while items can come", |counters| counters.is_connected().into()),
+    ];
+    for (name, help, read) in gauges {
+        sheet.gauges(name, help, "queue", each(read));
+    }
+}
+
+impl Queues {
+    /// Takes nothing new, finishes what is under way and gives the rest back. At most `patience`.
+    pub async fn stop(&self, patience: Duration) {
+        let all = async {
+            for list in &self.lists {
+                told(list.send(Drain).await);
+            }
+            if let Some(door) = &self.door {
+                told(door.send(Drain).await);
+            }
+        };
+        if timeout(patience, all).await.is_err() {
+            log::warn!("a queue did not stop in time; what it has taken comes again after the restart");
+        }
+    }
+}
+
+fn told(result: Result<(), MailboxError>) {
+    if let Err(error) = result {
+        log::warn!("a queue had stopped before it was told to: {error}");
+    }
+}
