@@ -427,7 +427,7 @@ impl Session {
             (None, Some(known)) => Ok(Identity::clone(known)),
             (None, None) => self.guest(user.as_deref()),
         };
-        let identity = match identity {
+        let identity = match identity.and_then(|identity| self.keeps_user(identity)) {
             Ok(identity) => identity,
             Err(problem) => {
                 let goodbye = if problem.why == "expired" { Goodbye::EXPIRED } else { Goodbye::BAD_TOKEN };
@@ -439,18 +439,19 @@ impl Session {
                 return;
             }
         };
-        self.take_identity(reference, identity, before);
+        self.take_identity(reference, identity);
     }
 
-    fn take_identity(&mut self, reference: &Reference, identity: Identity, before: Option<Arc<Identity>>) {
-        if before.as_ref().is_some_and(|known| known.user != identity.user) {
-            let problem = Problem::new(
-                403,
-                "not-allowed",
-                "this session belongs to another user; open a new connection",
-            );
-            return self.refuse(reference.clone(), problem);
+    /// A session keeps its user: the others know by his name who speaks.
+    fn keeps_user(&self, identity: Identity) -> Result<Identity, Problem> {
+        if self.identity().is_none_or(|known| known.user == identity.user) {
+            return Ok(identity);
         }
+        Err(Problem::new(403, "not-allowed", "this session belongs to another user; open a new connection"))
+    }
+
+    fn take_identity(&mut self, reference: &Reference, identity: Identity) {
+        let again = self.identity().is_some();
         let identity = Arc::new(identity);
         if let Mind::Native(native) = &mut self.mind {
             native.identity = Some(identity.clone());
@@ -460,19 +461,14 @@ impl Session {
         // What was asked before this hello stays before it.
         self.post();
         let connection = self.connection.borrow().id;
-        self.house.chat.do_send(Open { connection, identity, i: reference.i, again: before.is_some() });
+        self.house.chat.do_send(Open { connection, identity, i: reference.i, again });
     }
 
     fn auth(&mut self, reference: Reference, token: &str) {
-        let before = self.identity().cloned();
-        match (self.verify(token), before) {
-            (Err(problem), _) => self.refuse(reference, problem),
-            (Ok(identity), before @ Some(_)) => {
-                self.take_identity(&Reference::default(), identity, before);
-                self.push(reference, What::Done);
-            }
-            (Ok(identity), None) => {
-                self.take_identity(&Reference::default(), identity, None);
+        match self.verify(token).and_then(|identity| self.keeps_user(identity)) {
+            Err(problem) => self.refuse(reference, problem),
+            Ok(identity) => {
+                self.take_identity(&Reference::default(), identity);
                 self.push(reference, What::Done);
             }
         }

@@ -77,16 +77,16 @@ fn merge(name: &str, text: &str, given: &Given) -> Result<Config, ConfigError> {
         config = Config::deserialize(table.clone())
             .map_err(|error| explain::in_override(&one.origin, &one.key, &error, &known))?;
     }
-    config.check().map_err(|complaint| blame(name, text, &overrides, &complaint))?;
+    config.check().map_err(|complaint| blame(name, text, &overrides, &complaint, &known))?;
     Ok(config)
 }
 
 /// A complaint is about the last one who set the key: a flag, the environment or the file.
-fn blame(name: &str, text: &str, overrides: &[Override], complaint: &str) -> ConfigError {
+fn blame(name: &str, text: &str, overrides: &[Override], complaint: &str, known: &Table) -> ConfigError {
     let key = complaint.split_once(':').map_or("", |(key, _)| key);
     match overrides.iter().rev().find(|one| one.key == key) {
         Some(one) => ConfigError(format!("{}: {complaint}", one.origin)),
-        None => explain::in_value(name, text, complaint),
+        None => explain::in_value(name, text, complaint, known),
     }
 }
 
@@ -287,7 +287,7 @@ mod tests {
     fn an_unknown_key_is_an_error_with_its_place_and_a_guess() {
         assert_eq!(
             error("[server]\nlisten = \"127.0.0.1:1\"\nworker = 3\n", &Given::default()),
-            "config.toml:3:1: unknown key `worker`; did you mean `workers`?\n  |\n3 | worker = 3\n  | ^^^^^^"
+            "config.toml:3:1: unknown key `worker`; did you mean `workers`?\n  |\n3 | worker = …\n  | ^^^^^^"
         );
         assert!(
             error("[sever]\n", &Given::default())

@@ -340,6 +340,15 @@ async fn exchange(link: &mut TcpStream, request: &str) -> (String, String) {
     }
 }
 
+#[actix_web::test]
+async fn a_body_without_end_costs_the_connection() {
+    let (house, _) = Scene::default().build();
+    let request = TestRequest::post().uri("/api/publish").set_payload(vec![b'x'; 3 << 20]);
+    let answer = ask(&house, LOCAL, request).await;
+    assert_eq!(answer.response().head().connection_type(), actix_web::http::ConnectionType::Close);
+    is_refusal(&json_of(answer).await, 413, "too-big");
+}
+
 /// A real server for one house; its address, and the handle that stops it.
 fn serve(house: web::Data<House>) -> (std::net::SocketAddr, actix_web::dev::ServerHandle) {
     let server = HttpServer::new(move || App::new().app_data(house.clone()).configure(configure))

@@ -13,6 +13,8 @@ use crate::metrics::{Count, Metrics, WHYS, process};
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut sheet = Sheet::default();
+        let version = env!("CARGO_PKG_VERSION");
+        sheet.gauges("roomcast_build_info", "The version that runs", "version", [(version, 1)]);
         self.deliveries(&mut sheet);
         self.connections(&mut sheet);
         self.rooms(&mut sheet);
