@@ -3,7 +3,7 @@
 //! nobody can forge a line by sending line breaks.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::Write;
 
 use env_logger::{Builder, Target, WriteStyle};
 use log::kv::{Error, Key, Value, VisitSource};
@@ -34,14 +34,19 @@ pub enum LogFormat {
 /// From which level on something is worth a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-#[allow(missing_docs)] // They are what they are called.
 pub enum LogLevel {
+    /// Nothing.
     Off,
+    /// What somebody has to mend.
     Error,
+    /// What may need a look.
     Warn,
+    /// And what changes in the server's life.
     #[default]
     Info,
+    /// And what helps to find a mistake.
     Debug,
+    /// And everything else.
     Trace,
 }
 
@@ -183,11 +188,6 @@ impl<'kvs> VisitSource<'kvs> for JsonFields<'_> {
         self.0.insert(key.as_str().to_owned(), json);
         Ok(())
     }
-}
-
-/// Whether the standard error is a terminal, so that a person may be reading.
-pub fn is_watched() -> bool {
-    io::IsTerminal::is_terminal(&io::stderr())
 }
 
 #[cfg(test)]

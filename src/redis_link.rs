@@ -100,7 +100,9 @@ impl RedisLink {
                 ));
             }
             _ => {
-                return Err(bad("has an unknown scheme; use redis://, redis+sentinel:// or redis+cluster://"));
+                return Err(bad(
+                    "has an unknown scheme; use redis://, redis+sentinel:// or redis+cluster://",
+                ));
             }
         };
         let hosts = hosts.split(',').map(|host| host_of(host, port)).collect::<Result<Vec<_>, _>>()?;

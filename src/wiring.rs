@@ -37,6 +37,7 @@ use crate::config::Config;
 use crate::config::report::startup_lines;
 use crate::http::health::Readiness;
 use crate::http::routes::{self, House};
+use crate::log::LogFormat;
 use crate::metrics::Metrics;
 use crate::transports::websocket::Door;
 
@@ -142,6 +143,7 @@ impl Roomcast {
 
     /// Runs the server until SIGTERM or SIGINT has been carried out.
     pub fn run(self) -> Result<(), ServeError> {
+        self.config.check().map_err(|error| ServeError::Config(error.to_string()))?;
         panics::install_hook();
         raise_file_limit();
         let system = System::new();
@@ -272,6 +274,10 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         config,
     });
     if let Some(keys) = plan.verifier.published() {
+        let known = keys.clone();
+        let complaint = "no keys have come from auth.jwks_url yet; see the log";
+        let check = move || if known.has_keys() { Ok(()) } else { Err(complaint.to_owned()) };
+        plan.ready.add("keys", Box::new(check));
         actix_rt::spawn(keys.keep_fresh(Default::default()));
     }
     let server = start(&plan, listeners, workers)?;
@@ -280,12 +286,22 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
     let node = plan.config.server.node_name(port);
     let pushes = chat.clone().recipient();
     let queues = queues::start(&plan.config, &pushes, &node, &plan.metrics, &plan.ready)?;
-    print!("{}", startup_lines(&plan.config, &addresses, queues.door_address));
-    // Whoever reads our first lines through a pipe wants them now; if nobody does, that is fine.
-    io::stdout().flush().unwrap_or_default();
+    greet(&startup_lines(&plan.config, &addresses, queues.door_address), plan.config.log.format);
     wait_for_signal().await?;
     stop(&plan, &chat, &queues, server).await;
     Ok(())
+}
+
+/// The first five lines: for people on standard output, for log services as entries of the log.
+fn greet(lines: &str, format: LogFormat) {
+    match format {
+        LogFormat::Text => {
+            print!("{lines}");
+            // Whoever reads them through a pipe wants them now; if nobody does, that is fine.
+            io::stdout().flush().unwrap_or_default();
+        }
+        LogFormat::Json => lines.lines().for_each(|line| log::info!("{line}")),
+    }
 }
 
 fn listen(config: &Config) -> Result<Vec<TcpListener>, ServeError> {
@@ -330,6 +346,7 @@ fn start(plan: &Arc<Plan>, listeners: Vec<TcpListener>, workers: usize) -> Resul
             });
             let app = app.into_factory().map_err(|error: Error| error.error_response());
             HttpService::build()
+                .tcp_nodelay(true)
                 .keep_alive(KeepAlive::Timeout(KEEP_ALIVE))
                 .client_request_timeout(plan.config.limits.handshake.duration())
                 .client_disconnect_timeout(Duration::from_secs(2))

@@ -172,9 +172,10 @@ function note(view, text) {
 function missed({ all, was, from, to }, room) {
   const view = views.get(room.name);
   if (!all) return note(view, hole(from, to));
+  const sawNothing = view.to === 0; // an empty room that nobody is in may end and begin anew
   if (!view.tail) Object.assign(view, { lines: [], tail: true });
   Object.assign(view, { older: false, to: 0 });
-  note(view, `The server began a new log (epoch ${was} became ${room.epoch}): lines said while you were away are not kept.`);
+  if (!sawNothing) note(view, `The server began a new log (epoch ${was} became ${room.epoch}): lines said while you were away are not kept.`);
 }
 
 function hole(from, to) {
@@ -455,7 +456,7 @@ function banner(state, until) {
   const texts = {
     connecting: 'Connecting. Lines you write wait here.',
     waiting: `No connection. ${left > 0 ? `Trying again in ${left} s.` : 'Trying again.'} Lines you write wait here.`,
-    stopped: `The server ended this visit: ${state.why || state.code}. Reload the page to come back.`,
+    stopped: `The server ended this visit: ${state.msg || state.why || state.code}. Reload the page to come back.`,
   };
   $('banner').firstElementChild.textContent = texts[state.state];
   $('banner').lastElementChild.hidden = state.state !== 'waiting';

@@ -22,13 +22,14 @@
  *   read, got                   how far others have read
  *   refused                     a RoomcastError: this room may not be joined
  * and on the client alone:
- *   state      {state: 'connecting' | 'live' | 'waiting' | 'stopped', retryIn?, code?, why?}
+ *   state      {state: 'connecting' | 'live' | 'waiting' | 'stopped', retryIn?, code?, why?, msg?}
  *   held       {room, id, wait, why}: the server wants a publish later; it goes again by itself
  *   problem    a RoomcastError that belongs to no promise
  */
 
 const FIRST_WORD_MS = 10_000; // from opening the socket to `welcome`
 const PROBE_MS = 5_000; // for an answer after the network or the page came back
+const LAST_WORD_MS = 1_000; // for the close that follows a refusal
 const STEADY_MS = 5_000; // a connection that lived so long begins the growing delay anew
 const DELAY_MAX_MS = 30_000;
 const TYPING_EVERY_MS = 3_000; // the server ends typing after 6 s
@@ -102,6 +103,7 @@ export class Roomcast extends Emitter {
   #answered = true;
   #liveSince = 0;
   #bye = null;
+  #turnedAway = null;
   #out = new Map(); // request number: publish or request without an answer, in the order they were made
   #count = 0;
   #seed = Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => (byte % 36).toString(36)).join('');
@@ -277,9 +279,12 @@ export class Roomcast extends Emitter {
   /** The connection is gone; the close code says whether and when to come back. */
   #lost(closeCode, closeWhy) {
     const { code = closeCode, why = closeWhy, wait = 0 } = this.#bye ?? {};
-    this.#bye = null;
+    const no = this.#turnedAway;
+    this.#bye = this.#turnedAway = null;
     this.#drop();
-    if (code >= 4000 && code < 4100) return this.#stop(code, why);
+    const final = code >= 4000 && code < 4100;
+    const renewable = [why, no?.why].includes('expired') && typeof this.#options.token === 'function';
+    if ((final || no) && !renewable) return this.#stop(final ? code : no.code, final ? why : no.why, no?.msg);
     if (this.#liveSince && Date.now() - this.#liveSince >= STEADY_MS) this.#attempt = 0;
     this.#liveSince = 0;
     // "At once" is for a connection that worked: a server that keeps sending us away gets the growing delay.
@@ -290,13 +295,13 @@ export class Roomcast extends Emitter {
     this.#tell({ state: 'waiting', retryIn: Math.round(delay), code, why });
   }
 
-  #stop(code, why) {
+  #stop(code, why, msg) {
     if (this.#state.state === 'stopped') return;
     this.#turn += 1;
     this.#drop();
     for (const unlisten of this.#unlisten) unlisten();
-    this.#tell({ state: 'stopped', code, why });
-    for (const item of [...this.#out.values()]) this.#settle(item, { code, why: why || 'stopped' });
+    this.#tell({ state: 'stopped', code, why, msg });
+    for (const item of [...this.#out.values()]) this.#settle(item, { code, why: why || 'stopped', msg });
   }
 
   /**
@@ -391,6 +396,14 @@ export class Roomcast extends Emitter {
   #refused(frame) {
     const item = this.#out.get(frame.i);
     if (item) return this.#putOff(item, frame);
+    // Before `welcome` nothing else was asked but to be let in; unchanged, the answer stays the same.
+    const atTheDoor = this.#state.state === 'connecting' && frame.r === undefined;
+    if (atTheDoor && patience(frame, 0) === null) {
+      this.#turnedAway = frame;
+      clearTimeout(this.#timers.dead);
+      this.#timers.dead = setTimeout(() => this.#lost(0, 'refused'), LAST_WORD_MS); // it mostly closes by itself
+      return;
+    }
     const rooms = [...this.rooms.values()];
     const room = rooms.find(({ name, state, i }) => state === 'joining' && (frame.i ? i === frame.i : name === frame.r));
     if (!room) return this.emit('problem', new RoomcastError(frame));

@@ -34,8 +34,8 @@ pub enum Life {
     Open,
     /// Our close frame is on its way or sent; what comes is read only for the client's.
     Closing {
-        /// Why.
-        goodbye: Goodbye,
+        /// Why. Boxed, because most connections are open and each should be small.
+        goodbye: Box<Goodbye>,
         /// Nothing is expected of the client: after our last byte the sending side is shut.
         peer_done: bool,
         /// The sending side is shut.

@@ -765,7 +765,8 @@ impl Core {
             connection.listed = true;
             self.listed.push(connection.id.slot);
         }
-        connection.life = Life::Closing { goodbye, peer_done: farewell.peer_done, shut: false };
+        connection.life =
+            Life::Closing { goodbye: Box::new(goodbye), peer_done: farewell.peer_done, shut: false };
         connection.give_up_at_ms = self.now_ms() + CLOSE_MS;
         self.wheel.schedule(connection.give_up_at_ms, (connection.id.slot, connection.id.generation));
         self.leaving.push(connection.id.slot);
