@@ -1,0 +1,15 @@
+//! What Roomcast promises, told as stories: a file per promise. Every story opens its own hall, a real
+//! server process on a free port, and talks to it over real sockets. Nobody sleeps: who waits, waits for a
+//! frame, and a wait that takes too long fails with what was heard until then.
+
+mod stage;
+
+mod auth;
+mod handlers;
+mod joining;
+mod limits;
+mod malformed;
+mod operation;
+mod ordering;
+mod presence;
+mod recovery;

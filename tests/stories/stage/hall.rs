@@ -1,0 +1,253 @@
+//! The hall: a real server process on a port of its own, in an empty folder, with nothing in its environment.
+//! It is killed when the story is over, however it ends; after a failure its log is shown.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::guest::Guest;
+use super::http::{Answer, read_head};
+use super::wire::Wire;
+use super::{PATIENCE, eventually};
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_roomcast");
+
+/// A running server.
+pub struct Hall {
+    child: Child,
+    address: SocketAddr,
+    log: Arc<Mutex<String>>,
+    copies: Vec<JoinHandle<()>>,
+    /// The folder that it runs in; gone with it.
+    _home: tempfile::TempDir,
+}
+
+/// The program in an empty folder, without anything of this process's environment that it would read.
+pub fn program(path: impl AsRef<OsStr>, home: &Path) -> Command {
+    let mut command = Command::new(path);
+    command.current_dir(home).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for (name, _) in std::env::vars_os() {
+        let theirs = name.to_str().is_some_and(|name| name.starts_with("ROOMCAST__") || name == "RUST_LOG");
+        if theirs {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+impl Hall {
+    /// A hall with the defaults.
+    pub async fn open() -> Hall {
+        Hall::with(&[]).await
+    }
+
+    /// A hall with some keys of the configuration set: `limits.ping=1s`.
+    pub async fn with(settings: &[&str]) -> Hall {
+        Hall::with_flags(settings, &[]).await
+    }
+
+    /// The same with other flags of the command line.
+    pub async fn with_flags(settings: &[&str], flags: &[&str]) -> Hall {
+        let home = tempfile::tempdir().expect("a folder for the hall");
+        let mut command = program(PROGRAM, home.path());
+        command.args(["--listen", "127.0.0.1:0", "--set", "queue.door.listen="]).args(flags);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        Hall::run(command, home).await
+    }
+
+    /// Any program that prints the start-up lines of a server.
+    pub async fn run(mut command: Command, home: tempfile::TempDir) -> Hall {
+        let mut child = command.spawn().expect("the program starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (tell, listening) = oneshot::channel();
+        let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+        let copies = vec![copy(out, log.clone(), Some(tell)), copy(err, log.clone(), None)];
+        let mut hall = Hall { child, address: ([127, 0, 0, 1], 0).into(), log, copies, _home: home };
+        let Ok(Ok(address)) = timeout(PATIENCE, listening).await else {
+            panic!("the server did not say where it listens");
+        };
+        hall.address = address;
+        eventually("/readyz says 200", || async { (hall.get("/readyz").await.status == 200).then_some(()) })
+            .await;
+        hall
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All that the server has printed so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    // ---- guests ----
+
+    /// Somebody who has said who he is, and is in no room.
+    pub async fn enter(&self, name: &str) -> Guest {
+        let wire = self.wire(&format!("/v1/ws?user={name}")).await;
+        Guest::welcomed(wire, name).await
+    }
+
+    /// Somebody who is in a room.
+    pub async fn join(&self, room: &str, name: &str) -> Guest {
+        let mut guest = self.enter(name).await;
+        guest.joins(room).await;
+        guest
+    }
+
+    /// Somebody with a token in the URL.
+    pub async fn enter_with(&self, token: &str, name: &str) -> Guest {
+        let wire = self.wire(&format!("/v1/ws?token={token}")).await;
+        Guest::welcomed(wire, name).await
+    }
+
+    /// A WebSocket connection; fails when the server refuses it.
+    pub async fn wire(&self, path: &str) -> Wire {
+        self.knock(path, &[]).await.unwrap_or_else(|answer| panic!("not let in: {answer:?}"))
+    }
+
+    /// Asks for a WebSocket connection with headers of one's own.
+    pub async fn knock(&self, path: &str, headers: &[(&str, &str)]) -> Result<Wire, Answer> {
+        Wire::upgrade(self.socket().await, self.address, path, headers).await
+    }
+
+    /// A bare TCP connection.
+    pub async fn socket(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("the server listens")
+    }
+
+    // ---- HTTP ----
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.request(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address))
+            .await
+    }
+
+    /// Pushes a message as a backend on this machine does.
+    pub async fn publish(&self, body: &serde_json::Value) -> Answer {
+        let body = body.to_string();
+        self.request(&format!(
+            "POST /api/publish HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            self.address,
+            body.len()
+        ))
+        .await
+    }
+
+    /// Sends a request as it is.
+    pub async fn request(&self, request: &str) -> Answer {
+        let mut socket = self.socket().await;
+        socket.write_all(request.as_bytes()).await.expect("the server reads the request");
+        let (head, rest) = read_head(&mut socket).await;
+        head.with_body(rest, &mut socket).await
+    }
+
+    /// The figures by name and labels: `roomcast_deliveries_dropped_total{reason="slow"}`.
+    pub async fn figures(&self) -> BTreeMap<String, f64> {
+        let text = self.get("/metrics").await.body;
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let read = |line: &str| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        };
+        samples.map(|line| read(line).unwrap_or_else(|| panic!("no figure: {line}"))).collect()
+    }
+
+    /// One figure; fails when there is no such.
+    pub async fn figure(&self, name: &str) -> f64 {
+        let figures = self.figures().await;
+        *figures.get(name).unwrap_or_else(|| panic!("no figure {name} in {figures:#?}"))
+    }
+
+    /// Waits until a figure is what it should be.
+    pub async fn figure_becomes(&self, name: &str, right: impl Fn(f64) -> bool) -> f64 {
+        eventually(name, || async { Some(self.figure(name).await).filter(|value| right(*value)) }).await
+    }
+
+    /// Memory of the server that is in use, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells VmRSS");
+        let kib = line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB");
+        kib << 10
+    }
+
+    // ---- the end ----
+
+    /// Sends the server a signal: `TERM`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status();
+        assert!(sent.expect("kill can be run").success(), "the server is gone already");
+    }
+
+    /// Waits for the server's end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let child = Mutex::new(&mut self.child);
+        let look = || async {
+            let mut child = child.lock().unwrap_or_else(PoisonError::into_inner);
+            child.try_wait().expect("a child can be asked")
+        };
+        eventually("the end of the server", look).await
+    }
+}
+
+/// Copies what the server prints; `tell` hears the address that it listens on.
+fn copy(
+    from: impl Read + Send + 'static,
+    log: Arc<Mutex<String>>,
+    tell: Option<oneshot::Sender<SocketAddr>>,
+) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut tell = tell;
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            let address =
+                line.split_once("http://").and_then(|(_, rest)| rest.split([' ', ',']).next()?.parse().ok());
+            if let (true, Some(address)) = (line.starts_with("listening"), address)
+                && let Some(tell) = tell.take()
+            {
+                // Nobody waits any more only when the story has failed already.
+                tell.send(address).ok();
+            }
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            log.push_str(&line);
+            log.push('\n');
+        }
+    })
+}
+
+impl Drop for Hall {
+    fn drop(&mut self) {
+        // They fail only when the server has ended by itself.
+        self.child.kill().ok();
+        self.child.wait().ok();
+        for copy in self.copies.drain(..) {
+            copy.join().ok();
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!(
+                "--- the server's last words ---\n{}",
+                lines[lines.len().saturating_sub(40)..].join("\n")
+            );
+        }
+    }
+}
