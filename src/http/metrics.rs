@@ -3,7 +3,7 @@
 use actix_web::http::header::CACHE_CONTROL;
 use actix_web::{HttpResponse, web};
 
-use crate::http::routes::House;
+use crate::http::house::House;
 use crate::metrics::CONTENT_TYPE;
 
 /// `GET /metrics`.

@@ -4,8 +4,10 @@
 pub mod answer;
 pub mod demo;
 pub mod health;
+pub mod house;
 pub mod metrics;
 pub mod publish;
+pub mod readiness;
 pub mod routes;
 
 #[cfg(test)]

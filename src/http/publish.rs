@@ -15,7 +15,7 @@ use crate::chat::data::{DEPTH_MAX, Data};
 use crate::chat::message::{Accepted, Draft, Via};
 use crate::chat::names::{MessageId, RoomName, UserName};
 use crate::http::answer::refuse;
-use crate::http::routes::House;
+use crate::http::house::House;
 use crate::protocols::codes::Problem;
 
 /// How much of a body that is too long is read and thrown away, so that the connection can be kept.

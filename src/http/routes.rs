@@ -1,62 +1,12 @@
-//! The one table of routes, and what they share. Wiring puts the table into every worker's application.
+//! The one table of routes. Wiring puts it into every worker's application.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
-use std::time::Duration;
-
-use actix::Recipient;
 use actix_web::http::header::{CONNECTION, HeaderValue, UPGRADE};
-use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
+use actix_web::{HttpResponse, Resource, Route, web};
 
-use crate::actors::letters::PublishBatch;
-use crate::auth::origin::Origins;
-use crate::auth::settings::AuthSettings;
-use crate::auth::visitor;
 use crate::http::answer::refuse;
-use crate::http::health::Readiness;
+use crate::http::house::House;
 use crate::http::{demo, health, metrics, publish};
-use crate::metrics::Metrics;
 use crate::protocols::codes::Problem;
-use crate::server_settings::{DemoAccess, DemoSettings};
-
-/// What the routes share.
-#[derive(Debug)]
-pub struct House {
-    /// Who may see the demo.
-    pub demo: DemoSettings,
-    /// Whose pages may use the server API.
-    pub origins: Origins,
-    /// The API keys.
-    pub auth: AuthSettings,
-    /// Longest body of the server API, in bytes (`limits.message_bytes`).
-    pub message_bytes: usize,
-    /// How long a body may take (`limits.handshake`).
-    pub handshake: Duration,
-    /// Where errors are counted and figures come from.
-    pub metrics: Arc<Metrics>,
-    /// Whether new visitors are wanted.
-    pub ready: Arc<Readiness>,
-    /// The chat server.
-    pub publish: Recipient<PublishBatch>,
-}
-
-impl House {
-    /// Whether the demo is open to who asks.
-    pub fn demo_is_open(&self, request: &HttpRequest) -> bool {
-        visitor::demo_open(&self.demo, is_local(request))
-    }
-
-    /// Whether who asks sits at this machine and the demo is enabled at all.
-    pub fn demo_is_enabled_for_local(&self, request: &HttpRequest) -> bool {
-        self.demo.enabled != DemoAccess::Off && is_local(request)
-    }
-}
-
-fn is_local(request: &HttpRequest) -> bool {
-    // A socket that does not know its peer is nobody's neighbour.
-    let peer = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
-    visitor::is_local(peer, request.headers(), visitor::host(request.headers()))
-}
 
 /// All routes; whatever is not among them gets a 404, another method a 405.
 pub fn configure(table: &mut web::ServiceConfig) {

@@ -19,8 +19,9 @@ use crate::actors::letters::PublishBatch;
 use crate::auth::origin::Origins;
 use crate::auth::settings::{AuthSettings, Secret};
 use crate::chat::message::{Accepted, Draft, Epoch, Refused};
-use crate::http::health::Readiness;
-use crate::http::routes::{House, configure};
+use crate::http::house::House;
+use crate::http::readiness::Readiness;
+use crate::http::routes::configure;
 use crate::metrics::Metrics;
 use crate::server_settings::{DemoAccess, DemoSettings};
 

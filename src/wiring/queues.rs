@@ -13,7 +13,7 @@ use crate::actors::redis_queue::{QueueTiming, RedisQueue, RedisQueueParts};
 use crate::actors::resp_door::{RespDoor, RespDoorParts};
 use crate::chat::names::RoomName;
 use crate::config::Config;
-use crate::http::health::Readiness;
+use crate::http::readiness::Readiness;
 use crate::metrics::Metrics;
 use crate::metrics::sheet::Sheet;
 use crate::redis_link::RedisLink;
