@@ -1,0 +1,143 @@
+//! State that has no place in the log, and what ends by itself: typing, presence, what is too old, a drain.
+
+use smallvec::SmallVec;
+
+use super::{ChatServer, Seat, TIDY_ROOMS, now_ms};
+use crate::actors::letters::{ConnectionId, ToHub};
+use crate::chat::names::{RoomName, UserName};
+use crate::chat::permission::Denied;
+use crate::chat::presence::NAMED_USERS_MAX;
+use crate::chat::rooms::RoomKey;
+use crate::protocols::codes::{Goodbye, Problem};
+use crate::protocols::native_frames as frames;
+
+impl ChatServer {
+    pub(super) fn end_typing(&mut self, key: RoomKey, user: Option<&UserName>) {
+        let Some(user) = user else { return };
+        if self.rooms.get_mut(key).typing.end(user) {
+            self.tell_typing(key, user, false, None);
+        }
+    }
+
+    pub(super) fn type_on(
+        &mut self,
+        connection: ConnectionId,
+        name: &RoomName,
+        on: bool,
+    ) -> Result<(), Problem> {
+        let key = self.rooms.find(name).filter(|key| self.membership(connection, *key).is_some());
+        let (Some(key), Some((identity, _))) = (key, self.session(connection)) else {
+            return Err(Denied::NotJoined.into());
+        };
+        let user = identity.user.clone();
+        let room = self.rooms.get_mut(key);
+        let news = if on { room.typing.begin(&user, now_ms()) } else { room.typing.end(&user) };
+        if on {
+            self.typing.insert(key);
+        }
+        if news {
+            self.tell_typing(key, &user, on, Some(connection));
+        }
+        Ok(())
+    }
+
+    pub(super) fn tell_typing(
+        &mut self,
+        key: RoomKey,
+        user: &UserName,
+        on: bool,
+        except: Option<ConnectionId>,
+    ) {
+        let name = self.rooms.get(key).name.clone();
+        let frame = self.frame(|out| frames::typing(out, &name, user, on));
+        self.broadcast(key, &frame, except);
+    }
+
+    /// Tells rooms who came and went, as far as they may be told now.
+    pub(super) fn tell_presence(&mut self) {
+        if self.untold.is_empty() {
+            return;
+        }
+        let now = now_ms();
+        let due: SmallVec<[RoomKey; 8]> =
+            self.untold.iter().filter(|key| self.rooms.get(**key).roster.due_at() <= now).copied().collect();
+        for key in due {
+            self.untold.remove(&key);
+            let difference = self.rooms.get_mut(key).roster.take_news(now);
+            if difference.came.is_empty() && difference.went.is_empty() {
+                continue;
+            }
+            let room = self.rooms.get(key);
+            let (name, who) = (room.name.clone(), room.roster.len());
+            let frame = if who > NAMED_USERS_MAX {
+                self.frame(|out| frames::presence_count(out, &name, who))
+            } else {
+                let infos: Vec<_> = difference
+                    .came
+                    .iter()
+                    .map(|user| room.roster.get(user).and_then(|here| here.info.clone()))
+                    .collect();
+                let came = difference.came.iter().zip(infos.iter().map(|info| info.as_deref()));
+                self.frame(|out| frames::presence(out, &name, came, &difference.went, who))
+            };
+            self.broadcast(key, &frame, None);
+        }
+    }
+
+    pub(super) fn beat(&mut self) {
+        let now = now_ms();
+        for key in std::mem::take(&mut self.typing) {
+            let ended = self.rooms.get_mut(key).typing.take_ended(now);
+            for user in ended {
+                self.tell_typing(key, &user, false, None);
+            }
+            if !self.rooms.get(key).typing.is_empty() {
+                self.typing.insert(key);
+            }
+        }
+        self.tidy(TIDY_ROOMS);
+        self.drain_some();
+    }
+
+    /// Looks at some rooms for what is too old or too much. Returns whether any room is open.
+    pub(super) fn tidy(&mut self, n: usize) -> bool {
+        for key in self.rooms.tidy(now_ms(), n) {
+            self.untold.remove(&key);
+            self.typing.remove(&key);
+            for link in self.hubs.iter_mut().flatten() {
+                link.items.push(ToHub::Forget(key));
+            }
+        }
+        !self.rooms.is_empty()
+    }
+
+    /// Closes some sessions of a server that stops, spread over half of the time it has, so that they do not
+    /// all come back elsewhere in the same moment.
+    pub(super) fn drain_some(&mut self) {
+        let Some(per_beat) = self.draining else { return };
+        let mut closed = 0;
+        while closed < per_beat && self.sessions > 0 {
+            let (worker, slot) = self.drain_hand;
+            let Some(seats) = self.seats.get(worker) else {
+                self.drain_hand = (0, 0);
+                return;
+            };
+            let Some(place) = seats.get(slot) else {
+                self.drain_hand = (worker + 1, 0);
+                continue;
+            };
+            self.drain_hand.1 += 1;
+            let Some((generation, seat)) = place else { continue };
+            let connection =
+                ConnectionId { worker: worker as u16, slot: slot as u32, generation: *generation };
+            // Where clients come back to is not the same for all, so neither is when.
+            let wait_ms = 500 + self.names.hash_one(connection) % 2_000;
+            let goodbye = match seat {
+                Seat::Raw { .. } => Goodbye { code: 1001, why: "restart".into(), wait_ms: None },
+                Seat::Session { .. } => Goodbye::restart(wait_ms),
+            };
+            self.close(connection, goodbye);
+            closed += 1;
+        }
+    }
+}
