@@ -19,13 +19,29 @@ const el = (tag, name, ...inside) => {
   return node;
 };
 const stored = (key) => {
-  try { return localStorage.getItem(key); } catch { return null; } // storage can be forbidden
+  try {
+    return localStorage.getItem(key);
+  } catch {
+    return null;
+  } // storage can be forbidden
 };
 const store = (key, value) => {
-  try { localStorage.setItem(key, value); } catch { /* then the next visit begins anew */ }
+  try {
+    localStorage.setItem(key, value);
+  } catch {
+    /* then the next visit begins anew */
+  }
 };
 // At most 32 characters, so at most the 128 bytes that the server takes; no control or half characters.
-const cleanName = (text) => [...text.normalize('NFC').replace(/[\p{C}\s]+/gu, ' ').trim()].slice(0, 32).join('');
+const cleanName = (text) =>
+  [
+    ...text
+      .normalize('NFC')
+      .replace(/[\p{C}\s]+/gu, ' ')
+      .trim(),
+  ]
+    .slice(0, 32)
+    .join('');
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' });
 const calendar = new Intl.DateTimeFormat(undefined, { weekday: 'long', day: 'numeric', month: 'long' });
 
@@ -175,7 +191,11 @@ function missed({ all, was, from, to }, room) {
   const sawNothing = view.to === 0; // an empty room that nobody is in may end and begin anew
   if (!view.tail) Object.assign(view, { lines: [], tail: true });
   Object.assign(view, { older: false, to: 0 });
-  if (!sawNothing) note(view, `The server began a new log (epoch ${was} became ${room.epoch}): lines said while you were away are not kept.`);
+  if (!sawNothing)
+    note(
+      view,
+      `The server began a new log (epoch ${was} became ${room.epoch}): lines said while you were away are not kept.`,
+    );
 }
 
 function hole(from, to) {
@@ -271,7 +291,9 @@ function paint() {
   const list = $('lines');
   const lines = [...here.lines, ...here.waiting.values()];
   const rows = new Set(lines.map((line) => (line.row ??= draw(line))));
-  const eye = stick ? null : [...list.children].find((row) => rows.has(row) && row.offsetTop + row.offsetHeight > box.scrollTop);
+  const eye = stick
+    ? null
+    : [...list.children].find((row) => rows.has(row) && row.offsetTop + row.offsetHeight > box.scrollTop);
   const eyeTop = eye?.offsetTop;
   for (const row of [...list.children]) if (!rows.has(row)) row.remove();
   let next = list.firstElementChild;
@@ -281,7 +303,7 @@ function paint() {
     else list.insertBefore(line.row, next);
   });
   $('empty').hidden = lines.length > 0 || room.state !== 'live' || room.s > 0;
-  $('start').textContent = room.s ? here.why ?? start(here) : '';
+  $('start').textContent = room.s ? (here.why ?? start(here)) : '';
   $('st-offset').textContent = room.s ?? 0;
   $('st-epoch').textContent = room.epoch ?? 'none';
   if (stick && lines.length > 0) box.scrollTop = box.scrollHeight;
@@ -322,7 +344,12 @@ function dress(line, before) {
   if (line.note) return;
   const day = new Date(line.ts).toDateString();
   const newDay = before?.ts === undefined ? !before?.note : new Date(before.ts).toDateString() !== day;
-  const more = !newDay && before?.u === line.u && before.via === line.via && before.type === line.type && line.ts - before.ts < GROUP_MS;
+  const more =
+    !newDay &&
+    before?.u === line.u &&
+    before.via === line.via &&
+    before.type === line.type &&
+    line.ts - before.ts < GROUP_MS;
   const look = [newDay, more, line.state, line.why, line.ts, line.s].join();
   if (line.look === look && line.dressed === line.row) return;
   Object.assign(line, { look, dressed: line.row });
@@ -362,7 +389,8 @@ function drawPeople() {
   $('count').textContent = room.who;
   const names = [...room.users.keys()].sort((a, b) => (b === chat.user) - (a === chat.user) || a.localeCompare(b));
   const rows = names.slice(0, 200).map((user) => el('li', '', user, user === chat.user ? el('small', '', 'you') : ''));
-  if (room.who > rows.length) rows.push(el('li', '', rows.length ? `and ${room.who - rows.length} more` : `${room.who} people`));
+  if (room.who > rows.length)
+    rows.push(el('li', '', rows.length ? `and ${room.who - rows.length} more` : `${room.who} people`));
   $('here').replaceChildren(...rows);
 }
 
@@ -384,10 +412,13 @@ function say() {
   $('line').value = '';
   fit();
   latest();
-  chat.publish(view.room.name, text, { id }).then(
-    (ack) => kept(view, line, ack),
-    (error) => Object.assign(line, { state: 'failed', why: error.message }),
-  ).finally(plan);
+  chat
+    .publish(view.room.name, text, { id })
+    .then(
+      (ack) => kept(view, line, ack),
+      (error) => Object.assign(line, { state: 'failed', why: error.message }),
+    )
+    .finally(plan);
 }
 
 /** Acknowledged. The line itself comes with the room, unless that place has gone by already (inside a gap). */
@@ -521,12 +552,17 @@ $('banner').lastElementChild.onclick = () => chat.retry();
 $('side-button').onclick = () => panel('side');
 $('people-button').onclick = () => panel('people');
 $('share').onclick = async () => {
-  const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+  const copied = await navigator.clipboard?.writeText(location.href).then(
+    () => true,
+    () => false,
+  );
   $('share').textContent = copied ? 'Copied' : 'It is the address above';
   setTimeout(() => ($('share').textContent = 'Copy link'), 1500);
 };
 $('scroll').addEventListener('scroll', scrolled, { passive: true });
-new ResizeObserver(() => stick && here.room.s > 0 && ($('scroll').scrollTop = $('scroll').scrollHeight)).observe($('scroll'));
+new ResizeObserver(() => stick && here.room.s > 0 && ($('scroll').scrollTop = $('scroll').scrollHeight)).observe(
+  $('scroll'),
+);
 document.addEventListener('keydown', keyed);
 document.addEventListener('visibilitychange', () => {
   if (document.hidden) return;
@@ -535,7 +571,9 @@ document.addEventListener('visibilitychange', () => {
 });
 addEventListener('hashchange', () => show(roomInHash()));
 addEventListener('beforeunload', (event) => {
-  const unsent = [...views.values()].some((view) => [...view.waiting.values()].some((line) => line.state === 'sending'));
+  const unsent = [...views.values()].some((view) =>
+    [...view.waiting.values()].some((line) => line.state === 'sending'),
+  );
   if (unsent) event.preventDefault();
 });
 
@@ -543,7 +581,9 @@ $('name').value = name;
 let known = [];
 try {
   known = JSON.parse(stored('roomcast.rooms') ?? '[]').filter((one) => typeof one === 'string');
-} catch { /* nothing of ours: begin without */ }
+} catch {
+  /* nothing of ours: begin without */
+}
 for (const one of known.slice(0, ROOMS_MAX)) open(one);
 const first = roomInHash();
 history.replaceState(null, '', `#room=${encodeURIComponent(first)}`);

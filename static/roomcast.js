@@ -59,7 +59,9 @@ class Emitter {
       try {
         ear(...event);
       } catch (error) {
-        queueMicrotask(() => { throw error; });
+        queueMicrotask(() => {
+          throw error;
+        });
       }
     }
   }
@@ -229,7 +231,7 @@ export class Roomcast extends Emitter {
       if (turn !== this.#turn) return;
       const byUrl = word === undefined && user !== undefined;
       const query = byUrl ? `${url.includes('?') ? '&' : '?'}user=${encodeURIComponent(user)}` : '';
-      const socket = this.#socket = new WebSocket(url + query);
+      const socket = (this.#socket = new WebSocket(url + query));
       this.#timers.dead = setTimeout(() => this.#lost(0, 'no welcome'), FIRST_WORD_MS);
       socket.onopen = () => byUrl || this.#hello(word);
       socket.onmessage = ({ data }) => this.#hear(data);
@@ -311,10 +313,13 @@ export class Roomcast extends Emitter {
    */
   #watch() {
     clearTimeout(this.#timers.quiet);
-    this.#timers.quiet = setTimeout(() => {
-      if (Date.now() - this.#heard < this.ping) this.#watch();
-      else this.#probe(this.ping);
-    }, Math.max(0, this.#heard + this.ping - Date.now()));
+    this.#timers.quiet = setTimeout(
+      () => {
+        if (Date.now() - this.#heard < this.ping) this.#watch();
+        else this.#probe(this.ping);
+      },
+      Math.max(0, this.#heard + this.ping - Date.now()),
+    );
   }
 
   #probe(patience) {
@@ -405,7 +410,9 @@ export class Roomcast extends Emitter {
       return;
     }
     const rooms = [...this.rooms.values()];
-    const room = rooms.find(({ name, state, i }) => state === 'joining' && (frame.i ? i === frame.i : name === frame.r));
+    const room = rooms.find(
+      ({ name, state, i }) => state === 'joining' && (frame.i ? i === frame.i : name === frame.r),
+    );
     if (!room) return this.emit('problem', new RoomcastError(frame));
     if (frame.code === 409) room.epoch = room.s = null; // our place means nothing there: begin like a newcomer
     const wait = frame.code === 409 ? 0 : patience(frame, room.tries++);
@@ -432,7 +439,13 @@ export class Roomcast extends Emitter {
   #enter(room) {
     if (this.#state.state !== 'live') return;
     Object.assign(room, { state: 'joining', asked: true, i: ++this.#count });
-    this.#send({ t: 'join', r: room.name, i: room.i, ...(room.place ?? { last: room.last }), quiet: room.quiet || undefined });
+    this.#send({
+      t: 'join',
+      r: room.name,
+      i: room.i,
+      ...(room.place ?? { last: room.last }),
+      quiet: room.quiet || undefined,
+    });
   }
 
   #hear(data) {
@@ -456,12 +469,19 @@ export class Roomcast extends Emitter {
   #take(frame) {
     const item = this.#out.get(frame.i);
     switch (frame.t) {
-      case 'welcome': return this.#welcome(frame);
-      case 'bye': return void (this.#bye = frame);
-      case 'expiring': return this.#renew();
-      case 'err': return this.#refused(frame);
-      case 'page': case 'who': return item && this.#settle(item, null, frame);
-      case 'ack': return item && this.#settle(item, null, { id: frame.id, s: frame.s, ts: frame.ts, dup: frame.dup === true });
+      case 'welcome':
+        return this.#welcome(frame);
+      case 'bye':
+        return void (this.#bye = frame);
+      case 'expiring':
+        return this.#renew();
+      case 'err':
+        return this.#refused(frame);
+      case 'page':
+      case 'who':
+        return item && this.#settle(item, null, frame);
+      case 'ack':
+        return item && this.#settle(item, null, { id: frame.id, s: frame.s, ts: frame.ts, dup: frame.dup === true });
     }
     const room = this.rooms.get(frame.r);
     if (!room || room.state === 'refused') return; // left meanwhile
@@ -471,22 +491,31 @@ export class Roomcast extends Emitter {
 
   #inRoom(room, frame) {
     switch (frame.t) {
-      case 'msg': return this.#next(room, frame.s) && this.#both(room, 'message', frame);
-      case 'edit': case 'del': case 'react': return this.#next(room, frame.s) && this.#both(room, frame.t, frame);
-      case 'skip': return this.#next(room, frame.s, frame.s + (frame.n ?? 1) - 1);
+      case 'msg':
+        return this.#next(room, frame.s) && this.#both(room, 'message', frame);
+      case 'edit':
+      case 'del':
+      case 'react':
+        return this.#next(room, frame.s) && this.#both(room, frame.t, frame);
+      case 'skip':
+        return this.#next(room, frame.s, frame.s + (frame.n ?? 1) - 1);
       case 'gap': {
         const [from, to] = frame.missing;
         return this.#next(room, from, to) && this.#both(room, 'gap', { from, to, why: frame.why });
       }
-      case 'live': return this.#live(room, frame);
+      case 'live':
+        return this.#live(room, frame);
       case 'rewind':
         Object.assign(room, { s: frame.s, epoch: frame.e ?? room.epoch });
         return this.#both(room, 'rewind', frame);
-      case 'pres': return this.#presence(room, frame);
+      case 'pres':
+        return this.#presence(room, frame);
       case 'typing':
         room.typing[frame.off ? 'delete' : 'add'](frame.u);
         return this.#both(room, 'typing', frame);
-      case 'read': case 'got': return this.#both(room, frame.t, frame);
+      case 'read':
+      case 'got':
+        return this.#both(room, frame.t, frame);
     }
   }
 
@@ -498,7 +527,8 @@ export class Roomcast extends Emitter {
     room.users.clear(); // the whole list comes after `live`
     room.typing.clear();
     const shorter = was && frame.s < was.since && !missing; // entries that we saw were taken back
-    if (!was || missing === 'all') room.s = null; // the first entry of the replay says where it begins
+    if (!was || missing === 'all')
+      room.s = null; // the first entry of the replay says where it begins
     else if (to) room.s = to;
     else if (shorter) room.s = frame.s - frame.n;
     this.#both(room, 'joined', frame);
@@ -568,5 +598,5 @@ function backoff(n) {
 /** How long before the same line may go again, in ms; null if that is no use. */
 function patience({ code, wait }, tries) {
   if (code === 429) return wait ?? null;
-  return code === 500 || code === 503 ? wait ?? 250 + backoff(tries) : null;
+  return code === 500 || code === 503 ? (wait ?? 250 + backoff(tries)) : null;
 }

@@ -25,7 +25,7 @@ pub struct Figures {
     pub user_us_per_delivery: Option<f64>,
     pub system_us_per_delivery: Option<f64>,
     pub cpu_us_per_message: Option<f64>,
-    /// The same for the helpers beside the server.
+    /// The same for the programs beside the server (a Redis).
     pub beside_cpu_us_per_message: Option<f64>,
     pub server_cores: f64,
     pub client_cores: f64,
@@ -143,10 +143,7 @@ impl Figures {
         self.server_cores = ratio(server.cpu_s(), seconds);
         self.client_cores = ratio(client_cpu_s, seconds);
         // The three clocks tick in hundredths of a second, so an idle machine may come out below zero.
-        self.other_cores = ratio(
-            (all_s - server.cpu_s() - beside.cpu_s() - client_cpu_s).max(0.0),
-            seconds,
-        );
+        self.other_cores = ratio((all_s - server.cpu_s() - beside.cpu_s() - client_cpu_s).max(0.0), seconds);
         self.switches_voluntary_per_message = ratio(server.switches_voluntary as f64, messages);
         self.switches_involuntary_per_message = ratio(server.switches_involuntary as f64, messages);
     }
@@ -179,11 +176,7 @@ mod tests {
                 reads: delivered / 2,
                 bytes: delivered * 200,
             },
-            server: Cost {
-                user_s,
-                system_s: user_s * 3.0,
-                ..Cost::default()
-            },
+            server: Cost { user_s, system_s: user_s * 3.0, ..Cost::default() },
             beside: Cost::default(),
             client_cpu_s: user_s,
             machine_busy_s: busy_s,
@@ -192,14 +185,9 @@ mod tests {
 
     #[test]
     fn costs_are_divided_by_what_the_window_saw() {
-        let window = Window {
-            start: sight(0, 1000, 1.0, 10.0),
-            end: sight(2_000_000_000, 1_001_000, 1.5, 13.0),
-        };
-        let mut figures = Figures {
-            window: Some(window),
-            ..Figures::default()
-        };
+        let window =
+            Window { start: sight(0, 1000, 1.0, 10.0), end: sight(2_000_000_000, 1_001_000, 1.5, 13.0) };
+        let mut figures = Figures { window: Some(window), ..Figures::default() };
         figures.sum_up();
         assert_eq!(figures.deliveries_per_s, 500_000.0);
         assert_eq!(figures.cpu_us_per_delivery, Some(2.0));

@@ -75,12 +75,7 @@ impl Floor {
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
             self.poller.add(&stream, self.peers.len(), sys::READ)?;
-            self.peers.push(Some(Peer {
-                stream,
-                upgraded: false,
-                inbox: vec![],
-                outbox: vec![],
-            }));
+            self.peers.push(Some(Peer { stream, upgraded: false, inbox: vec![], outbox: vec![] }));
         }
     }
 
@@ -257,22 +252,10 @@ mod tests {
 
     fn measure(plan: Plan) -> Figures {
         let short = Duration::from_millis(100);
-        let timing = Timing {
-            warm_up: short,
-            measured: short,
-            counted: Duration::ZERO,
-        };
+        let timing = Timing { warm_up: short, measured: short, counted: Duration::ZERO };
         let figures = run(plan, timing, &Subject::default(), &Progress::new("test")).expect("a whole run");
-        assert!(
-            !figures.faults.any(),
-            "{:?} {:?}",
-            figures.faults,
-            figures.complaint
-        );
-        assert!(
-            figures.deliveries > 0 && figures.latency_samples > 0,
-            "{figures:?}"
-        );
+        assert!(!figures.faults.any(), "{:?} {:?}", figures.faults, figures.complaint);
+        assert!(figures.deliveries > 0 && figures.latency_samples > 0, "{figures:?}");
         figures
     }
 
@@ -303,9 +286,6 @@ mod tests {
         let figures = measure(plan);
         // They hear what was said while measured and before, so at least as much as one listener of each room did.
         let said = figures.messages_per_s * figures.measured_s / rooms * stalled_in_each;
-        assert!(
-            figures.stalled_heard as f64 >= said && figures.stalled_closed == 0,
-            "{figures:?}"
-        );
+        assert!(figures.stalled_heard as f64 >= said && figures.stalled_closed == 0, "{figures:?}");
     }
 }

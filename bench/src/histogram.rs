@@ -16,11 +16,7 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self {
-            counts: vec![0; BUCKETS],
-            total: 0,
-            max: 0,
-        }
+        Self { counts: vec![0; BUCKETS], total: 0, max: 0 }
     }
 }
 
@@ -106,10 +102,7 @@ mod tests {
         (1..=100_000).for_each(|value| histogram.add(value));
         for (quantile, exact) in [(0.5, 50_000.0), (0.99, 99_000.0), (0.999, 99_900.0)] {
             let found = histogram.quantile(quantile) as f64;
-            assert!(
-                (found - exact).abs() <= exact / 100.0,
-                "{quantile}: {found} instead of {exact}"
-            );
+            assert!((found - exact).abs() <= exact / 100.0, "{quantile}: {found} instead of {exact}");
         }
         assert_eq!(histogram.quantile(1.0), 100_000);
     }

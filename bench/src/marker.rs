@@ -51,12 +51,7 @@ impl Mark {
 pub fn blank_payload(bytes: usize) -> String {
     let filler = bytes.saturating_sub(MARK_BYTES);
     let mut payload = vec![EDGE; MARK_BYTES];
-    Mark {
-        time_ns: 0,
-        publisher: 0,
-        sequence: 0,
-    }
-    .stamp(&mut payload);
+    Mark { time_ns: 0, publisher: 0, sequence: 0 }.stamp(&mut payload);
     payload.extend(std::iter::repeat_n(b'x', filler));
     String::from_utf8(payload).expect("marks and filler are ASCII")
 }
@@ -100,11 +95,8 @@ fn hex(digits: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const MARK: Mark = Mark {
-        time_ns: 1_763_820_000_123_456_789,
-        publisher: 0xabc0_0042,
-        sequence: u32::MAX,
-    };
+    const MARK: Mark =
+        Mark { time_ns: 1_763_820_000_123_456_789, publisher: 0xabc0_0042, sequence: u32::MAX };
 
     #[test]
     fn a_mark_is_found_inside_a_line() {

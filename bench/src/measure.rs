@@ -39,7 +39,7 @@ pub struct Timing {
 #[derive(Clone, Debug, Default)]
 pub struct Subject {
     pub pids: Vec<u32>,
-    /// Helpers of the server, shown apart (a Redis).
+    /// Programs that the server needs, shown apart (a Redis).
     pub beside: Vec<u32>,
     /// Where /metrics can be asked, if it can.
     pub metrics: Option<SocketAddrV4>,
@@ -62,13 +62,9 @@ pub fn connect(plan: Plan, progress: &Progress) -> Result<(Client, Duration), Fa
             last = (ready, Instant::now());
         }
         if client.failed() > 0 || client.broken() || last.1.elapsed() > CONNECT_SILENCE {
-            let complaint = client
-                .complaint()
-                .unwrap_or_else(|| "the others never heard `live`".to_owned());
+            let complaint = client.complaint().unwrap_or_else(|| "the others never heard `live`".to_owned());
             client.finish()?;
-            return Err(Failure::Run(format!(
-                "only {ready} of {wanted} connections joined: {complaint}"
-            )));
+            return Err(Failure::Run(format!("only {ready} of {wanted} connections joined: {complaint}")));
         }
         sleep(Duration::from_millis(1));
     }
@@ -77,10 +73,7 @@ pub fn connect(plan: Plan, progress: &Progress) -> Result<(Client, Duration), Fa
 /// Runs `plan` once against `subject`.
 pub fn run(plan: Plan, timing: Timing, subject: &Subject, progress: &Progress) -> Result<Figures, Failure> {
     let stalled = plan.stalled;
-    let mut figures = Figures {
-        connections: plan.connections() as u64,
-        ..Figures::default()
-    };
+    let mut figures = Figures { connections: plan.connections() as u64, ..Figures::default() };
     let before = procfs::cost(&subject.pids);
     let (client, took) = connect(plan, progress)?;
     let joined = procfs::cost(&subject.pids).since(&before);
@@ -171,11 +164,7 @@ fn count_calls(
         return None;
     }
     let mut counter = CallCounter::start(&subject.pids);
-    let metrics = || {
-        subject
-            .metrics
-            .and_then(|address| Some(http::get(address, "/metrics").ok()?.1))
-    };
+    let metrics = || subject.metrics.and_then(|address| Some(http::get(address, "/metrics").ok()?.1));
     let page_before = if counter.is_none() { metrics() } else { None };
     let before = (client.now().delivered, counter.as_mut().map(CallCounter::read));
     watch(client, "counting system calls", counted, progress, || ());

@@ -80,14 +80,23 @@ pub struct Queue {
     /// Messages in flight when pipelined
     #[arg(long, default_value_t = 64)]
     pub window: u32,
-    /// Leave the real Redis out
-    #[arg(long)]
-    pub no_redis: bool,
+    /// Which ways in
+    #[arg(long, value_delimiter = ',', default_value = "door,redis")]
+    pub way: Vec<Way>,
+}
+
+/// How a backend pushes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Way {
+    /// The server's own RESP door
+    Door,
+    /// A real Redis that the server takes from
+    Redis,
 }
 
 #[derive(Args, Debug, Clone)]
 pub struct Slow {
-    #[arg(long, default_value = "1x1000", value_name = "ROOMSxMEMBERS")]
+    #[arg(long, default_value = "1x100", value_name = "ROOMSxMEMBERS")]
     pub shape: Shape,
     #[arg(long, default_value_t = 16)]
     pub window: u32,
@@ -96,35 +105,10 @@ pub struct Slow {
     pub stalled: usize,
 }
 
-impl Default for Idle {
-    fn default() -> Self {
-        Self {
-            connections: 10_000,
-            per_room: 100,
-        }
-    }
-}
-
-impl Default for Queue {
-    fn default() -> Self {
-        Self {
-            listeners: vec![1, 100],
-            window: 64,
-            no_redis: false,
-        }
-    }
-}
-
-impl Default for Slow {
-    fn default() -> Self {
-        Self {
-            shape: Shape {
-                rooms: 1,
-                members: 1000,
-            },
-            window: 16,
-            stalled: 10,
-        }
+impl Scenario {
+    /// A scenario with its default options, by its name on the command line.
+    pub fn plain(name: &str) -> Self {
+        Options::parse_from(["roomcast-bench", name]).scenario
     }
 }
 
@@ -139,9 +123,9 @@ pub struct Common {
     /// Seconds of counting system calls, after the measured ones
     #[arg(long, global = true, default_value_t = 1.0)]
     pub count_secs: f64,
-    /// Bytes of each payload
-    #[arg(long, global = true, default_value_t = 128)]
-    pub bytes: usize,
+    /// Bytes of each payload [default: 128; slow 1024]
+    #[arg(long, global = true)]
+    pub bytes: Option<usize>,
     /// Client threads
     #[arg(long, global = true, default_value_t = 1)]
     pub threads: usize,
@@ -178,20 +162,13 @@ impl Common {
     /// Refuses what cannot be measured, naming the option.
     pub fn check(&self) -> Result<(), Failure> {
         let wrong = |text: String| Err(Failure::Usage(text));
-        if self.bytes < MARK_BYTES {
-            return wrong(format!(
-                "--bytes {}: the mark alone takes {MARK_BYTES}",
-                self.bytes
-            ));
+        if let Some(bytes) = self.bytes.filter(|bytes| *bytes < MARK_BYTES) {
+            return wrong(format!("--bytes {bytes}: the mark alone takes {MARK_BYTES}"));
         }
         if self.threads == 0 || self.connecting == 0 {
             return wrong("--threads and --connecting must be at least 1".to_owned());
         }
-        let seconds = [
-            ("--secs", self.secs),
-            ("--warm-up", self.warm_up),
-            ("--count-secs", self.count_secs),
-        ];
+        let seconds = [("--secs", self.secs), ("--warm-up", self.warm_up), ("--count-secs", self.count_secs)];
         for (name, value) in seconds {
             if !(0.0..=86_400.0).contains(&value) {
                 return wrong(format!("{name} {value}: give seconds from 0 to 86400"));
@@ -216,45 +193,27 @@ impl Common {
             None => None,
             Some(url) => Some((address_of(url)?, self.pid)),
         };
-        Ok(Source {
-            binary,
-            arguments: self.server_arg.clone(),
-            running,
-        })
+        Ok(Source { binary, arguments: self.server_arg.clone(), running })
     }
 }
 
 fn address_of(url: &str) -> Result<SocketAddrV4, Failure> {
     let host = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let host = host
-        .split('/')
-        .next()
-        .unwrap_or_default()
-        .replace("localhost", "127.0.0.1");
+    let host = host.split('/').next().unwrap_or_default().replace("localhost", "127.0.0.1");
     host.parse().map_err(|_| {
-        Failure::Usage(format!(
-            "--url {url}: give an IPv4 address and a port, as 127.0.0.1:8080"
-        ))
+        Failure::Usage(format!("--url {url}: give an IPv4 address and a port, as 127.0.0.1:8080"))
     })
 }
 
 impl Talk {
     pub fn shapes(&self, default: &[Shape]) -> Vec<Shape> {
-        if self.shape.is_empty() {
-            default.to_vec()
-        } else {
-            self.shape.clone()
-        }
+        if self.shape.is_empty() { default.to_vec() } else { self.shape.clone() }
     }
 
     /// What was asked for; the defaults only when nothing was.
     pub fn paces(&self, windows: &[u32], rates: &[f64]) -> Vec<Pace> {
         let asked = !self.window.is_empty() || !self.rate.is_empty();
-        let (windows, rates) = if asked {
-            (&self.window[..], &self.rate[..])
-        } else {
-            (windows, rates)
-        };
+        let (windows, rates) = if asked { (&self.window[..], &self.rate[..]) } else { (windows, rates) };
         windows
             .iter()
             .map(|window| Pace::Window(*window))
@@ -283,10 +242,7 @@ impl FromStr for Shape {
     fn from_str(text: &str) -> Result<Self, String> {
         let parse = || {
             let (rooms, members) = text.split_once(['x', '×'])?;
-            let shape = Self {
-                rooms: rooms.parse().ok()?,
-                members: members.parse().ok()?,
-            };
+            let shape = Self { rooms: rooms.parse().ok()?, members: members.parse().ok()? };
             (shape.rooms > 0 && shape.members > 0).then_some(shape)
         };
         parse().ok_or_else(|| format!("{text}: write ROOMSxMEMBERS, as 100x100"))
@@ -311,13 +267,7 @@ mod tests {
 
     #[test]
     fn shapes_are_read_and_nonsense_is_told() {
-        assert_eq!(
-            "100x20".parse(),
-            Ok(Shape {
-                rooms: 100,
-                members: 20
-            })
-        );
+        assert_eq!("100x20".parse(), Ok(Shape { rooms: 100, members: 20 }));
         for wrong in ["", "100", "0x5", "5x0", "ax1", "1x2x3"] {
             assert!(wrong.parse::<Shape>().is_err(), "{wrong}");
         }
@@ -325,10 +275,7 @@ mod tests {
 
     #[test]
     fn a_rate_that_was_asked_for_replaces_the_default_windows() {
-        let talk = Talk {
-            rate: vec![100.0],
-            ..Talk::default()
-        };
+        let talk = Talk { rate: vec![100.0], ..Talk::default() };
         assert!(matches!(talk.paces(&[1, 4], &[])[..], [Pace::Rate(100.0)]));
         assert_eq!(Talk::default().paces(&[1, 4], &[]).len(), 2);
     }

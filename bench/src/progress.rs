@@ -11,10 +11,7 @@ impl Progress {
     /// `case` stands before every bar, to tell which of many measurements runs.
     pub fn new(case: &str) -> Self {
         // indicatif draws on standard error, and only if that is a terminal.
-        Self {
-            bar: ProgressBar::new(0),
-            case: case.to_owned(),
-        }
+        Self { bar: ProgressBar::new(0), case: case.to_owned() }
     }
 
     /// Starts a bar of `length` steps.

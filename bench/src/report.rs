@@ -29,14 +29,10 @@ impl Environment {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let memory_kib = value(&meminfo, "MemTotal")
-            .split(' ')
-            .next()
-            .and_then(|kib| kib.parse::<u64>().ok());
+        let memory_kib =
+            value(&meminfo, "MemTotal").split(' ').next().and_then(|kib| kib.parse::<u64>().ok());
         Self {
-            date: jiff::Timestamp::now()
-                .strftime("%Y-%m-%d %H:%M:%S UTC")
-                .to_string(),
+            date: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
             commit: commit(),
             command: command(),
             cpu: value(&cpuinfo, "model name"),
@@ -49,22 +45,15 @@ impl Environment {
 
 /// The value behind the first `name :` of a /proc page.
 fn value(page: &str, name: &str) -> String {
-    let line = page
-        .lines()
-        .find(|line| line.starts_with(name))
-        .unwrap_or_default();
-    line.split_once(':')
-        .map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
+    let line = page.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+    line.split_once(':').map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
 }
 
 /// The commit of the working copy we stand in, with a mark when files differ from it.
 fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").args(arguments).output().ok()?;
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else {
         return "unknown".to_owned();
@@ -79,14 +68,9 @@ fn commit() -> String {
 fn command() -> String {
     let mut words = std::env::args();
     let program = words.next().unwrap_or_default();
-    let name = Path::new(&program)
-        .file_name()
-        .map_or(program.clone(), |name| name.to_string_lossy().into_owned());
-    std::iter::once(name)
-        .chain(words)
-        .map(|word| quoted(&word))
-        .collect::<Vec<_>>()
-        .join(" ")
+    let name =
+        Path::new(&program).file_name().map_or(program.clone(), |name| name.to_string_lossy().into_owned());
+    std::iter::once(name).chain(words).map(|word| quoted(&word)).collect::<Vec<_>>().join(" ")
 }
 
 /// A word as a shell would take it.
@@ -109,37 +93,19 @@ impl Report {
     /// Opens the files and prints where, when and with which command.
     pub fn open(markdown: Option<&Path>, json: Option<&Path>) -> Result<Self, Failure> {
         let usage = |path: &Path, error| Failure::Usage(format!("cannot write {}: {error}", path.display()));
-        let markdown = markdown
-            .map(|path| File::create(path).map_err(|error| usage(path, error)))
-            .transpose()?;
+        let markdown =
+            markdown.map(|path| File::create(path).map_err(|error| usage(path, error))).transpose()?;
         let append = |path: &Path| {
-            OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(path)
-                .map_err(|error| usage(path, error))
+            OpenOptions::new().create(true).append(true).open(path).map_err(|error| usage(path, error))
         };
         let json = json.map(append).transpose()?;
-        let mut report = Self {
-            environment: Environment::look(),
-            markdown,
-            json,
-            faulty: false,
-        };
+        let mut report = Self { environment: Environment::look(), markdown, json, faulty: false };
         report.head()?;
         Ok(report)
     }
 
     fn head(&mut self) -> Result<(), Failure> {
-        let Environment {
-            date,
-            commit,
-            command,
-            cpu,
-            cores,
-            memory_mib,
-            kernel,
-        } = &self.environment;
+        let Environment { date, commit, command, cpu, cores, memory_mib, kernel } = &self.environment;
         let text = format!(
             "`{command}`\n\n{date}, commit {commit}; {cpu}, {cores} cores, {memory_mib} MiB, Linux {kernel}"
         );
@@ -163,11 +129,7 @@ impl Report {
         rows: &[Vec<String>],
     ) -> Result<(), Failure> {
         self.paragraph(&format!("## {title}\n\n{}", markdown_table(heads, rows)))?;
-        if notes.is_empty() {
-            Ok(())
-        } else {
-            self.paragraph(notes)
-        }
+        if notes.is_empty() { Ok(()) } else { self.paragraph(notes) }
     }
 
     /// Keeps one measurement as a JSON line and says aloud what went wrong in it.
@@ -233,20 +195,14 @@ pub fn faults_cell(faults: &Faults) -> String {
         ("without ack", faults.unacknowledged),
         ("closed", faults.closed),
     ];
-    let told = parts
-        .iter()
-        .filter(|(_, count)| *count > 0)
-        .map(|(name, count)| format!("{count} {name}"));
+    let told = parts.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{count} {name}"));
     told.collect::<Vec<_>>().join(", ")
 }
 
 /// Columns as wide as their widest cell; numbers to the right.
 fn markdown_table(heads: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
-        let cells = rows
-            .iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count());
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([heads[column].chars().count(), 3]).max().unwrap_or(3)
     };
     let widths: Vec<usize> = (0..heads.len()).map(width).collect();
@@ -254,28 +210,15 @@ fn markdown_table(heads: &[&str], rows: &[Vec<String>]) -> String {
         |cells: &mut dyn Iterator<Item = String>| format!("| {} |", cells.collect::<Vec<_>>().join(" | "));
     let padded = |cell: &str, column: usize| {
         let gap = " ".repeat(widths[column].saturating_sub(cell.chars().count()));
-        if column == 0 {
-            format!("{cell}{gap}")
-        } else {
-            format!("{gap}{cell}")
-        }
+        if column == 0 { format!("{cell}{gap}") } else { format!("{gap}{cell}") }
     };
-    let mut lines = vec![line(
-        &mut heads
-            .iter()
-            .enumerate()
-            .map(|(column, head)| padded(head, column)),
-    )];
-    lines.push(line(&mut widths.iter().enumerate().map(
-        |(column, width)| match column {
-            0 => "-".repeat(*width),
-            _ => format!("{}:", "-".repeat(width - 1)),
-        },
-    )));
+    let mut lines = vec![line(&mut heads.iter().enumerate().map(|(column, head)| padded(head, column)))];
+    lines.push(line(&mut widths.iter().enumerate().map(|(column, width)| match column {
+        0 => "-".repeat(*width),
+        _ => format!("{}:", "-".repeat(width - 1)),
+    })));
     for row in rows {
-        lines.push(line(
-            &mut row.iter().enumerate().map(|(column, cell)| padded(cell, column)),
-        ));
+        lines.push(line(&mut row.iter().enumerate().map(|(column, cell)| padded(cell, column))));
     }
     lines.join("\n")
 }
@@ -322,16 +265,8 @@ mod tests {
 
     #[test]
     fn numbers_keep_three_digits_and_group_thousands() {
-        let cases = [
-            (0.0, "0"),
-            (0.36149, "0.361"),
-            (7.689, "7.69"),
-            (12.34, "12.3"),
-            (999.6, "1,000"),
-        ];
-        cases
-            .iter()
-            .for_each(|(value, text)| assert_eq!(number(*value), *text));
+        let cases = [(0.0, "0"), (0.36149, "0.361"), (7.689, "7.69"), (12.34, "12.3"), (999.6, "1,000")];
+        cases.iter().for_each(|(value, text)| assert_eq!(number(*value), *text));
         assert_eq!(number(1_234_567.0), "1,234,567");
         assert_eq!(number(-1234.0), "-1,234");
     }
@@ -340,15 +275,9 @@ mod tests {
     fn a_table_lines_up() {
         let table = markdown_table(
             &["case", "µs"],
-            &[
-                vec!["1 × 10".into(), "0.5".into()],
-                vec!["a".into(), "12.5".into()],
-            ],
+            &[vec!["1 × 10".into(), "0.5".into()], vec!["a".into(), "12.5".into()]],
         );
-        assert_eq!(
-            table,
-            "| case   |   µs |\n| ------ | ---: |\n| 1 × 10 |  0.5 |\n| a      | 12.5 |"
-        );
+        assert_eq!(table, "| case   |   µs |\n| ------ | ---: |\n| 1 × 10 |  0.5 |\n| a      | 12.5 |");
     }
 
     #[test]
@@ -360,11 +289,7 @@ mod tests {
 
     #[test]
     fn faults_are_named() {
-        let faults = Faults {
-            lost: 3,
-            closed: 1,
-            ..Faults::default()
-        };
+        let faults = Faults { lost: 3, closed: 1, ..Faults::default() };
         assert_eq!(faults_cell(&faults), "3 lost, 1 closed");
         assert_eq!(faults_cell(&Faults::default()), "none");
     }

@@ -13,10 +13,7 @@ pub const WRITE: u32 = libc::EPOLLOUT as u32;
 
 /// Nanoseconds of the monotonic clock; the same in every process of this machine.
 pub fn monotonic_ns() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a live timespec; CLOCK_MONOTONIC always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
@@ -30,10 +27,7 @@ pub fn sharpen_timers() {
 
 /// Raises the soft limit of open descriptors to the hard one and returns it.
 pub fn raise_descriptor_limit() -> u64 {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: both calls get a pointer to a live rlimit.
     unsafe {
         libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
@@ -98,18 +92,10 @@ pub fn dial(target: SocketAddrV4, how: Dialing) -> io::Result<TcpStream> {
             // The port is chosen at connect, so that one port can serve many source addresses.
             set_option(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
             let address = sockaddr(SocketAddrV4::new(source, 0));
-            check(libc::bind(
-                fd,
-                (&raw const address).cast(),
-                size_of_val(&address) as u32,
-            ))?;
+            check(libc::bind(fd, (&raw const address).cast(), size_of_val(&address) as u32))?;
         }
         let address = sockaddr(target);
-        match check(libc::connect(
-            fd,
-            (&raw const address).cast(),
-            size_of_val(&address) as u32,
-        )) {
+        match check(libc::connect(fd, (&raw const address).cast(), size_of_val(&address) as u32)) {
             Ok(_) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(error) => return Err(error),
@@ -122,9 +108,7 @@ fn sockaddr(address: SocketAddrV4) -> libc::sockaddr_in {
     libc::sockaddr_in {
         sin_family: libc::AF_INET as u16,
         sin_port: address.port().to_be(),
-        sin_addr: libc::in_addr {
-            s_addr: u32::from_ne_bytes(address.ip().octets()),
-        },
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
         sin_zero: [0; 8],
     }
 }
@@ -138,11 +122,7 @@ unsafe fn set_option(fd: RawFd, level: i32, name: i32, value: i32) -> io::Result
 
 /// Turns the C convention (-1 and errno) into a Result.
 fn check(result: i32) -> io::Result<i32> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// One thing that happened: which socket (the number given at `add`) and which readiness bits.
@@ -174,10 +154,7 @@ impl Poller {
     pub fn new(events_max: usize) -> io::Result<Self> {
         // SAFETY: the new descriptor is owned at once.
         let epoll = unsafe { OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?) };
-        Ok(Self {
-            epoll,
-            raw: vec![libc::epoll_event { events: 0, u64: 0 }; events_max],
-        })
+        Ok(Self { epoll, raw: vec![libc::epoll_event { events: 0, u64: 0 }; events_max] })
     }
 
     pub fn add(&self, socket: &impl AsRawFd, token: usize, bits: u32) -> io::Result<()> {
@@ -193,10 +170,7 @@ impl Poller {
     }
 
     fn control(&self, operation: i32, socket: &impl AsRawFd, token: usize, bits: u32) -> io::Result<()> {
-        let mut event = libc::epoll_event {
-            events: bits,
-            u64: token as u64,
-        };
+        let mut event = libc::epoll_event { events: bits, u64: token as u64 };
         // SAFETY: both descriptors are open, as they are borrowed; the event is live.
         check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, socket.as_raw_fd(), &mut event) })
             .map(drop)
@@ -225,10 +199,7 @@ impl Poller {
         match check(count as i32) {
             Ok(count) => {
                 let ready = self.raw.iter().take(count as usize);
-                events.extend(ready.map(|event| Event {
-                    token: event.u64 as usize,
-                    bits: event.events,
-                }));
+                events.extend(ready.map(|event| Event { token: event.u64 as usize, bits: event.events }));
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),

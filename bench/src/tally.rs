@@ -40,10 +40,7 @@ impl Track {
     }
 
     fn hear_again(&mut self, sequence: u32) -> Heard {
-        let Some(at) = self
-            .holes
-            .iter()
-            .position(|(first, last)| (*first..=*last).contains(&sequence))
+        let Some(at) = self.holes.iter().position(|(first, last)| (*first..=*last).contains(&sequence))
         else {
             return Heard::Doubled;
         };
@@ -67,12 +64,7 @@ impl Track {
 
     /// Messages missing below the newest one heard.
     pub fn missing_inside(&self) -> u64 {
-        self.given_up
-            + self
-                .holes
-                .iter()
-                .map(|(first, last)| u64::from(last - first) + 1)
-                .sum::<u64>()
+        self.given_up + self.holes.iter().map(|(first, last)| u64::from(last - first) + 1).sum::<u64>()
     }
 
     /// Messages missing out of the `sent` that the publisher sent in all.
@@ -156,10 +148,7 @@ mod tests {
     #[test]
     fn planted_reorder_is_late_once_and_then_doubled() {
         let (track, heard) = hear_all(&[1, 4, 3, 2, 3]);
-        assert_eq!(
-            heard,
-            [Heard::New, Heard::New, Heard::Late, Heard::Late, Heard::Doubled]
-        );
+        assert_eq!(heard, [Heard::New, Heard::New, Heard::Late, Heard::Late, Heard::Doubled]);
         assert_eq!(track.missing(4), 0);
     }
 

@@ -29,10 +29,7 @@ pub fn upgrade_answer(bytes: &[u8]) -> Result<Option<usize>, String> {
     if head.starts_with(b"HTTP/1.1 101") && memchr::memmem::find(head, ACCEPT.as_bytes()).is_some() {
         return Ok(Some(end + 4));
     }
-    Err(format!(
-        "no upgrade but: {}",
-        String::from_utf8_lossy(bytes).escape_debug()
-    ))
+    Err(format!("no upgrade but: {}", String::from_utf8_lossy(bytes).escape_debug()))
 }
 
 /// A cheap source of masks (xorshift64*). The RFC wants them hard to foresee against hostile scripts in browsers; here
@@ -120,12 +117,7 @@ pub fn next_frame(bytes: &[u8]) -> Option<Frame> {
         return None;
     }
     let mask = masked.then(|| [bytes[head], bytes[head + 1], bytes[head + 2], bytes[head + 3]]);
-    Some(Frame {
-        opcode: first & 0x0f,
-        mask,
-        body_start,
-        end,
-    })
+    Some(Frame { opcode: first & 0x0f, mask, body_start, end })
 }
 
 #[cfg(test)]
@@ -153,10 +145,7 @@ mod tests {
         for cut in 0..bytes.len() {
             assert_eq!(next_frame(&bytes[..cut]), None, "cut at {cut}");
         }
-        assert_eq!(
-            next_frame(&bytes).map(|frame| (frame.mask, frame.end)),
-            Some((None, 304))
-        );
+        assert_eq!(next_frame(&bytes).map(|frame| (frame.mask, frame.end)), Some((None, 304)));
     }
 
     #[test]
@@ -166,10 +155,7 @@ mod tests {
         server_frame(&mut bytes, PING, b"");
         let first = next_frame(&bytes).expect("the first");
         assert_eq!(&bytes[first.body_start..first.end], b"one");
-        assert_eq!(
-            next_frame(&bytes[first.end..]).map(|frame| frame.opcode),
-            Some(PING)
-        );
+        assert_eq!(next_frame(&bytes[first.end..]).map(|frame| frame.opcode), Some(PING));
     }
 
     #[test]

@@ -15,7 +15,10 @@ use crate::wire::{self, Masks};
 
 /// Room for what several hundred messages left in one socket.
 const READ_BYTES: usize = 512 * 1024;
+/// Wakes taken at once; the schedule is looked at between two batches of them.
 const EVENTS_MAX: usize = 1024;
+
+/// One client thread.
 pub(super) struct EventLoop<'a> {
     pub(super) shared: &'a Shared,
     pub(super) thread: usize,
@@ -56,8 +59,7 @@ impl<'a> EventLoop<'a> {
         let (plan, threads) = (&self.shared.plan, self.shared.plan.threads);
         let pusher = match plan.speakers {
             Speakers::Queue(_) if self.thread == 0 => {
-                self.connections
-                    .push(Connection::new(Role::Pusher, plan.joining(), 0, 0));
+                self.connections.push(Connection::new(Role::Pusher, plan.joining(), 0, 0));
                 true
             }
             _ => false,
@@ -107,11 +109,7 @@ impl<'a> EventLoop<'a> {
                 return Ok(self.sum_up());
             }
             self.open_more()?;
-            let sleep_ns = if phase == Phase::Speak {
-                self.speak()
-            } else {
-                2_000_000
-            };
+            let sleep_ns = if phase == Phase::Speak { self.speak() } else { 2_000_000 };
             self.poller.wait(&mut events, sleep_ns)?;
             for event in &events {
                 self.on_event(*event)?;
@@ -122,8 +120,7 @@ impl<'a> EventLoop<'a> {
     fn enter(&mut self, phase: Phase) -> io::Result<()> {
         match phase {
             Phase::Speak => {
-                self.schedule
-                    .start(&self.shared.plan, self.thread, sys::monotonic_ns());
+                self.schedule.start(&self.shared.plan, self.thread, sys::monotonic_ns());
                 self.pause_stalled(true)
             }
             Phase::Resume => self.pause_stalled(false),
@@ -150,16 +147,7 @@ impl<'a> EventLoop<'a> {
     }
 
     fn speak(&mut self) -> u64 {
-        let Self {
-            schedule,
-            connections,
-            masks,
-            frame,
-            poller,
-            shared,
-            thread,
-            ..
-        } = self;
+        let Self { schedule, connections, masks, frame, poller, shared, thread, .. } = self;
         let unanswered_max = match &shared.plan.speakers {
             Speakers::Queue(door) => door.unanswered_max,
             _ => u32::MAX,
@@ -219,14 +207,12 @@ impl<'a> EventLoop<'a> {
             State::Ready if connection.stalls => self.outcome.stalled_closed += 1,
             State::Ready => {
                 self.outcome.faults.closed += 1;
-                self.shared
-                    .complain(|| format!("connection {}: {why}", connection.number));
+                self.shared.complain(|| format!("connection {}: {why}", connection.number));
             }
             state => {
                 count(&counters.failed, 1);
                 let unread = show(&connection.inbox);
-                self.shared
-                    .complain(|| format!("while {state:?}: {why}; unread: {unread}"));
+                self.shared.complain(|| format!("while {state:?}: {why}; unread: {unread}"));
             }
         }
         if connection.on_its_way() {
@@ -304,9 +290,7 @@ impl<'a> EventLoop<'a> {
         if ear.delivered > 0 {
             // What a stalled listener reads after the speaking belongs to no window.
             if !connection.stalls {
-                self.shared.rooms[connection.room]
-                    .delivered
-                    .fetch_add(ear.delivered, Relaxed);
+                self.shared.rooms[connection.room].delivered.fetch_add(ear.delivered, Relaxed);
                 count(&self.shared.counters[self.thread].delivered, ear.delivered);
             }
         }
@@ -341,11 +325,7 @@ impl<'a> EventLoop<'a> {
     /// Closes the books: what each listener should have heard and did not.
     fn sum_up(mut self) -> Outcome {
         let plan = &self.shared.plan;
-        for connection in self
-            .connections
-            .iter()
-            .filter(|connection| connection.role == Role::Member)
-        {
+        for connection in self.connections.iter().filter(|connection| connection.role == Role::Member) {
             let first = connection.room * plan.publishers_per_room();
             for (place, track) in connection.tracks.iter().enumerate() {
                 // One that was closed for being slow has to have a whole beginning; the others need all.
@@ -371,11 +351,7 @@ fn close_reason(body: &[u8]) -> String {
 /// Lets epoll wake for space exactly while something waits to be sent.
 pub(super) fn arm(poller: &Poller, connection: &mut Connection, token: usize) {
     let wanted = !connection.outbox.is_empty();
-    let Some(stream) = connection
-        .stream
-        .as_ref()
-        .filter(|_| connection.wants_space != wanted)
-    else {
+    let Some(stream) = connection.stream.as_ref().filter(|_| connection.wants_space != wanted) else {
         return;
     };
     let bits = if wanted { sys::READ | sys::WRITE } else { sys::READ };

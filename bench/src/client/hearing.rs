@@ -56,9 +56,7 @@ impl Ear<'_> {
         if connection.stalls {
             self.outcome.stalled_heard += 1;
         } else if self.shared.measures(mark.time_ns) {
-            self.outcome
-                .latency_ns
-                .add(self.now_ns.saturating_sub(mark.time_ns));
+            self.outcome.latency_ns.add(self.now_ns.saturating_sub(mark.time_ns));
         }
     }
 
@@ -67,12 +65,8 @@ impl Ear<'_> {
         if connection.offset != 0 && offset != connection.offset + 1 {
             self.outcome.faults.offset_jumps += 1;
             let (number, before) = (connection.number, connection.offset);
-            self.shared.complain(|| {
-                format!(
-                    "connection {number} had offset {before} and then got {}",
-                    show(line)
-                )
-            });
+            self.shared
+                .complain(|| format!("connection {number} had offset {before} and then got {}", show(line)));
         }
         connection.offset = offset;
     }
@@ -99,11 +93,7 @@ impl Ear<'_> {
     fn misrouted(&mut self, connection: &Connection, line: &[u8]) {
         self.outcome.faults.misrouted += 1;
         self.shared.complain(|| {
-            format!(
-                "connection {} of another room or run got {}",
-                connection.number,
-                show(line)
-            )
+            format!("connection {} of another room or run got {}", connection.number, show(line))
         });
     }
 }
@@ -140,12 +130,7 @@ mod tests {
     /// An entry of `room` at `offset` with what publisher `publisher` of run 3 said as his `sequence`-th.
     fn entry(room: &str, offset: u64, publisher: u32, sequence: u32) -> String {
         let mut payload = blank_payload(40).into_bytes();
-        Mark {
-            time_ns: 1,
-            publisher: 3 << 20 | publisher,
-            sequence,
-        }
-        .stamp(&mut payload);
+        Mark { time_ns: 1, publisher: 3 << 20 | publisher, sequence }.stamp(&mut payload);
         let payload = String::from_utf8(payload).expect("ASCII");
         format!(
             "{{\"t\":\"msg\",\"r\":\"{room}\",\"s\":{offset},\"id\":\"x\",\"u\":\"u1\",\"ts\":5,\"d\":\"{payload}\"}}"
@@ -157,15 +142,8 @@ mod tests {
         let shared = Shared::new(plan(2, 1, Speakers::OneApart, 0));
         let mut outcome = Outcome::default();
         let mut connection = Connection::new(Role::Member, 2, 1, 1);
-        let mut ear = Ear {
-            shared: &shared,
-            outcome: &mut outcome,
-            now_ns: 9,
-            delivered: 0,
-        };
-        frames
-            .iter()
-            .for_each(|frame| ear.hear(&mut connection, frame.as_bytes()));
+        let mut ear = Ear { shared: &shared, outcome: &mut outcome, now_ns: 9, delivered: 0 };
+        frames.iter().for_each(|frame| ear.hear(&mut connection, frame.as_bytes()));
         let delivered = ear.delivered;
         outcome.faults.lost += connection.tracks[0].missing_inside();
         assert_eq!(
@@ -192,41 +170,17 @@ mod tests {
     #[test]
     fn a_message_of_another_room_publisher_or_run_is_misrouted() {
         let (faults, ..) = faults_in(&[entry("room-1", 1, 0, 1)]);
-        assert_eq!(
-            faults,
-            Faults {
-                misrouted: 1,
-                ..Faults::default()
-            }
-        );
+        assert_eq!(faults, Faults { misrouted: 1, ..Faults::default() });
         let (faults, ..) = faults_in(&[entry("room-2", 1, 0, 1)]);
-        assert_eq!(
-            faults,
-            Faults {
-                misrouted: 1,
-                ..Faults::default()
-            }
-        );
+        assert_eq!(faults, Faults { misrouted: 1, ..Faults::default() });
         let (faults, ..) = faults_in(&[entry("room-2", 1, 1 << 22 | 1, 1)]);
-        assert_eq!(
-            faults,
-            Faults {
-                misrouted: 1,
-                ..Faults::default()
-            }
-        );
+        assert_eq!(faults, Faults { misrouted: 1, ..Faults::default() });
     }
 
     #[test]
     fn a_jump_of_the_offset_is_a_fault_unless_it_was_told() {
         let jump = [entry("room-2", 7, 1, 1), entry("room-2", 9, 1, 2)];
-        assert_eq!(
-            faults_in(&jump).0,
-            Faults {
-                offset_jumps: 1,
-                ..Faults::default()
-            }
-        );
+        assert_eq!(faults_in(&jump).0, Faults { offset_jumps: 1, ..Faults::default() });
         let gap = "{\"t\":\"gap\",\"r\":\"room-2\",\"missing\":[8,8],\"why\":\"slow\"}".to_owned();
         let (faults, outcome, _) = faults_in(&[jump[0].clone(), gap, jump[1].clone()]);
         assert_eq!((faults, outcome.told_gaps), (Faults::default(), 1));
@@ -234,10 +188,8 @@ mod tests {
 
     #[test]
     fn refusals_and_answers_are_counted() {
-        let lines = [
-            "{\"t\":\"ack\",\"r\":\"room-2\",\"s\":1}",
-            "{\"t\":\"err\",\"code\":429,\"why\":\"rate\"}",
-        ];
+        let lines =
+            ["{\"t\":\"ack\",\"r\":\"room-2\",\"s\":1}", "{\"t\":\"err\",\"code\":429,\"why\":\"rate\"}"];
         let (faults, outcome, _) = faults_in(&lines.map(str::to_owned));
         assert_eq!((faults.refused, outcome.acknowledged), (1, 1));
     }

@@ -49,10 +49,7 @@ impl EventLoop<'_> {
     pub(super) fn on_space(&mut self, token: usize) -> io::Result<()> {
         let connection = &mut self.connections[token];
         if connection.state == State::Dialing {
-            if let Some(error) = connection
-                .stream
-                .as_ref()
-                .and_then(|stream| stream.take_error().transpose())
+            if let Some(error) = connection.stream.as_ref().and_then(|stream| stream.take_error().transpose())
             {
                 let error = error?;
                 self.on_gone(token, &error.to_string());
@@ -83,10 +80,7 @@ impl EventLoop<'_> {
     pub(super) fn join(&mut self, token: usize) {
         let connection = &mut self.connections[token];
         connection.state = State::Joining;
-        let line = format!(
-            "{{\"t\":\"join\",\"r\":\"{}\"}}",
-            Plan::room_name(connection.room)
-        );
+        let line = format!("{{\"t\":\"join\",\"r\":\"{}\"}}", Plan::room_name(connection.room));
         self.frame.clear();
         wire::client_frame(&mut self.frame, wire::TEXT, line.as_bytes(), self.masks.draw());
         connection.write(&self.frame);
@@ -127,26 +121,14 @@ mod tests {
         let target = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80);
         assert_eq!(source_of(target, PER_SOURCE - 1), None);
         assert_eq!(source_of(target, PER_SOURCE), Some(Ipv4Addr::new(127, 0, 0, 2)));
-        assert_eq!(
-            source_of(target, PER_SOURCE * 250),
-            Some(Ipv4Addr::new(127, 0, 1, 1))
-        );
-        assert_eq!(
-            source_of(SocketAddrV4::new([10, 0, 0, 1].into(), 80), PER_SOURCE),
-            None
-        );
+        assert_eq!(source_of(target, PER_SOURCE * 250), Some(Ipv4Addr::new(127, 0, 1, 1)));
+        assert_eq!(source_of(SocketAddrV4::new([10, 0, 0, 1].into(), 80), PER_SOURCE), None);
     }
 
     #[test]
     fn only_live_ends_the_waiting_and_an_error_is_told() {
-        assert!(matches!(
-            hear_joining(b"{\"t\":\"joined\",\"r\":\"a\"}"),
-            Joining::Wait
-        ));
-        assert!(matches!(
-            hear_joining(b"{\"t\":\"joined\"}\n{\"t\":\"live\",\"s\":0}"),
-            Joining::Live
-        ));
+        assert!(matches!(hear_joining(b"{\"t\":\"joined\",\"r\":\"a\"}"), Joining::Wait));
+        assert!(matches!(hear_joining(b"{\"t\":\"joined\"}\n{\"t\":\"live\",\"s\":0}"), Joining::Live));
         let refused = hear_joining(b"{\"t\":\"err\",\"code\":403}");
         assert!(matches!(refused, Joining::Refused(why) if why.contains("403")));
     }

@@ -126,24 +126,15 @@ pub(super) mod tests {
     #[test]
     fn a_speaker_apart_is_a_member_and_chat_members_are_all_publishers() {
         let fan_out = plan(2, 5, Speakers::OneApart, 0);
-        assert_eq!(
-            (fan_out.members(), fan_out.connections(), fan_out.publishers()),
-            (6, 12, 2)
-        );
+        assert_eq!((fan_out.members(), fan_out.connections(), fan_out.publishers()), (6, 12, 2));
         let chat = plan(2, 5, Speakers::Members, 0);
-        assert_eq!(
-            (chat.members(), chat.connections(), chat.publishers()),
-            (5, 10, 10)
-        );
+        assert_eq!((chat.members(), chat.connections(), chat.publishers()), (5, 10, 10));
     }
 
     #[test]
     fn stalled_listeners_are_dealt_over_the_rooms() {
         let slow = plan(3, 10, Speakers::OneApart, 10);
-        assert_eq!(
-            (0..3).map(|room| slow.stalled_in(room)).collect::<Vec<_>>(),
-            [4, 3, 3]
-        );
+        assert_eq!((0..3).map(|room| slow.stalled_in(room)).collect::<Vec<_>>(), [4, 3, 3]);
         assert_eq!(slow.readers_of(0), 7);
     }
 }

@@ -95,25 +95,16 @@ impl Shared {
 
     /// Keeps the first thing that looked wrong, for a person to read.
     pub fn complain(&self, text: impl FnOnce() -> String) {
-        let mut complaint = self
-            .complaint
-            .lock()
-            .expect("no thread panics while it complains");
+        let mut complaint = self.complaint.lock().expect("no thread panics while it complains");
         complaint.get_or_insert_with(|| text().chars().take(400).collect());
     }
 
     pub fn complaint(&self) -> Option<String> {
-        self.complaint
-            .lock()
-            .expect("no thread panics while it complains")
-            .clone()
+        self.complaint.lock().expect("no thread panics while it complains").clone()
     }
 
     fn sum(&self, counter: impl Fn(&Counters) -> &AtomicU64) -> u64 {
-        self.counters
-            .iter()
-            .map(|counters| counter(counters).load(Relaxed))
-            .sum()
+        self.counters.iter().map(|counters| counter(counters).load(Relaxed)).sum()
     }
 }
 
@@ -172,9 +163,7 @@ impl Client {
         let spawn = |thread| {
             let shared = shared.clone();
             let work = move || EventLoop::new(&shared, thread)?.run();
-            std::thread::Builder::new()
-                .name(format!("client-{thread}"))
-                .spawn(work)
+            std::thread::Builder::new().name(format!("client-{thread}")).spawn(work)
         };
         let threads = (0..shared.plan.threads).map(spawn).collect::<io::Result<_>>()?;
         Ok(Self { shared, threads })
@@ -236,9 +225,7 @@ impl Client {
         self.enter(Phase::Stop);
         let mut outcome = Outcome::default();
         for thread in self.threads {
-            let part = thread
-                .join()
-                .map_err(|_| io::Error::other("a client thread panicked"))??;
+            let part = thread.join().map_err(|_| io::Error::other("a client thread panicked"))??;
             outcome.merge(&part);
         }
         if self.shared.plan.acknowledged {

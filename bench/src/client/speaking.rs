@@ -57,13 +57,7 @@ pub(super) struct Utterance<'a> {
 
 impl Schedule {
     pub fn new() -> Self {
-        Self {
-            speakers: vec![],
-            desks: vec![],
-            spoken: 0,
-            start_ns: 0,
-            lag_max_ns: 0,
-        }
+        Self { speakers: vec![], desks: vec![], spoken: 0, start_ns: 0, lag_max_ns: 0 }
     }
 
     /// Adds the publishers of `room`; `connections` are their places among the thread's connections.
@@ -159,11 +153,8 @@ impl Schedule {
                     break;
                 }
                 desk.sent += 1;
-                desk.next = if desk.next + 1 == desk.speakers.end {
-                    desk.speakers.start
-                } else {
-                    desk.next + 1
-                };
+                desk.next =
+                    if desk.next + 1 == desk.speakers.end { desk.speakers.start } else { desk.next + 1 };
                 said += 1;
             }
         }
@@ -204,10 +195,7 @@ impl Speaker {
             sequence: self.sequence + 1,
         };
         mark.stamp(&mut self.text[self.mark_at..]);
-        if !say(Utterance {
-            connection: self.connection,
-            text: &self.text,
-        }) {
+        if !say(Utterance { connection: self.connection, text: &self.text }) {
             return false;
         }
         self.sequence += 1;
@@ -223,11 +211,7 @@ fn message_text(plan: &Plan, room: usize) -> String {
         Speakers::Queue(door) => {
             let entry = format!("{{\"type\":\"message\",\"room\":\"{room}\",\"content\":\"{payload}\"}}");
             let list = &door.list;
-            format!(
-                "*3\r\n$5\r\nLPUSH\r\n${}\r\n{list}\r\n${}\r\n{entry}\r\n",
-                list.len(),
-                entry.len()
-            )
+            format!("*3\r\n$5\r\nLPUSH\r\n${}\r\n{list}\r\n${}\r\n{entry}\r\n", list.len(), entry.len())
         }
         _ => format!("{{\"t\":\"pub\",\"r\":\"{room}\",\"d\":\"{payload}\"}}"),
     }

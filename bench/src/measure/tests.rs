@@ -16,10 +16,8 @@ type Echo = fn(u32) -> usize;
 /// One connection of a server that answers each message to its own speaker only, as often as `echo` says.
 fn serve_one(mut stream: TcpStream, echo: Echo) {
     let (mut inbox, mut buffer, mut offset) = (vec![], [0; 4096], 0);
-    let answer = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: {}\r\n\r\n",
-        wire::ACCEPT
-    );
+    let answer =
+        format!("HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: {}\r\n\r\n", wire::ACCEPT);
     let mut upgraded = false;
     loop {
         let Ok(length @ 1..) = stream.read(&mut buffer) else {
@@ -105,12 +103,5 @@ fn a_server_that_loses_and_doubles_is_found_out() {
         5 | 6 | 10 => 2,
         _ => 1,
     });
-    assert_eq!(
-        faults,
-        Faults {
-            lost: 2,
-            doubled: 3,
-            ..Faults::default()
-        }
-    );
+    assert_eq!(faults, Faults { lost: 2, doubled: 3, ..Faults::default() });
 }

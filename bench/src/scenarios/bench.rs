@@ -20,9 +20,14 @@ use crate::sys;
 /// Descriptors that the client needs beside its connections.
 const SPARE_DESCRIPTORS: u64 = 64;
 
+/// Bytes of a payload where nothing else is said: a chat line.
+const PAYLOAD_BYTES: usize = 128;
+
 pub struct Bench {
     pub common: Common,
     pub report: Report,
+    /// Bytes of each payload from now on.
+    pub payload_bytes: usize,
     source: Source,
     descriptors: u64,
     runs: u32,
@@ -39,6 +44,7 @@ impl Bench {
             source: common.source()?,
             descriptors: sys::raise_descriptor_limit(),
             report: Report::open(markdown, json)?,
+            payload_bytes: common.bytes.unwrap_or(PAYLOAD_BYTES),
             common: common.clone(),
             runs: std::process::id(),
         })
@@ -59,7 +65,7 @@ impl Bench {
             listeners: shape.members,
             speakers,
             pace,
-            payload_bytes: self.common.bytes,
+            payload_bytes: self.payload_bytes,
             stalled: 0,
             acknowledged: true,
             threads: self.common.threads,
@@ -74,9 +80,7 @@ impl Bench {
             )));
         }
         if plan.publishers() >= PUBLISHERS_MAX as usize {
-            return Err(Failure::Usage(format!(
-                "{shape}: more than {PUBLISHERS_MAX} publishers"
-            )));
+            return Err(Failure::Usage(format!("{shape}: more than {PUBLISHERS_MAX} publishers")));
         }
         Ok(plan)
     }
@@ -102,7 +106,7 @@ impl Bench {
             name: name.to_owned(),
             subject: subject.to_owned(),
             server: server.to_owned(),
-            payload_bytes: self.common.bytes,
+            payload_bytes: self.payload_bytes,
             client_threads: self.common.threads,
         }
     }
@@ -117,13 +121,9 @@ impl Bench {
     ) -> Result<Figures, Failure> {
         let progress = Progress::new(&format!("{} {} ({})", case.scenario, case.name, case.subject));
         let figures = measure::run(plan, timing, subject, &progress).map_err(|failure| {
-            Failure::Run(format!(
-                "{} {} ({}): {failure}",
-                case.scenario, case.name, case.subject
-            ))
+            Failure::Run(format!("{} {} ({}): {failure}", case.scenario, case.name, case.subject))
         })?;
-        self.report
-            .record(case, &figures.faults, figures.complaint.as_deref(), &figures)?;
+        self.report.record(case, &figures.faults, figures.complaint.as_deref(), &figures)?;
         Ok(figures)
     }
 
@@ -141,40 +141,23 @@ impl Bench {
         command.args(["floor-server", "--listen", &address.to_string()]);
         command.args(batched.then_some("--batched"));
         let owned = Owned::start("the floor server", &mut command)?;
-        wait_listening(address, &owned)?;
+        wait_listening(address)?;
         let mut plan = self.plan(address, shape, speakers, pace)?;
         plan.acknowledged = false;
-        let subject = Subject {
-            pids: vec![owned.pid()],
-            ..Subject::default()
-        };
-        let timing = Timing {
-            measured: self.common.measured() / 2,
-            ..self.timing()
-        };
-        let kind = if batched {
-            "floor, batched"
-        } else {
-            "floor, one send each"
-        };
-        let case = Case {
-            subject: kind.to_owned(),
-            server: String::new(),
-            ..case.clone()
-        };
+        let subject = Subject { pids: vec![owned.pid()], ..Subject::default() };
+        let timing = Timing { measured: self.common.measured() / 2, ..self.timing() };
+        let kind = if batched { "floor, batched" } else { "floor, one send each" };
+        let case = Case { subject: kind.to_owned(), server: String::new(), ..case.clone() };
         self.measure(&case, plan, timing, &subject)
     }
 }
 
 /// Waits until somebody listens there.
-pub fn wait_listening(address: SocketAddrV4, owned: &Owned) -> Result<(), Failure> {
+pub fn wait_listening(address: SocketAddrV4) -> Result<(), Failure> {
     let start = Instant::now();
     while TcpStream::connect(address).is_err() {
         if start.elapsed() > Duration::from_secs(10) {
-            return Err(Failure::Missing(format!(
-                "nobody listens at {address}:\n{}",
-                owned.last_words()
-            )));
+            return Err(Failure::Missing(format!("nobody listens at {address}")));
         }
         sleep(Duration::from_millis(5));
     }

@@ -27,13 +27,12 @@ const HEADS: &[&str] = &[
     "after they left",
     "RSS bytes / connection",
     "PSS bytes / connection",
-    "kernel TCP bytes / connection",
     "CPU % while idle",
     "faults",
 ];
 
-const NOTES: &str = "RSS is the server's own memory; the kernel's socket buffers are apart (machine-wide, so both ends of \
-    each connection). CPU per connection covers the handshake, the join and telling the others in the room.";
+const NOTES: &str = "RSS is the server's own memory; what the kernel holds for each socket is not in it. CPU per connection \
+    covers the handshake, the join and telling the others in the room.";
 
 #[derive(Debug, Serialize)]
 struct IdleFigures {
@@ -45,27 +44,19 @@ struct IdleFigures {
     memory_after: Memory,
     rss_bytes_per_connection: f64,
     pss_bytes_per_connection: f64,
-    kernel_tcp_bytes_per_connection: f64,
     idle_cpu_percent: f64,
     faults: Faults,
 }
 
 pub fn run(bench: &mut Bench, idle: &Idle) -> Result<(), Failure> {
     if idle.connections == 0 || idle.per_room == 0 {
-        return Err(Failure::Usage(
-            "--connections and --per-room must be above 0".to_owned(),
-        ));
+        return Err(Failure::Usage("--connections and --per-room must be above 0".to_owned()));
     }
     let server = bench.server(&[])?;
     let Some(pid) = server.pids.first().copied() else {
-        return Err(Failure::Usage(
-            "idle reads the server's memory: give its process with --pid".to_owned(),
-        ));
+        return Err(Failure::Usage("idle reads the server's memory: give its process with --pid".to_owned()));
     };
-    let shape = Shape {
-        rooms: idle.connections.div_ceil(idle.per_room),
-        members: idle.per_room,
-    };
+    let shape = Shape { rooms: idle.connections.div_ceil(idle.per_room), members: idle.per_room };
     let plan = bench.plan(server.address, shape, Speakers::Nobody, Pace::Window(1))?;
     let connections = plan.connections() as u64;
     let name = format!("{connections} connections, {} a room", idle.per_room);
@@ -73,15 +64,14 @@ pub fn run(bench: &mut Bench, idle: &Idle) -> Result<(), Failure> {
     let progress = Progress::new(&format!("idle {name}"));
 
     sleep(SETTLE);
-    let (memory_before, buffers_before, cost_before) =
-        (procfs::memory(pid), procfs::tcp_buffers(), procfs::cost(&[pid]));
+    let (memory_before, cost_before) = (procfs::memory(pid), procfs::cost(&[pid]));
     let (client, took) = measure::connect(plan, &progress)?;
     let connect_cpu_s = procfs::cost(&[pid]).since(&cost_before).cpu_s();
     sleep(SETTLE);
     let quiet_from = procfs::cost(&[pid]);
     sleep(bench.common.measured());
     let idle_cpu_s = procfs::cost(&[pid]).since(&quiet_from).cpu_s();
-    let (memory_with_all, buffers) = (procfs::memory(pid), procfs::tcp_buffers());
+    let memory_with_all = procfs::memory(pid);
     let complaint = client.complaint();
     progress.done();
     let faults = client.finish()?.faults;
@@ -97,18 +87,13 @@ pub fn run(bench: &mut Bench, idle: &Idle) -> Result<(), Failure> {
         memory_after,
         rss_bytes_per_connection: each(memory_before.rss, memory_with_all.rss),
         pss_bytes_per_connection: each(memory_before.pss, memory_with_all.pss),
-        kernel_tcp_bytes_per_connection: each(buffers_before, buffers),
         idle_cpu_percent: idle_cpu_s / bench.common.secs * 100.0,
         faults,
     };
-    bench
-        .report
-        .record(&case, &faults, complaint.as_deref(), &figures)?;
+    bench.report.record(&case, &faults, complaint.as_deref(), &figures)?;
     let notes = format!("Server: `{}`. {NOTES}", server.command);
     server.stop()?;
-    bench
-        .report
-        .table("Idle connections", &notes, HEADS, &[row(&name, &figures)])
+    bench.report.table("Idle connections", &notes, HEADS, &[row(&name, &figures)])
 }
 
 fn row(name: &str, figures: &IdleFigures) -> Vec<String> {
@@ -121,7 +106,6 @@ fn row(name: &str, figures: &IdleFigures) -> Vec<String> {
         mebibytes(figures.memory_after.rss),
         number(figures.rss_bytes_per_connection),
         number(figures.pss_bytes_per_connection),
-        number(figures.kernel_tcp_bytes_per_connection),
         number(figures.idle_cpu_percent),
         faults_cell(&figures.faults),
     ]

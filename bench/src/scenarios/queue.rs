@@ -9,7 +9,7 @@ use crate::client::{Pace, QueueDoor, Speakers};
 use crate::failure::Failure;
 use crate::figures::Figures;
 use crate::measure::Subject;
-use crate::options::{Queue, Shape};
+use crate::options::{Queue, Shape, Way};
 use crate::report::{faults_cell, milliseconds, number, optional};
 use crate::server::process::{Owned, free_address};
 
@@ -35,56 +35,36 @@ const HEADS: &[&str] = &[
 const NOTES: &str = "Latency runs from the push until a listener has read the message. One by one: the next push leaves \
     when the one before is answered. The door answers when the message is kept, Redis when it is in the list.";
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Door,
-    Redis,
-}
-
 pub fn run(bench: &mut Bench, queue: &Queue) -> Result<(), Failure> {
     if queue.window == 0 || queue.listeners.contains(&0) {
-        return Err(Failure::Usage(
-            "--window and --listeners must be above 0".to_owned(),
-        ));
+        return Err(Failure::Usage("--window and --listeners must be above 0".to_owned()));
     }
-    let foreign = bench.common.url.is_some();
-    let redis = !queue.no_redis && !foreign && has_redis();
-    let ways = if redis {
-        &[Way::Door, Way::Redis][..]
-    } else {
-        &[Way::Door]
+    let redis = queue.way.contains(&Way::Redis);
+    let left_out = match (redis, bench.common.url.is_some(), has_redis()) {
+        (true, true, _) => " A running server has its own Redis, so those rows are left out.",
+        (true, false, false) => " No `redis-server` was found, so its rows are missing.",
+        _ => "",
     };
+    let ways = queue.way.iter().filter(|way| **way == Way::Door || left_out.is_empty());
     let mut rows = vec![];
     let mut commands = vec![];
     for way in ways {
+        let mut last = String::new();
         for listeners in &queue.listeners {
             for pipelined in [true, false] {
                 let (row, command) = measure(bench, *way, *listeners, pipelined.then_some(queue.window))?;
                 rows.push(row);
-                if commands.last() != Some(&command) {
-                    commands.push(command);
-                }
+                last = command;
             }
         }
+        commands.push(format!("`{last}`"));
     }
-    let missing = match (redis, queue.no_redis || foreign) {
-        (false, false) => " No `redis-server` was found, so its rows are missing.",
-        _ => "",
-    };
-    let command = commands.last().map_or("", String::as_str);
-    bench.report.table(
-        "Queue",
-        &format!("Server: `{command}`. {NOTES}{missing}"),
-        HEADS,
-        &rows,
-    )
+    let notes = format!("Servers: {}. {NOTES}{left_out}", commands.join("; "));
+    bench.report.table("Queue", &notes, HEADS, &rows)
 }
 
 fn has_redis() -> bool {
-    Command::new("redis-server")
-        .arg("--version")
-        .output()
-        .is_ok_and(|output| output.status.success())
+    Command::new("redis-server").arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
 /// One row, and how its server was started. `pipeline`: messages in flight, or none to push one by one.
@@ -98,26 +78,13 @@ fn measure(
         Way::Redis => Some(start_redis()?),
         Way::Door => None,
     };
-    let more = redis
-        .iter()
-        .flat_map(|(_, address)| ["--redis".to_owned(), format!("redis://{address}/0")]);
+    let more = redis.iter().flat_map(|(_, address)| ["--redis".to_owned(), format!("redis://{address}/0")]);
     let server = bench.server(&more.collect::<Vec<_>>())?;
-    let address = redis
-        .as_ref()
-        .map(|(_, address)| *address)
-        .or(server.door)
-        .ok_or_else(|| {
-            Failure::Usage("where is the running server's RESP door? give it with --door".to_owned())
-        })?;
-    let door = QueueDoor {
-        address,
-        list: LIST.to_owned(),
-        unanswered_max: pipeline.map_or(1, |_| u32::MAX),
-    };
-    let shape = Shape {
-        rooms: 1,
-        members: listeners,
-    };
+    let address = redis.as_ref().map(|(_, address)| *address).or(server.door).ok_or_else(|| {
+        Failure::Usage("where is the running server's RESP door? give it with --door".to_owned())
+    })?;
+    let door = QueueDoor { address, list: LIST.to_owned(), unanswered_max: pipeline.map_or(1, |_| u32::MAX) };
+    let shape = Shape { rooms: 1, members: listeners };
     let pace = Pace::Window(pipeline.unwrap_or(AHEAD_MAX));
     let plan = bench.plan(server.address, shape, Speakers::Queue(door), pace)?;
 
@@ -126,11 +93,7 @@ fn measure(
     let name = format!("{by}, {how}, {listeners}");
     let case = bench.case("queue", &name, "roomcast", &server.command);
     let beside = redis.iter().map(|(owned, _)| owned.pid()).collect();
-    let subject = Subject {
-        pids: server.pids.clone(),
-        beside,
-        metrics: Some(server.address),
-    };
+    let subject = Subject { pids: server.pids.clone(), beside, metrics: Some(server.address) };
     let figures = bench.measure(&case, plan, bench.timing(), &subject)?;
     let command = server.command.clone();
     server.stop()?;
@@ -155,15 +118,12 @@ fn start_redis() -> Result<(Owned, SocketAddrV4), Failure> {
         "no",
     ]);
     let owned = Owned::start("redis-server", &mut command)?;
-    wait_listening(address, &owned)?;
+    wait_listening(address)?;
     Ok((owned, address))
 }
 
 fn row(name: &str, figures: &Figures) -> Vec<String> {
-    let syncs = figures
-        .calls
-        .and_then(|calls| calls.traced)
-        .map(|traced| traced.syncs_per_delivery);
+    let syncs = figures.calls.and_then(|calls| calls.traced).map(|traced| traced.syncs_per_delivery);
     let deliveries_per_push = figures.deliveries_per_s / figures.messages_per_s.max(f64::MIN_POSITIVE);
     vec![
         name.to_owned(),

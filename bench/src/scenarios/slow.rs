@@ -15,6 +15,10 @@ use crate::report::{faults_cell, mebibytes, milliseconds, number, optional};
 /// Memory that grows shows only after some time.
 const MEASURED_MIN: Duration = Duration::from_secs(10);
 
+/// Bytes of a payload where nothing else is said: the kernel takes some megabytes for a reader that reads nothing, and
+/// what it takes does not trouble the server.
+const PAYLOAD_BYTES: usize = 1024;
+
 const HEADS: &[&str] = &[
     "listeners",
     "deliveries/s",
@@ -36,11 +40,15 @@ pub fn run(bench: &mut Bench, slow: &Slow) -> Result<(), Failure> {
             "--stalled and --window must be above 0, and some listeners must exist".to_owned(),
         ));
     }
+    let usual = std::mem::replace(&mut bench.payload_bytes, bench.common.bytes.unwrap_or(PAYLOAD_BYTES));
+    let result = compare(bench, slow);
+    bench.payload_bytes = usual;
+    result
+}
+
+fn compare(bench: &mut Bench, slow: &Slow) -> Result<(), Failure> {
     let pace = Pace::Window(slow.window);
-    let timing = Timing {
-        measured: bench.common.measured().max(MEASURED_MIN),
-        ..bench.timing()
-    };
+    let timing = Timing { measured: bench.common.measured().max(MEASURED_MIN), ..bench.timing() };
     let mut rows = vec![];
     let mut notes = String::new();
     for stalled in [0, slow.stalled] {
@@ -49,11 +57,7 @@ pub fn run(bench: &mut Bench, slow: &Slow) -> Result<(), Failure> {
         let case = bench.case("slow", &name, "roomcast", &server.command);
         let mut plan = bench.plan(server.address, slow.shape, Speakers::OneApart, pace)?;
         plan.stalled = stalled;
-        let subject = Subject {
-            pids: server.pids.clone(),
-            beside: vec![],
-            metrics: Some(server.address),
-        };
+        let subject = Subject { pids: server.pids.clone(), beside: vec![], metrics: Some(server.address) };
         let figures = bench.measure(&case, plan, timing, &subject)?;
         notes = notes_of(&server.command, &figures);
         server.stop()?;

@@ -10,24 +10,12 @@ use crate::options::{Shape, Talk};
 use crate::report::{faults_cell, mebibytes, milliseconds, number, optional};
 
 const FAN_OUT_SHAPES: &[Shape] = &[
-    Shape {
-        rooms: 1,
-        members: 1000,
-    },
-    Shape {
-        rooms: 1,
-        members: 5000,
-    },
-    Shape {
-        rooms: 100,
-        members: 100,
-    },
+    Shape { rooms: 1, members: 1000 },
+    Shape { rooms: 1, members: 5000 },
+    Shape { rooms: 100, members: 100 },
 ];
 const FAN_OUT_WINDOWS: &[u32] = &[1, 4, 16, 32];
-const CHAT_SHAPES: &[Shape] = &[Shape {
-    rooms: 500,
-    members: 10,
-}];
+const CHAT_SHAPES: &[Shape] = &[Shape { rooms: 500, members: 10 }];
 const CHAT_WINDOWS: &[u32] = &[1, 4];
 const CHAT_RATES: &[f64] = &[5000.0];
 
@@ -57,28 +45,12 @@ const NOTES: &str = "CPU is that of the server's process, user and system, over 
 
 pub fn fan_out(bench: &mut Bench, talk: &Talk) -> Result<(), Failure> {
     let paces = talk.paces(FAN_OUT_WINDOWS, &[]);
-    table(
-        bench,
-        "fan-out",
-        "Fan-out: one speaker a room",
-        talk,
-        FAN_OUT_SHAPES,
-        &paces,
-        &Speakers::OneApart,
-    )
+    table(bench, "fan-out", "Fan-out: one speaker a room", talk, FAN_OUT_SHAPES, &paces, &Speakers::OneApart)
 }
 
 pub fn chat(bench: &mut Bench, talk: &Talk) -> Result<(), Failure> {
     let paces = talk.paces(CHAT_WINDOWS, CHAT_RATES);
-    table(
-        bench,
-        "chat",
-        "Chat: every member speaks",
-        talk,
-        CHAT_SHAPES,
-        &paces,
-        &Speakers::Members,
-    )
+    table(bench, "chat", "Chat: every member speaks", talk, CHAT_SHAPES, &paces, &Speakers::Members)
 }
 
 fn table(
@@ -99,11 +71,8 @@ fn table(
             let server = bench.server(&[])?;
             let case = bench.case(scenario, &name, "roomcast", &server.command);
             let plan = bench.plan(server.address, shape, speakers.clone(), *pace)?;
-            let subject = Subject {
-                pids: server.pids.clone(),
-                beside: vec![],
-                metrics: Some(server.address),
-            };
+            let subject =
+                Subject { pids: server.pids.clone(), beside: vec![], metrics: Some(server.address) };
             let figures = bench.measure(&case, plan, bench.timing(), &subject)?;
             command.clone_from(&server.command);
             server.stop()?;
@@ -153,9 +122,7 @@ fn row(name: &str, figures: &Figures, each: Option<&Figures>, batched: Option<&F
         milliseconds(figures.latency_p99_us),
         milliseconds(figures.latency_max_us),
         number(figures.switches_voluntary_per_message + figures.switches_involuntary_per_message),
-        figures
-            .rss()
-            .map_or_else(|| "-".to_owned(), |(_, _, last)| mebibytes(last)),
+        figures.rss().map_or_else(|| "-".to_owned(), |(_, _, last)| mebibytes(last)),
         number(figures.other_cores),
         faults_cell(&figures.faults),
     ]

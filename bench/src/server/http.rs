@@ -11,16 +11,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn get(address: SocketAddrV4, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address.into(), PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut bytes = vec![];
     stream.read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
-    let (head, body) = text
-        .split_once("\r\n\r\n")
-        .ok_or_else(|| io::Error::other("an answer without a head"))?;
+    let (head, body) =
+        text.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("an answer without a head"))?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     let status = status.ok_or_else(|| io::Error::other("an answer without a status"))?;
     Ok((status, body.to_owned()))

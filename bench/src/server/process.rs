@@ -63,13 +63,7 @@ impl Server {
         };
         wait_ready(address, None)?;
         let command = format!("a running server at {address}");
-        Ok(Self {
-            address,
-            door: None,
-            pids: pid.into_iter().collect(),
-            command,
-            child: None,
-        })
+        Ok(Self { address, door: None, pids: pid.into_iter().collect(), command, child: None })
     }
 
     fn start(source: &Source, more: &[String]) -> Result<Self, Failure> {
@@ -90,13 +84,7 @@ impl Server {
         let mut owned = Owned::start("roomcast", Command::new(binary).args(&arguments))?;
         wait_ready(address, Some(&mut owned))?;
         let command = format!("roomcast {}", arguments.join(" "));
-        Ok(Self {
-            address,
-            door: Some(door),
-            pids: vec![owned.pid()],
-            command,
-            child: Some(owned),
-        })
+        Ok(Self { address, door: Some(door), pids: vec![owned.pid()], command, child: Some(owned) })
     }
 
     /// Ends a server that was started here.
@@ -110,21 +98,12 @@ impl Owned {
     pub fn start(name: &str, command: &mut Command) -> Result<Self, Failure> {
         let folder = tempfile::Builder::new().prefix("roomcast-bench-").tempdir()?;
         let log = File::create(folder.path().join("log"))?;
-        command
-            .current_dir(folder.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+        command.current_dir(folder.path()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // SAFETY: the closure makes one async-signal-safe call.
         unsafe { command.pre_exec(sys::die_with_parent) };
-        let child = command
-            .spawn()
-            .map_err(|error| Failure::Missing(format!("cannot start {name}: {error}")))?;
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-            folder,
-        })
+        let child =
+            command.spawn().map_err(|error| Failure::Missing(format!("cannot start {name}: {error}")))?;
+        Ok(Self { name: name.to_owned(), child, folder })
     }
 
     pub fn pid(&self) -> u32 {
@@ -142,11 +121,9 @@ impl Owned {
     fn alive(&mut self) -> Result<(), Failure> {
         match self.child.try_wait()? {
             None => Ok(()),
-            Some(status) => Err(Failure::Run(format!(
-                "{} ended with {status}:\n{}",
-                self.name,
-                self.last_words()
-            ))),
+            Some(status) => {
+                Err(Failure::Run(format!("{} ended with {status}:\n{}", self.name, self.last_words())))
+            }
         }
     }
 
@@ -168,10 +145,7 @@ impl Owned {
             }
             sleep(Duration::from_millis(5));
         }
-        Err(Failure::Run(format!(
-            "{} did not end within {PATIENCE:?} of SIGTERM",
-            self.name
-        )))
+        Err(Failure::Run(format!("{} did not end within {PATIENCE:?} of SIGTERM", self.name)))
     }
 }
 
@@ -186,10 +160,7 @@ impl Drop for Owned {
 /// A port that nobody listens on at the moment.
 pub fn free_address() -> Result<SocketAddrV4, Failure> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    Ok(SocketAddrV4::new(
-        [127, 0, 0, 1].into(),
-        listener.local_addr()?.port(),
-    ))
+    Ok(SocketAddrV4::new([127, 0, 0, 1].into(), listener.local_addr()?.port()))
 }
 
 /// Waits until /readyz says 200.

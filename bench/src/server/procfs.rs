@@ -28,9 +28,7 @@ impl Cost {
             user_s: self.user_s - earlier.user_s,
             system_s: self.system_s - earlier.system_s,
             switches_voluntary: self.switches_voluntary.saturating_sub(earlier.switches_voluntary),
-            switches_involuntary: self
-                .switches_involuntary
-                .saturating_sub(earlier.switches_involuntary),
+            switches_involuntary: self.switches_involuntary.saturating_sub(earlier.switches_involuntary),
         }
     }
 }
@@ -66,52 +64,26 @@ fn cpu_seconds(pid: u32) -> Option<(f64, f64)> {
     // The name stands in parentheses and may hold anything; fields are counted from its end. utime and stime are
     // fields 14 and 15 (proc(5)), so 11 and 12 after the name.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace().skip(11);
-    let mut seconds = || {
-        fields
-            .next()?
-            .parse::<f64>()
-            .ok()
-            .map(|ticks| ticks / sys::ticks_per_second())
-    };
+    let mut seconds = || fields.next()?.parse::<f64>().ok().map(|ticks| ticks / sys::ticks_per_second());
     Some((seconds()?, seconds()?))
 }
 
 /// Numbers of a process's threads.
 pub fn threads(pid: u32) -> Vec<u32> {
-    let entries = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect()
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 pub fn memory(pid: u32) -> Memory {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     let bytes = |name| field(&rollup, name) * 1024;
-    Memory {
-        rss: bytes("Rss:"),
-        pss: bytes("Pss:"),
-        private_dirty: bytes("Private_Dirty:"),
-    }
+    Memory { rss: bytes("Rss:"), pss: bytes("Pss:"), private_dirty: bytes("Private_Dirty:") }
 }
 
 /// `VmRSS` in bytes. Cheaper than `memory`, fit for sampling: it reads a counter and walks no pages.
 pub fn rss(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     field(&status, "VmRSS:") * 1024
-}
-
-/// Bytes that the kernel holds in TCP buffers, machine-wide.
-pub fn tcp_buffers() -> u64 {
-    let page = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
-    let line = page
-        .lines()
-        .find(|line| line.starts_with("TCP:"))
-        .unwrap_or_default();
-    let pages = line.split_whitespace().skip_while(|word| *word != "mem").nth(1);
-    pages.and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
 /// Busy CPU seconds of the whole machine: user, nice, system, interrupts; not idle, waiting or stolen.
@@ -126,9 +98,7 @@ pub fn machine_busy_s() -> f64 {
 /// The number after `name` at the start of a line, 0 when there is none.
 fn field(page: &str, name: &str) -> u64 {
     let value = page.lines().find_map(|line| line.strip_prefix(name));
-    value
-        .and_then(|value| value.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0)
+    value.and_then(|value| value.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -143,10 +113,7 @@ mod tests {
         let before = cost(&[me]);
         let start = sys::monotonic_ns();
         while cost(&[me]).since(&before).cpu_s() < 0.02 {
-            assert!(
-                sys::monotonic_ns() - start < 20_000_000_000,
-                "busy for 20 s and no CPU time counted"
-            );
+            assert!(sys::monotonic_ns() - start < 20_000_000_000, "busy for 20 s and no CPU time counted");
         }
     }
 

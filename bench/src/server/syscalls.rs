@@ -70,9 +70,7 @@ impl CallCounter {
         for (kind, file) in &mut self.counters {
             let mut value = [0; 8];
             // A counter whose thread has ended still answers; one that does not has nothing to add.
-            let count = file
-                .read_exact(&mut value)
-                .map_or(0, |()| u64::from_ne_bytes(value));
+            let count = file.read_exact(&mut value).map_or(0, |()| u64::from_ne_bytes(value));
             match kind {
                 Kind::Writes => calls.writes += count,
                 Kind::Reads => calls.reads += count,
@@ -86,11 +84,7 @@ impl CallCounter {
 }
 
 fn event_number(name: &str) -> Option<u64> {
-    fs::read_to_string(format!("{EVENTS}/sys_enter_{name}/id"))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
+    fs::read_to_string(format!("{EVENTS}/sys_enter_{name}/id")).ok()?.trim().parse().ok()
 }
 
 fn open(event: u64, thread: u32) -> Option<File> {
@@ -101,16 +95,7 @@ fn open(event: u64, thread: u32) -> Option<File> {
     /// `PERF_FLAG_FD_CLOEXEC`.
     const CLOSE_ON_EXEC: libc::c_ulong = 8;
     // struct perf_event_attr: u32 type, u32 size, u64 config, and zeroes: no sampling, counting from now on.
-    let attributes: [u64; 8] = [
-        u64::from(TRACEPOINT) | u64::from(SIZE) << 32,
-        event,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-    ];
+    let attributes: [u64; 8] = [u64::from(TRACEPOINT) | u64::from(SIZE) << 32, event, 0, 0, 0, 0, 0, 0];
     // SAFETY: the attributes are live, 64 bytes long and say so; the new descriptor is owned at once.
     unsafe {
         let any_core = -1;

@@ -7,8 +7,13 @@ import { Server } from './server.js';
 
 const PATIENCE_MS = 15_000;
 const FLAGS = [
-  '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-  '--disable-background-networking', '--disable-component-update', '--disable-sync',
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
 ];
 
 let browser;
@@ -49,7 +54,10 @@ export async function stage(t, settings) {
       contexts.push(context);
       context.setDefaultTimeout(PATIENCE_MS);
       // Her name, as an earlier visit left it.
-      await context.addInitScript((it) => localStorage.getItem('roomcast.name') ?? localStorage.setItem('roomcast.name', it), name);
+      await context.addInitScript(
+        (it) => localStorage.getItem('roomcast.name') ?? localStorage.setItem('roomcast.name', it),
+        name,
+      );
       return new Person(context, name, url, room).open();
     },
   };
@@ -92,30 +100,41 @@ export class Person {
   /** Waits until a line with exactly this text is on the page. */
   async hears(text) {
     await this.page.waitForFunction(
-      (wanted) => [...document.querySelectorAll('#lines .text')].some((one) => one.textContent === wanted), text);
+      (wanted) => [...document.querySelectorAll('#lines .text')].some((one) => one.textContent === wanted),
+      text,
+    );
   }
 
   /** Waits until a line of her own is marked as kept by the server. */
   async isSent(text) {
-    await this.page.waitForFunction((wanted) => [...document.querySelectorAll('#lines .line[data-state=sent]')]
-      .some((row) => row.querySelector('.text').textContent === wanted), text);
+    await this.page.waitForFunction(
+      (wanted) =>
+        [...document.querySelectorAll('#lines .line[data-state=sent]')].some(
+          (row) => row.querySelector('.text').textContent === wanted,
+        ),
+      text,
+    );
   }
 
   async sees(selector, text) {
     await this.page.waitForFunction(
-      ([where, wanted]) => document.querySelector(where)?.textContent === wanted, [selector, text]);
+      ([where, wanted]) => document.querySelector(where)?.textContent === wanted,
+      [selector, text],
+    );
   }
 
   /** Everything on the page, from top to bottom. */
   lines() {
-    return this.page.$$eval('#lines > li', (rows) => rows.map((row) => ({
-      s: Number(row.dataset.s ?? 0),
-      text: (row.querySelector('.text') ?? row).textContent,
-      who: row.querySelector('.head')?.textContent,
-      state: row.dataset.state,
-      note: row.classList.contains('note'),
-      pushed: row.classList.contains('pushed'),
-    })));
+    return this.page.$$eval('#lines > li', (rows) =>
+      rows.map((row) => ({
+        s: Number(row.dataset.s ?? 0),
+        text: (row.querySelector('.text') ?? row).textContent,
+        who: row.querySelector('.head')?.textContent,
+        state: row.dataset.state,
+        note: row.classList.contains('note'),
+        pushed: row.classList.contains('pushed'),
+      })),
+    );
   }
 
   async texts() {
@@ -129,8 +148,13 @@ export class Person {
 
   async seesPeople(...names) {
     await this.page.waitForFunction(
-      (wanted) => [...document.querySelectorAll('#here li')].map((row) => row.firstChild.textContent).sort().join() === wanted,
-      [...names].sort().join());
+      (wanted) =>
+        [...document.querySelectorAll('#here li')]
+          .map((row) => row.firstChild.textContent)
+          .sort()
+          .join() === wanted,
+      [...names].sort().join(),
+    );
   }
 
   /** Scripts that failed, or that the content policy stopped. A refused connection is no fault of the page. */

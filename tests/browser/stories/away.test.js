@@ -3,17 +3,31 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { stage } from '../stage/theatre.js';
 
-/** Waits until both have these very texts in one and the same order, each exactly once. */
+/** Waits until both have as many lines with a place in the room; then these very texts, each once, in one order. */
 async function agree(people, texts) {
-  for (const one of people) for (const text of texts) await one.hears(text);
+  for (const one of people) {
+    await one.page.waitForFunction((n) => document.querySelectorAll('#lines [data-s]').length >= n, texts.length);
+  }
   const [first, ...others] = await Promise.all(people.map((one) => one.lines()));
   assert.deepEqual(first.map((line) => line.text).sort(), [...texts].sort(), 'each line once, and nothing else');
-  assert.deepEqual(first.map((line) => line.s), texts.map((_, i) => i + 1), 'in the order of the room');
-  for (const other of others) assert.deepEqual(other.map((line) => line.text), first.map((line) => line.text));
+  assert.deepEqual(
+    first.map((line) => line.s),
+    texts.map((_, i) => i + 1),
+    'in the order of the room',
+  );
+  for (const other of others)
+    assert.deepEqual(
+      other.map((line) => line.text),
+      first.map((line) => line.text),
+    );
   return first.map((line) => line.text);
 }
 
-const inOrder = (all, some) => assert.deepEqual(all.filter((text) => some.includes(text)), some);
+const inOrder = (all, some) =>
+  assert.deepEqual(
+    all.filter((text) => some.includes(text)),
+    some,
+  );
 
 test('lines said on both sides of a cut are all there afterwards, once and in order', async (t) => {
   const { person, cable } = await stage(t);
@@ -30,7 +44,10 @@ test('lines said on both sides of a cut are all there afterwards, once and in or
     await bob.says(text);
     await bob.isSent(text);
   }
-  assert.deepEqual((await ann.lines()).slice(1).map((one) => one.state), annSays.map(() => 'sending'));
+  assert.deepEqual(
+    (await ann.lines()).slice(1).map((one) => one.state),
+    annSays.map(() => 'sending'),
+  );
   await ann.page.waitForSelector('#banner:not([hidden])');
   assert.ok(await ann.page.isEnabled('#line'), 'the composer stays usable');
   await line.mend();
@@ -41,6 +58,21 @@ test('lines said on both sides of a cut are all there afterwards, once and in or
   inOrder(all, bobSays);
   assert.equal(await ann.page.isVisible('#banner'), false);
   ann.isWithoutFault();
+});
+
+test('lines said in another room during a cut make a dot there', async (t) => {
+  const { person, cable } = await stage(t);
+  const line = await cable();
+  const [ann, bob] = [await person('ann', { url: line.url, room: 'tea' }), await person('bob', { room: 'tea' })];
+  await ann.page.goto(`${line.url}/#room=lobby`);
+  await ann.sees('#title', 'lobby');
+  await ann.seesPeople('ann');
+  line.cut();
+  await ann.isWithout();
+  await bob.says('the kettle is on');
+  await bob.isSent('the kettle is on');
+  await line.mend();
+  await ann.page.waitForSelector('#rooms li.unread a[aria-label="tea, 1 new"]');
 });
 
 test('a line whose acknowledgement was lost is not doubled when it is sent again', async (t) => {
@@ -61,14 +93,29 @@ test('a line whose acknowledgement was lost is not doubled when it is sent again
   await agree([ann, bob], ['only once', 'meanwhile', 'and on']);
 });
 
+test('a cut in a room where nothing was said is not called a loss', async (t) => {
+  const { person, cable } = await stage(t);
+  const line = await cable();
+  const ann = await person('ann', { url: line.url, room: 'quiet' });
+  line.cut();
+  await ann.isWithout();
+  await line.mend();
+  await ann.isLive();
+  await ann.says('anybody?');
+  await ann.isSent('anybody?');
+  await agree([ann], ['anybody?']);
+});
+
 test('a short cut passes without a word', async (t) => {
   const { person, cable } = await stage(t);
   const line = await cable();
   const ann = await person('ann', { url: line.url });
   await ann.page.evaluate(() => {
     window.banners = 0;
-    new MutationObserver(() => (window.banners += document.getElementById('banner').hidden ? 0 : 1))
-      .observe(document.getElementById('banner'), { attributes: true });
+    new MutationObserver(() => (window.banners += document.getElementById('banner').hidden ? 0 : 1)).observe(
+      document.getElementById('banner'),
+      { attributes: true },
+    );
     Math.random = () => 0; // the shortest delay
   });
   const back = ann.page.waitForEvent('websocket');
@@ -95,19 +142,36 @@ test('a connection that went dumb is noticed and replaced', async (t) => {
   await agree([ann, bob], ['can you hear me?', 'into the void']);
 });
 
-test('a page comes back by itself after a restart, and nothing is lost', async (t) => {
+test('a page comes back by itself after a restart, and says truly whether the log goes on', async (t) => {
   const { server, person } = await stage(t);
   const [ann, bob] = [await person('ann'), await person('bob')];
   await ann.says('before');
   await bob.hears('before');
+  const epoch = await ann.page.textContent('#st-epoch');
   await server.end('SIGTERM');
   await ann.isWithout();
   await ann.says('said to nobody');
   await server.run();
   await ann.isLive();
   await ann.isSent('said to nobody');
-  await agree([ann, bob], ['before', 'said to nobody']);
-  await ann.seesPeople('ann', 'bob');
+  await bob.hears('said to nobody');
+  const goesOn = (await ann.page.textContent('#st-epoch')) === epoch;
+  for (const one of [ann, bob]) {
+    const lines = await one.lines();
+    assert.deepEqual(
+      lines.filter((line) => !line.note).map((line) => [line.s, line.text]),
+      [
+        [1, 'before'],
+        [goesOn ? 2 : 1, 'said to nobody'],
+      ],
+    );
+    assert.equal(
+      lines.filter((line) => line.note).length,
+      goesOn ? 0 : 1,
+      `the log ${goesOn ? 'goes on' : 'began anew'}`,
+    );
+    await one.seesPeople('ann', 'bob');
+  }
 });
 
 test('where the server keeps nothing, the page says what is missing after a restart', async (t) => {
@@ -125,7 +189,10 @@ test('where the server keeps nothing, the page says what is missing after a rest
   }
   await ann.isSent('said to nobody');
   const lines = await ann.lines();
-  assert.deepEqual(lines.map((line) => line.note), [false, true, false]);
+  assert.deepEqual(
+    lines.map((line) => line.note),
+    [false, true, false],
+  );
   assert.deepEqual([lines[0].text, lines[2].text, lines[2].s], ['before', 'said to nobody', 1]);
 });
 
@@ -146,6 +213,9 @@ test('lines that the server no longer keeps are named', async (t) => {
   assert.ok(named, `a note names the missing lines: ${note?.text}`);
   const after = lines.filter((one) => one.s > 1).map((one) => one.s);
   assert.equal(after[0], Number(named[1]) + 1, 'the first line after the note is the next one');
-  assert.deepEqual(after, after.map((_, i) => after[0] + i));
+  assert.deepEqual(
+    after,
+    after.map((_, i) => after[0] + i),
+  );
   assert.equal(after.at(-1), 51);
 });

@@ -13,9 +13,16 @@ test('two people talk, and both see the same lines in the same order', async (t)
   await ann.says('two lines\nin one');
   await bob.hears('two lines\nin one');
   await ann.isSent('two lines\nin one');
-  const wanted = [[1, 'hello'], [2, 'hello ann'], [3, 'two lines\nin one']];
+  const wanted = [
+    [1, 'hello'],
+    [2, 'hello ann'],
+    [3, 'two lines\nin one'],
+  ];
   for (const one of [ann, bob]) {
-    assert.deepEqual((await one.lines()).map(({ s, text }) => [s, text]), wanted);
+    assert.deepEqual(
+      (await one.lines()).map(({ s, text }) => [s, text]),
+      wanted,
+    );
     assert.equal(await one.page.textContent('#st-offset'), '3');
     one.isWithoutFault();
   }
@@ -105,7 +112,13 @@ test('a new name is shown to everybody, and lines go on under it', async (t) => 
   await ann.isLive();
   await ann.says('after');
   await bob.hears('after');
-  assert.deepEqual((await bob.lines()).map(({ who, text }) => [who, text]), [['ann', 'before'], ['Anna B', 'after']]);
+  assert.deepEqual(
+    (await bob.lines()).map(({ who, text }) => [who, text]),
+    [
+      ['ann', 'before'],
+      ['Anna B', 'after'],
+    ],
+  );
   await ann.page.reload();
   assert.equal(await ann.page.inputValue('#name'), 'Anna B', 'the name is kept for the next visit');
 });
@@ -114,8 +127,12 @@ test('what a person typed is text and never runs', async (t) => {
   const { person } = await stage(t);
   const [ann, bob] = [await person('<b>ann</b>'), await person('bob')];
   const attacks = [
-    '<img src=x onerror="window.hit = 1">', '</script><script>window.hit = 1</script>', '<svg/onload=window.hit=1>',
-    '{{constructor.constructor("window.hit = 1")()}}', 'javascript:window.hit=1', '\u202egnihton\u202c',
+    '<img src=x onerror="window.hit = 1">',
+    '</script><script>window.hit = 1</script>',
+    '<svg/onload=window.hit=1>',
+    '{{constructor.constructor("window.hit = 1")()}}',
+    'javascript:window.hit=1',
+    '\u202egnihton\u202c',
   ];
   for (const attack of attacks) {
     await ann.says(attack);
@@ -126,7 +143,10 @@ test('what a person typed is text and never runs', async (t) => {
   assert.equal((await bob.lines())[0].who, '<b>ann</b>');
   for (const one of [ann, bob]) {
     assert.equal(await one.page.evaluate(() => window.hit), undefined);
-    assert.equal(await one.page.$$eval('#lines img, #lines script, #lines svg, #lines b, #here b', (all) => all.length), 0);
+    assert.equal(
+      await one.page.$$eval('#lines img, #lines script, #lines svg, #lines b, #here b', (all) => all.length),
+      0,
+    );
     one.isWithoutFault();
   }
   const room = '"><img src=x onerror=window.hit=1>';

@@ -23,11 +23,22 @@ async function client(hall, options, url) {
 }
 
 const live = (page) => page.waitForFunction(() => window.chat.state.state === 'live');
-const inRoom = (page, room, join) => page.evaluate(([name, options]) => new Promise((resolve) => {
-  window.chat.join(name, options).on('live', () => resolve());
-}), [room, join]);
-const publish = (page, room, data, options) => page.evaluate(([r, d, more]) => window.chat.publish(r, d, more)
-  .catch(({ name, code, why, room: where, id }) => ({ name, code, why, room: where, id })), [room, data, options]);
+const inRoom = (page, room, join) =>
+  page.evaluate(
+    ([name, options]) =>
+      new Promise((resolve) => {
+        window.chat.join(name, options).on('live', () => resolve());
+      }),
+    [room, join],
+  );
+const publish = (page, room, data, options) =>
+  page.evaluate(
+    ([r, d, more]) =>
+      window.chat
+        .publish(r, d, more)
+        .catch(({ name, code, why, room: where, id }) => ({ name, code, why, room: where, id })),
+    [room, data, options],
+  );
 
 test('sixty publishes at once are kept in order, though the server allows fewer a second', async (t) => {
   const hall = await stage(t, { 'limits.messages_per_second': '20' });
@@ -37,11 +48,22 @@ test('sixty publishes at once are kept in order, though the server allows fewer 
     const acks = await Promise.all(Array.from({ length: 60 }, (_, i) => window.chat.publish('lobby', i + 1)));
     return acks.map((ack) => ack.s);
   });
-  assert.deepEqual(offsets, offsets.map((_, i) => i + 1));
+  assert.deepEqual(
+    offsets,
+    offsets.map((_, i) => i + 1),
+  );
   await page.waitForFunction(() => window.told.filter((one) => one.name === 'message').length === 60);
-  const said = await page.evaluate(() => window.told.filter((one) => one.name === 'message').map((one) => [one.s, one.d]));
-  assert.deepEqual(said, said.map((_, i) => [i + 1, i + 1]));
-  assert.ok(await page.evaluate(() => window.told.some((one) => one.name === 'held' && one.why === 'rate')), 'the server did slow us down');
+  const said = await page.evaluate(() =>
+    window.told.filter((one) => one.name === 'message').map((one) => [one.s, one.d]),
+  );
+  assert.deepEqual(
+    said,
+    said.map((_, i) => [i + 1, i + 1]),
+  );
+  assert.ok(
+    await page.evaluate(() => window.told.some((one) => one.name === 'held' && one.why === 'rate')),
+    'the server did slow us down',
+  );
 });
 
 test('the same id again is the same line', async (t) => {
@@ -57,7 +79,10 @@ test('a refusal is an error with the words of the server, and the next line goes
   const page = await client(await stage(t), { user: 'ann' });
   await inRoom(page, 'lobby');
   const elsewhere = await publish(page, 'elsewhere', 'hello?');
-  assert.deepEqual([elsewhere.name, elsewhere.code, elsewhere.why, elsewhere.room], ['RoomcastError', 403, 'not-joined', 'elsewhere']);
+  assert.deepEqual(
+    [elsewhere.name, elsewhere.code, elsewhere.why, elsewhere.room],
+    ['RoomcastError', 403, 'not-joined', 'elsewhere'],
+  );
   const badId = await publish(page, 'lobby', 'x', { id: 'i'.repeat(65) });
   assert.deepEqual([badId.name, badId.code], ['RoomcastError', 400]);
   const big = await publish(page, 'lobby', 'x'.repeat(70_000));
@@ -89,7 +114,10 @@ test('one who reads quietly is not seen', async (t) => {
   const ann = await client(hall, { user: 'ann' });
   await inRoom(ann, 'lobby');
   const here = await ann.evaluate(() => window.chat.who('lobby'));
-  assert.deepEqual(here.list.map((one) => one.u), ['ann']);
+  assert.deepEqual(
+    here.list.map((one) => one.u),
+    ['ann'],
+  );
   await publish(ann, 'lobby', 'am I alone?');
   await quiet.waitForFunction(() => window.told.some((one) => one.d === 'am I alone?'));
 });
@@ -99,10 +127,11 @@ test('history is read in pages, both ways', async (t) => {
   await hall.server.push(Array.from({ length: 30 }, (_, i) => ({ room: 'lobby', content: i + 1 })));
   const page = await client(hall, { user: 'ann' });
   await inRoom(page, 'lobby', { last: 0 });
-  const log = (span) => page.evaluate(async (given) => {
-    const { list, more } = await window.chat.log('lobby', given);
-    return [list.map((one) => one.s), more];
-  }, span);
+  const log = (span) =>
+    page.evaluate(async (given) => {
+      const { list, more } = await window.chat.log('lobby', given);
+      return [list.map((one) => one.s), more];
+    }, span);
   assert.deepEqual(await log({ before: 31, n: 3 }), [[28, 29, 30], true]);
   assert.deepEqual(await log({ before: 3, n: 3 }), [[1, 2], false]);
   assert.deepEqual(await log({ after: 27, n: 2 }), [[28, 29], true]);
@@ -114,34 +143,51 @@ test('with a token it says hello, and comes back to all its rooms in one line', 
   const token = execFileSync(BINARY, ['token', '--user', 'ann', '--rooms', 'lobby,tea'], {
     cwd: hall.server.folder,
     env: { ...process.env, ROOMCAST__AUTH__SECRET: SECRET },
-  }).toString().trim();
+  })
+    .toString()
+    .trim();
   const line = await hall.cable();
-  const sent = [];
   const page = await client(hall, { token }, line.url);
-  page.on('websocket', (socket) => socket.on('framesent', ({ payload }) => sent.push(JSON.parse(payload))));
   for (const room of ['lobby', 'tea']) await inRoom(page, room);
   const { s } = await publish(page, 'lobby', 'before');
   line.cut();
   await page.waitForFunction(() => window.chat.state.state === 'waiting');
-  await hall.server.push([{ room: 'lobby', content: 'meanwhile' }, { room: 'tea', content: 'tea is ready' }]);
+  let sent;
+  page.on('websocket', (socket) => {
+    sent = []; // what goes over the newest connection
+    socket.on('framesent', ({ payload }) => sent.push(JSON.parse(payload)));
+  });
+  await hall.server.push([
+    { room: 'lobby', content: 'meanwhile' },
+    { room: 'tea', content: 'tea is ready' },
+  ]);
   await line.mend();
   await page.waitForFunction(() => window.told.some((one) => one.d === 'tea is ready'));
   await page.waitForFunction(() => window.told.some((one) => one.d === 'meanwhile'));
   assert.equal(await page.evaluate(() => window.chat.user), 'ann');
   const [hello, ...others] = sent;
-  assert.deepEqual([hello.t, hello.token, Object.keys(hello.rooms), hello.rooms.lobby.since], ['hello', token, ['lobby', 'tea'], s]);
-  assert.ok(others.every((frame) => frame.t !== 'join'), 'no room is joined a second time');
+  assert.deepEqual(
+    [hello.t, hello.token, Object.keys(hello.rooms), hello.rooms.lobby.since],
+    ['hello', token, ['lobby', 'tea'], s],
+  );
+  assert.ok(
+    others.every((frame) => frame.t !== 'join'),
+    'no room is joined a second time',
+  );
   const told = await page.evaluate(() => window.told.filter((one) => one.name === 'message').map((one) => one.d));
   assert.deepEqual([...told].sort(), ['before', 'meanwhile', 'tea is ready']);
 });
 
 test('a bad token ends it for good, and what waits is refused', async (t) => {
   const hall = await stage(t, { 'auth.secret': SECRET });
-  const page = await client(hall, { token: 'no.such.token' });
-  const waiting = publish(page, 'lobby', 'hello?');
-  await page.waitForFunction(() => window.chat.state.state === 'stopped');
-  const { code, why } = await page.evaluate(() => window.chat.state);
-  assert.deepEqual([code, why], [4001, 'bad-token']);
-  assert.deepEqual((await waiting).code, 4001);
-  assert.equal((await publish(page, 'lobby', 'still?')).why, 'stopped');
+  const page = await hall.page();
+  const told = await page.evaluate(async () => {
+    const { Roomcast } = await import('/roomcast.js');
+    const chat = new Roomcast({ token: 'no.such.token' });
+    const waiting = chat.publish('lobby', 'hello?').catch((error) => error);
+    await new Promise((resolve) => chat.on('state', ({ state }) => state === 'stopped' && resolve()));
+    const late = await chat.publish('lobby', 'still?').catch((error) => error);
+    return [chat.state.code, chat.state.why, (await waiting).code, late.why];
+  });
+  assert.deepEqual(told, [4001, 'bad-token', 4001, 'stopped']);
 });

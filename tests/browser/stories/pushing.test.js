@@ -23,7 +23,9 @@ test('a push from PHP is on every page, and looks different from what people say
     const [said, pushed] = await one.lines();
     assert.deepEqual([said.pushed, pushed.pushed], [false, true]);
     assert.equal(pushed.s, 2);
-    const colours = await one.page.$$eval('#lines > li', (rows) => rows.map((row) => getComputedStyle(row).backgroundColor));
+    const colours = await one.page.$$eval('#lines > li', (rows) =>
+      rows.map((row) => getComputedStyle(row).backgroundColor),
+    );
     assert.notEqual(colours[0], colours[1]);
     assert.equal(await one.page.textContent('#lines .pushed .tag'), 'queue');
     one.isWithoutFault();
@@ -48,12 +50,18 @@ test('any JSON is shown: text as text, the rest as it is', async (t) => {
   ]);
   await ann.hears('{\n  "html": "<img src=x onerror=\\"window.hit = 1\\">"\n}');
   assert.deepEqual(await ann.texts(), [
-    'plain', 'with a text', '{\n  "total": 12.5,\n  "paid": true\n}', '{\n  "html": "<img src=x onerror=\\"window.hit = 1\\">"\n}',
+    'plain',
+    'with a text',
+    '{\n  "total": 12.5,\n  "paid": true\n}',
+    '{\n  "html": "<img src=x onerror=\\"window.hit = 1\\">"\n}',
   ]);
   const lines = await ann.lines();
   assert.equal(lines[1].who, 'queueshop');
   assert.equal(lines[2].who, 'queueinvoicefrom the backend');
-  assert.equal(await ann.page.$eval('#lines pre', (box) => getComputedStyle(box).fontFamily.includes('monospace')), true);
+  assert.equal(
+    await ann.page.$eval('#lines pre', (box) => getComputedStyle(box).fontFamily.includes('monospace')),
+    true,
+  );
   assert.equal(await ann.page.evaluate(() => window.hit), undefined);
 });
 
@@ -64,7 +72,10 @@ test('the example says what to do where nobody listens', async () => {
     assert.match(error.stderr, new RegExp(`^push: cannot reach 127\\.0\\.0\\.1:${port} `));
     return true;
   });
-  await assert.rejects(php(port), (error) => error.code === 2 && /usage: php push\.php \[room\] text/.test(error.stderr));
+  await assert.rejects(
+    php(port),
+    (error) => error.code === 2 && /usage: php push\.php \[room\] text/.test(error.stderr),
+  );
 });
 
 test('an empty room shows a newcomer the four lines, ready for this very room', async (t) => {

@@ -17,7 +17,9 @@ test('older lines come on scroll, in order, and the line under the eye stays', a
     const box = document.getElementById('scroll');
     const list = document.getElementById('lines');
     const row = list.querySelector('[data-s="151"]');
-    const grown = new Promise((resolve) => new MutationObserver(() => requestAnimationFrame(resolve)).observe(list, { childList: true }));
+    const grown = new Promise((resolve) =>
+      new MutationObserver(() => requestAnimationFrame(resolve)).observe(list, { childList: true }),
+    );
     box.scrollTop = 100;
     const before = row.getBoundingClientRect().top;
     await grown;
@@ -30,7 +32,10 @@ test('older lines come on scroll, in order, and the line under the eye stays', a
     await ann.page.$eval('#scroll', (box) => (box.scrollTop = 0));
     await ann.page.waitForFunction((s) => Number(document.querySelector('#lines [data-s]').dataset.s) < s, first);
   }
-  assert.deepEqual(await ann.texts(), numbered(200).map((line) => line.content));
+  assert.deepEqual(
+    await ann.texts(),
+    numbered(200).map((line) => line.content),
+  );
   await ann.sees('#start', 'The beginning of lobby');
 });
 
@@ -40,10 +45,15 @@ test('a flood does not freeze the page, and it keeps a bounded number of rows', 
   const pushed = server.push(numbered(10_000));
   await ann.page.fill('#line', 'typed in the flood'); // the page answers meanwhile
   await pushed;
-  await ann.page.waitForFunction(() => document.getElementById('st-offset').textContent === '10000', null, { timeout: 60_000 });
+  await ann.page.waitForFunction(() => document.getElementById('st-offset').textContent === '10000', null, {
+    timeout: 60_000,
+  });
   const lines = await ann.lines();
   assert.equal(lines.length, 500);
-  assert.deepEqual(lines.map((line) => line.s), lines.map((_, i) => 9501 + i));
+  assert.deepEqual(
+    lines.map((line) => line.s),
+    lines.map((_, i) => 9501 + i),
+  );
   await ann.page.press('#line', 'Enter');
   await ann.isSent('typed in the flood');
 });
@@ -61,7 +71,10 @@ test('a reader far up is left in peace, and finds the newest line with one key',
   await bob.says('new');
   await ann.page.waitForSelector('#latest:not([hidden])');
   await ann.hears('new');
-  const now = await ann.page.$eval('#scroll', (box) => [box.scrollHeight - box.scrollTop, box.scrollHeight - box.clientHeight - box.scrollTop]);
+  const now = await ann.page.$eval('#scroll', (box) => [
+    box.scrollHeight - box.scrollTop,
+    box.scrollHeight - box.clientHeight - box.scrollTop,
+  ]);
   assert.ok(now[0] >= place && now[1] > 40, 'the page did not jump to the end');
   await ann.page.keyboard.press('Escape');
   await ann.page.waitForFunction(() => {
@@ -75,7 +88,11 @@ test('everything can be done with the keyboard alone', async (t) => {
   const { person } = await stage(t);
   const [ann, bob] = [await person('ann'), await person('bob')];
   const keys = ann.page.keyboard;
-  assert.equal(await ann.page.evaluate(() => document.activeElement.id), 'line', 'the page opens with the composer in focus');
+  assert.equal(
+    await ann.page.evaluate(() => document.activeElement.id),
+    'line',
+    'the page opens with the composer in focus',
+  );
   await keys.type('first');
   await keys.press('Shift+Enter');
   await keys.type('second');
@@ -94,7 +111,18 @@ test('everything can be done with the keyboard alone', async (t) => {
     });
     if (what !== 'undefined BODY') reached.set(what, [ring, label]);
   }
-  for (const what of ['rooms A', 'join-name', 'join BUTTON', 'name', 'me BUTTON', 'share', 'scroll', 'line', 'say BUTTON', 'people SUMMARY']) {
+  for (const what of [
+    'rooms A',
+    'join-name',
+    'join BUTTON',
+    'name',
+    'me BUTTON',
+    'share',
+    'scroll',
+    'line',
+    'say BUTTON',
+    'people SUMMARY',
+  ]) {
     assert.ok(reached.has(what), `${what} can be reached with Tab; reached: ${[...reached.keys()].join(', ')}`);
   }
   for (const [what, [ring, label]] of reached) {
@@ -161,10 +189,15 @@ test('light and dark follow the system, with text that can be read in both', asy
   const back = async (one) => {
     const shades = await one.page.evaluate(() => {
       const { backgroundColor, color } = getComputedStyle(document.body);
-      return [backgroundColor, color].map((text) => text.match(/[\d.]+/g).slice(0, 3).map(Number));
+      return [backgroundColor, color].map((text) =>
+        text
+          .match(/[\d.]+/g)
+          .slice(0, 3)
+          .map(Number),
+      );
     });
     const bright = ([r, g, b]) => {
-      const part = (v) => ((v / 255) <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
+      const part = (v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
       return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
     };
     const [paper, ink] = shades.map(bright);
@@ -185,7 +218,11 @@ test('nothing comes from another host, and the page is small', async (t) => {
   for (const url of paths) assert.equal(url.host, `127.0.0.1:${server.port}`, String(url));
   const files = [...new Set(paths.filter((url) => url.protocol === 'http:').map((url) => url.pathname))];
   assert.deepEqual(files.sort(), ['/', '/chat.js', '/roomcast.js', '/style.css']);
-  const sizes = await Promise.all(['/', '/style.css', '/chat.js'].map(async (path) => (await (await fetch(server.url + path)).arrayBuffer()).byteLength));
+  const sizes = await Promise.all(
+    ['/', '/style.css', '/chat.js'].map(
+      async (path) => (await (await fetch(server.url + path)).arrayBuffer()).byteLength,
+    ),
+  );
   assert.ok(sizes.reduce((sum, size) => sum + size) < 40_000, `the page is ${sizes.join(' + ')} bytes`);
   const answer = await fetch(server.url);
   assert.match(answer.headers.get('content-security-policy') ?? '', /default-src 'self'/);
