@@ -335,11 +335,14 @@ impl Session {
 
     fn request(&mut self, reference: Reference, request: Request, now: u64) {
         match request {
-            Request::Hello { token, user, joins } => {
+            Request::Hello { token, user, joins, refused } => {
                 self.hello(&reference, token, user);
                 for join in joins {
                     let reference = Reference { room: Some(join.room.clone()), ..Reference::default() };
                     self.ask(reference, |session| session.join(join));
+                }
+                for problem in refused {
+                    self.refuse(Reference::default(), problem);
                 }
             }
             Request::Auth { token } => self.auth(reference, &token),
@@ -430,10 +433,14 @@ impl Session {
         let identity = match identity.and_then(|identity| self.keeps_user(identity)) {
             Ok(identity) => identity,
             Err(problem) => {
-                let goodbye = if problem.why == "expired" { Goodbye::EXPIRED } else { Goodbye::BAD_TOKEN };
-                let fatal = before.is_none() && matches!(problem.why, "expired" | "bad-token");
+                let goodbye = match problem.why {
+                    "expired" => Goodbye::EXPIRED,
+                    "bad-name" => Goodbye::BAD_NAME,
+                    _ => Goodbye::BAD_TOKEN,
+                };
                 self.refuse(reference.clone(), problem);
-                if fatal {
+                // Who was somebody before stays who he was; else there is nobody to go on with.
+                if before.is_none() {
                     self.house.core.borrow_mut().close(&self.connection, goodbye);
                 }
                 return;
@@ -489,7 +496,7 @@ impl Session {
             return Err(Problem::who_are_you());
         }
         let name = match user {
-            Some(name) => UserName::new(name).map_err(|bad| Problem::bad_json(bad.0))?,
+            Some(name) => UserName::new(name).map_err(|bad| Problem::new(400, "bad-name", bad.0))?,
             None => UserName::new(&format!("guest-{:06x}", rand::random::<u32>() & 0xff_ffff))
                 .expect("the name is made to the rules"),
         };

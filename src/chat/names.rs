@@ -140,7 +140,7 @@ impl MessageId {
     /// Checks the rules above.
     pub fn new(text: &str) -> Result<MessageId, BadName> {
         if text.is_empty() || text.len() > ID_BYTES_MAX {
-            return Err(BadName("an id has 1 to 64 bytes; shorten it, for example to a hash of itself"));
+            return Err(BadName("an id has 1 to 64 bytes; a hash of a longer one will do"));
         }
         if text.chars().any(char::is_control) {
             return Err(BadName("an id has no control characters; take them out"));
@@ -156,7 +156,7 @@ impl MessageId {
 
 fn check_text(text: &str) -> Result<(), BadName> {
     if text.is_empty() || text.len() > NAME_BYTES_MAX {
-        return Err(BadName("a name has 1 to 128 bytes; shorten it"));
+        return Err(BadName("a name has 1 to 128 bytes; choose one of that length"));
     }
     if text.chars().any(char::is_control) {
         return Err(BadName("a name has no control characters; take them out"));

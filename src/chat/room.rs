@@ -30,7 +30,13 @@ pub struct Room {
     pub typing: Typing,
     dedup: Dedup,
     members: SmallVec<[u32; 4]>,
+    /// When it was first found to hold nothing, Unix milliseconds; 0 while it holds something.
+    empty_since: u64,
 }
+
+/// How long a room that holds nothing stays open, in milliseconds: who comes back within it finds the same
+/// epoch, and need not be told that something may be missing.
+const EMPTY_MS: u64 = 60_000;
 
 /// What a reader who joins has seen already.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +86,7 @@ impl Room {
             typing: Typing::default(),
             dedup: Dedup::default(),
             members: SmallVec::new(),
+            empty_since: 0,
         }
     }
 
@@ -163,12 +170,18 @@ impl Room {
         self.members.iter().sum()
     }
 
-    /// Forgets what is too old. Returns whether the room may be closed: nobody is in it and nothing is
-    /// remembered of it.
+    /// Forgets what is too old. Returns whether the room may be closed: for some time nobody has been in it
+    /// and nothing was remembered of it.
     pub fn tidy(&mut self, now: u64) -> bool {
         self.history.forget_before(now.saturating_sub(self.settings.keep_ms));
         self.dedup.forget_before(now.saturating_sub(self.settings.dedup_window_ms));
-        self.sessions() == 0 && self.history.is_empty() && self.dedup.is_empty()
+        let holds_something = self.sessions() > 0 || !self.history.is_empty() || !self.dedup.is_empty();
+        self.empty_since = match (holds_something, self.empty_since) {
+            (true, _) => 0,
+            (false, 0) => now,
+            (false, since) => since,
+        };
+        !holds_something && now >= self.empty_since + EMPTY_MS
     }
 
     /// How many ids are remembered.
@@ -250,7 +263,9 @@ mod tests {
         let later = 10 + room.settings.keep_ms;
         assert!(!room.tidy(later), "somebody is there");
         room.remove_member(1);
-        assert!(room.tidy(later));
+        assert!(!room.tidy(later), "somebody may come back soon");
+        assert!(!room.tidy(later + EMPTY_MS - 1));
+        assert!(room.tidy(later + EMPTY_MS));
         assert_eq!(room.next_offset(), 4, "offsets are never given out twice");
     }
 }

@@ -104,6 +104,8 @@ impl Goodbye {
     pub const INTERNAL: Goodbye = Goodbye::of(1011, "internal");
     /// The token is wrong.
     pub const BAD_TOKEN: Goodbye = Goodbye::of(4001, "bad-token");
+    /// The name of a guest is none.
+    pub const BAD_NAME: Goodbye = Goodbye::of(4000, "bad-name");
     /// The token has run out.
     pub const EXPIRED: Goodbye = Goodbye::of(4001, "expired");
     /// Nobody said hello in time.

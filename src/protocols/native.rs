@@ -33,6 +33,8 @@ pub enum Request {
         user: Option<String>,
         /// Rooms to enter at once.
         joins: Vec<Join>,
+        /// Rooms that cannot be entered as they were asked for, each with what to mend.
+        refused: Vec<Problem>,
     },
     /// Enters a room.
     Join(Join),
@@ -265,7 +267,7 @@ impl<'a> Line<'a> {
         if self.v.is_some_and(|v| v != 1) {
             return Err(Problem::new(400, "too-old-version", "this path speaks version 1; say \"v\":1"));
         }
-        let mut joins = Vec::new();
+        let (mut joins, mut refused) = (Vec::new(), Vec::new());
         for (name, place) in self.rooms.unwrap_or_default() {
             let place = place.unwrap_or(Place {
                 since: None,
@@ -275,15 +277,18 @@ impl<'a> Line<'a> {
                 quiet: None,
                 token: None,
             });
-            joins.push(Join {
-                room: RoomName::new(&name.0)?,
-                resume: resume(place.since, place.e, place.last, place.from)?,
-                quiet: place.quiet.unwrap_or(false),
-                grant: place.token.map(|token| token.0.into_owned()),
+            let join = RoomName::new(&name.0).map_err(Problem::from).and_then(|room| {
+                let resume = resume(place.since, place.e, place.last, place.from)?;
+                let grant = place.token.map(|token| token.0.into_owned());
+                Ok(Join { room, resume, quiet: place.quiet.unwrap_or(false), grant })
             });
+            match join {
+                Ok(join) => joins.push(join),
+                Err(problem) => refused.push(problem),
+            }
         }
         let owned = |text: Text<'_>| text.0.into_owned();
-        Ok(Request::Hello { token: self.token.map(owned), user: self.u.map(owned), joins })
+        Ok(Request::Hello { token: self.token.map(owned), user: self.u.map(owned), joins, refused })
     }
 
     fn join(self) -> Result<Request, Problem> {
@@ -391,6 +396,16 @@ mod tests {
             Request::Log { from: PageFrom::After(7), n: 50, .. }
         ));
         assert!(matches!(ok(r#"{"t":"who","r":"a","after":"bob"}"#), Request::Who { after: Some(_), .. }));
+    }
+
+    #[test]
+    fn one_bad_room_does_not_spoil_a_hello() {
+        let Request::Hello { joins, refused, .. } =
+            ok(r#"{"t":"hello","rooms":{"a":{},"*":{},"b":{"since":1,"last":1}}}"#)
+        else {
+            panic!()
+        };
+        assert_eq!((joins.len(), refused.len()), (1, 2));
     }
 
     #[test]
