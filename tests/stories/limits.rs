@@ -1,5 +1,6 @@
 //! Promise: every limit is told before it hurts, costs only the one who is over it, and says what to do.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join, join_all};
@@ -112,6 +113,19 @@ async fn a_server_may_have_so_many_rooms() {
 }
 
 #[tokio::test]
+async fn a_room_that_makes_place_for_another_gives_its_memory_back() {
+    let hall = Hall::with(&["limits.rooms=2", "rooms.history_bytes=100000"]).await;
+    for n in 0..100 {
+        let body = json!({"r": format!("room-{n}"), "d": "x".repeat(5_000), "id": "once"});
+        assert_eq!(hall.publish(&body).await.status, 200, "room {n}");
+    }
+    assert_eq!(hall.figure("roomcast_rooms").await, 2.0);
+    hall.figure_becomes("roomcast_dedup_ids", |ids| ids == 2.0).await;
+    hall.figure_becomes("roomcast_history_entries", |entries| entries == 2.0).await;
+    hall.figure_becomes("roomcast_history_bytes", |bytes| (10_000.0..11_000.0).contains(&bytes)).await;
+}
+
+#[tokio::test]
 async fn one_address_may_have_so_many_connections() {
     let hall = Hall::with(&["limits.connections_per_address=2", "server.trusted_proxies=127.0.0.1"]).await;
     let (ann, _bob) = (hall.enter("ann").await, hall.enter("bob").await);
@@ -166,20 +180,22 @@ async fn who_gives_no_sign_of_life_is_closed_and_who_does_is_not() {
     let hall = Hall::with(&["limits.ping=1s"]).await;
     let mut ann = hall.join("lobby", "ann").await;
     let mut dead = hall.join("lobby", "dead").await;
-    // Reading without answering pings.
+    // Reading without answering pings, while ann answers hers.
     let mut pings = 0;
-    let code = loop {
-        match dead.wire.reader.next().await {
-            Seen::Ping(_) => pings += 1,
-            Seen::Close(code, _) => break code,
-            Seen::End => panic!("no close frame"),
-            _ => {}
+    let dying = async {
+        loop {
+            match dead.wire.reader.next().await {
+                Seen::Ping(_) => pings += 1,
+                Seen::Close(code, _) => return code,
+                Seen::End => panic!("no close frame"),
+                _ => {}
+            }
         }
     };
+    let gone = |line: &Line| line.t() == "pres" && line.json["out"] == json!(["dead"]);
+    let (code, _) = join(dying, ann.claims("news of the dead", gone)).await;
     assert_eq!(code, Some(4201));
     assert!((1..=3).contains(&pings), "{pings} pings");
-    dead.wire.cut(false);
-    ann.claims("news of the dead", |line| line.t() == "pres" && line.json["out"] == json!(["dead"])).await;
     assert_eq!(ann.says("alive").await.s(), 1);
 }
 
@@ -201,11 +217,11 @@ async fn stalled(hall: &Hall) -> Wire {
     }
 }
 
-/// Says this many messages of 50 KB, each after the ack of the one before.
-async fn say_much(hall: &Hall, messages: u64) {
+/// Says messages of 50 KB with these numbers, each after the ack of the one before.
+async fn say_much(hall: &Hall, numbers: Range<u64>) {
     let mut speaker = hall.enter_with(&Token::of("speaker").rooms(&["lobby"]).signed(), "speaker").await;
     let data = "x".repeat(50_000);
-    for n in 0..messages {
+    for n in numbers {
         let id = n.to_string();
         speaker.sends(json!({"t": "pub", "r": "lobby", "d": data, "id": id}).to_string()).await;
         assert_eq!(speaker.hears_a("ack").await.text("id"), id);
@@ -236,12 +252,11 @@ async fn a_reader_who_falls_behind_is_closed_and_nobody_else_notices() {
         others.push(Follower::join(wire, "lobby", &transcript, "").await.0);
     }
     // Warm up: what the server needs for this load anyway is there before memory is looked at.
-    join(say_much(&hall, 50), join_all(others.iter_mut().map(|reader| reader.up_to(50)))).await;
+    join(say_much(&hall, 0..50), join_all(others.iter_mut().map(|reader| reader.up_to(50)))).await;
     let before = hall.memory();
     let slow = stalled(&hall).await;
-    let messages = 600;
-    let reading = join_all(others.iter_mut().map(|reader| reader.up_to(50 + messages)));
-    join(say_much(&hall, messages), reading).await;
+    let reading = join_all(others.iter_mut().map(|reader| reader.up_to(650)));
+    join(say_much(&hall, 50..650), reading).await;
     let after = hall.memory();
     hall.figure_becomes(SLOW, |dropped| dropped > 0.0).await;
     is_closed_as_slow(slow).await;
@@ -262,7 +277,7 @@ async fn a_reader_who_takes_nothing_for_too_long_is_closed_however_little_waits(
     let mut bob = hall.join("lobby", "bob").await;
     let slow = stalled(&hall).await;
     // As much as kernels keep between two sockets, and some more.
-    let speaking = say_much(&hall, 240);
+    let speaking = say_much(&hall, 0..240);
     let reading = async {
         for n in 1..=240 {
             assert_eq!(bob.hears_a("msg").await.s(), n);
@@ -281,7 +296,7 @@ async fn a_reader_who_was_closed_as_slow_comes_back_and_misses_nothing() {
         [&secret, "limits.messages_per_second=0", "limits.outbox_bytes=200000", "rooms.history=1000"];
     let hall = Hall::with(&settings).await;
     let slow = stalled(&hall).await;
-    say_much(&hall, 240).await;
+    say_much(&hall, 0..240).await;
     hall.figure_becomes(SLOW, |dropped| dropped > 0.0).await;
     let transcript = Transcript::default();
     let mut slow = Guest::silent(slow, "stalled");

@@ -6,7 +6,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::Instant;
 
 use super::PATIENCE;
 use super::wire::{Seen, Wire};
@@ -178,8 +178,9 @@ impl Guest {
         if let Some(at) = self.unclaimed.iter().position(&fits) {
             return self.unclaimed.remove(at).expect("it was found there");
         }
+        let end = Instant::now() + PATIENCE;
         loop {
-            let line = self.next_line(what).await;
+            let line = self.next_line(what, end).await;
             if fits(&line) {
                 return line;
             }
@@ -187,11 +188,10 @@ impl Guest {
         }
     }
 
-    async fn next_line(&mut self, what: &str) -> Line {
+    async fn next_line(&mut self, what: &str, end: Instant) -> Line {
         loop {
-            let seen = match timeout(PATIENCE, self.wire.next()).await {
-                Ok(seen) => seen,
-                Err(_) => panic!("{} waited in vain for {what}; heard: {:#?}", self.name, self.heard),
+            let Some(seen) = self.wire.next_before(end).await else {
+                panic!("{} waited in vain for {what}; heard: {:#?}", self.name, self.heard)
             };
             match seen {
                 Seen::Text(text) => {

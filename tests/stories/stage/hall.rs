@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::guest::Guest;
@@ -72,11 +72,11 @@ impl Hall {
     pub async fn run(mut command: Command, home: tempfile::TempDir) -> Hall {
         let mut child = command.spawn().expect("the program starts");
         let log = Arc::new(Mutex::new(String::new()));
-        let (tell, listening) = oneshot::channel();
+        let (tell, mut listening) = mpsc::unbounded_channel();
         let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
-        let copies = vec![copy(out, log.clone(), Some(tell)), copy(err, log.clone(), None)];
+        let copies = vec![copy(out, log.clone(), tell.clone()), copy(err, log.clone(), tell)];
         let mut hall = Hall { child, address: ([127, 0, 0, 1], 0).into(), log, copies, _home: home };
-        let Ok(Ok(address)) = timeout(PATIENCE, listening).await else {
+        let Ok(Some(address)) = timeout(PATIENCE, listening.recv()).await else {
             panic!("the server did not say where it listens");
         };
         hall.address = address;
@@ -213,16 +213,13 @@ impl Hall {
 fn copy(
     from: impl Read + Send + 'static,
     log: Arc<Mutex<String>>,
-    tell: Option<oneshot::Sender<SocketAddr>>,
+    tell: mpsc::UnboundedSender<SocketAddr>,
 ) -> JoinHandle<()> {
     std::thread::spawn(move || {
-        let mut tell = tell;
         for line in BufReader::new(from).lines().map_while(Result::ok) {
-            let address =
-                line.split_once("http://").and_then(|(_, rest)| rest.split([' ', ',']).next()?.parse().ok());
-            if let (true, Some(address)) = (line.starts_with("listening"), address)
-                && let Some(tell) = tell.take()
-            {
+            let address = line.split_once("listening  http://").map(|(_, rest)| rest);
+            let address = address.and_then(|rest| rest.split([' ', ',']).next()?.parse().ok());
+            if let Some(address) = address {
                 // Nobody waits any more only when the story has failed already.
                 tell.send(address).ok();
             }

@@ -3,6 +3,9 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use tokio::time::Instant;
+
+use super::PATIENCE;
 use super::guest::Line;
 use super::wire::{Seen, Wire};
 
@@ -94,8 +97,12 @@ impl Follower {
 
     /// The next line of one of these types. State may come between, everything else may not.
     async fn line(&mut self, types: &[&str]) -> String {
+        let end = Instant::now() + PATIENCE;
         loop {
-            match self.wire.next().await {
+            let Some(seen) = self.wire.next_before(end).await else {
+                panic!("waited in vain for {types:?} after {}", self.last)
+            };
+            match seen {
                 Seen::Text(raw) if types.iter().any(|t| is_of(&raw, t)) => return raw,
                 Seen::Text(raw) if ["pres", "typing", "welcome"].iter().any(|t| is_of(&raw, t)) => {}
                 other => panic!("waits for {types:?} after {} and sees {other:?}", self.last),

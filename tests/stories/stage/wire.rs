@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PATIENCE;
 use super::http::{Answer, read_head};
@@ -116,12 +116,19 @@ impl Wire {
         Ok(Wire { reader: Reader { half: reader, buffer: rest }, writer: Writer { half: writer } })
     }
 
-    /// The next frame, pings answered on the way.
+    /// The next frame, pings answered on the way. Pings do not prolong the wait.
     pub async fn next(&mut self) -> Seen {
+        self.next_before(Instant::now() + PATIENCE)
+            .await
+            .expect("no frame within the time that a story waits")
+    }
+
+    /// The same; none when there is none before `end`.
+    pub async fn next_before(&mut self, end: Instant) -> Option<Seen> {
         loop {
-            match self.reader.next().await {
+            match timeout_at(end, self.reader.read()).await.ok()? {
                 Seen::Ping(payload) => self.writer.frame(FIN | PONG, &payload).await,
-                seen => return seen,
+                seen => return Some(seen),
             }
         }
     }
@@ -129,13 +136,14 @@ impl Wire {
     /// Reads on to the close frame: its code and reason, and the texts before it. Fails when the link ends
     /// without one.
     pub async fn until_closed(&mut self) -> (Option<u16>, String, Vec<String>) {
-        let mut texts = Vec::new();
+        let (mut texts, end) = (Vec::new(), Instant::now() + PATIENCE);
         loop {
-            match self.next().await {
-                Seen::Close(code, why) => return (code, why, texts),
-                Seen::Text(text) => texts.push(text),
-                Seen::End => panic!("the link ended without a close frame; heard: {texts:#?}"),
-                _ => {}
+            match self.next_before(end).await {
+                Some(Seen::Close(code, why)) => return (code, why, texts),
+                Some(Seen::Text(text)) => texts.push(text),
+                Some(Seen::End) => panic!("the link ended without a close frame; heard: {texts:#?}"),
+                Some(_) => {}
+                None => panic!("waited in vain for a close frame; heard: {texts:#?}"),
             }
         }
     }
