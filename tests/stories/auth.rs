@@ -260,6 +260,16 @@ async fn a_guest_comes_in_where_the_demo_is_open_to_him() {
 }
 
 #[tokio::test]
+async fn a_guest_whose_name_is_none_is_told_so_and_sent_away() {
+    let hall = Hall::open().await;
+    for name in ["", "a%0Ab", &"x".repeat(129)] {
+        let mut guest = Guest::silent(hall.wire(&format!("/v1/ws?user={name}")).await, name);
+        guest.is_refused(400, "bad-name").await;
+        guest.is_closed_with(4000).await;
+    }
+}
+
+#[tokio::test]
 async fn who_never_says_hello_is_closed() {
     let hall = Hall::with(&["demo.enabled=off", "limits.handshake=1s"]).await;
     let began = Instant::now();

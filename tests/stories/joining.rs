@@ -257,6 +257,26 @@ async fn one_hello_brings_back_all_rooms() {
 }
 
 #[tokio::test]
+async fn one_bad_room_does_not_spoil_a_hello() {
+    let hall = Hall::open().await;
+    let mut ann = Guest::silent(hall.wire("/v1/ws").await, "ann");
+    let rooms =
+        json!({"attic": {}, "all-*": {}, "@bob": {}, "cellar": {"since": 1, "last": 1}, "garden": {}});
+    ann.sends(json!({"t": "hello", "u": "ann", "rooms": rooms}).to_string()).await;
+    assert_eq!(ann.hears_a("welcome").await.text("u"), "ann");
+    let mut refused = Vec::new();
+    while refused.len() < 3 {
+        refused.push(ann.hears_a("err").await.text("why").to_owned());
+    }
+    refused.sort();
+    assert_eq!(refused, ["bad-json", "bad-room", "not-allowed"]);
+    for room in ["attic", "garden"] {
+        assert_eq!(ann.hears_a("joined").await.text("r"), room);
+    }
+    assert!(ann.hears_no_more().await.iter().all(|line| matches!(line.t(), "live" | "pres")));
+}
+
+#[tokio::test]
 async fn an_inbox_and_a_direct_room_are_for_those_they_are_named_after() {
     let hall = Hall::open().await;
     let (mut ann, mut bob) = (hall.enter("ann").await, hall.enter("bob").await);

@@ -9,12 +9,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
-use crate::stage::PATIENCE;
 use crate::stage::guest::{Guest, Line};
 use crate::stage::hall::Hall;
 use crate::stage::stream::{Follower, Transcript};
 use crate::stage::tokens::{SECRET, Token};
 use crate::stage::wire::{FIN, Seen, TEXT, Wire, frame_head};
+use crate::stage::{PATIENCE, eventually};
 
 const SLOW: &str = "roomcast_deliveries_dropped_total{reason=\"slow\"}";
 
@@ -119,10 +119,19 @@ async fn a_room_that_makes_place_for_another_gives_its_memory_back() {
         let body = json!({"r": format!("room-{n}"), "d": "x".repeat(5_000), "id": "once"});
         assert_eq!(hall.publish(&body).await.status, 200, "room {n}");
     }
-    assert_eq!(hall.figure("roomcast_rooms").await, 2.0);
-    hall.figure_becomes("roomcast_dedup_ids", |ids| ids == 2.0).await;
-    hall.figure_becomes("roomcast_history_entries", |entries| entries == 2.0).await;
-    hall.figure_becomes("roomcast_history_bytes", |bytes| (10_000.0..11_000.0).contains(&bytes)).await;
+    // A room that nobody is in may be closed at any moment while all places are taken; what is counted has
+    // to be what is there.
+    let counted = async || {
+        let figures = hall.figures().await;
+        ["roomcast_rooms", "roomcast_history_entries", "roomcast_dedup_ids", "roomcast_history_bytes"]
+            .map(|name| figures[name])
+    };
+    eventually("figures of at most two rooms", || async {
+        let [rooms, entries, ids, bytes] = counted().await;
+        let right = rooms <= 2.0 && entries == rooms && ids == rooms && bytes <= rooms * 5_500.0;
+        right.then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
