@@ -70,6 +70,8 @@ pub fn init(settings: &LogSettings, directives: Option<&str>) {
     builder.filter_level(settings.level.into());
     // The framework says at info what the start-up lines say already.
     builder.filter_module("actix_server", LevelFilter::from(settings.level).min(LevelFilter::Warn));
+    // Strangers who send what is no HTTP would fill the log, a line each; they get their 400 and are forgotten.
+    builder.filter_module("actix_http", LevelFilter::Off);
     if let Some(directives) = directives.filter(|text| !text.trim().is_empty()) {
         builder.parse_filters(directives);
     }

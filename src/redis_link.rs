@@ -1,7 +1,10 @@
 //! One way to reach Redis: alone, behind Sentinel, or as a Cluster.
 //! Called by whoever keeps something in Redis. Builds every connection from scratch and follows no
 //! failover by itself: at the first error or time-out the caller throws its connections away, waits for
-//! a [`Backoff`] and connects again. Knows no key and no list.
+//! a [`Backoff`](backoff::Backoff) and connects again. Knows no key and no list.
+
+pub mod address;
+pub mod backoff;
 
 use std::fmt;
 use std::time::Duration;
@@ -17,6 +20,8 @@ use redis::{
 use redis::{Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult, Value};
 use tokio::time::timeout;
 
+use crate::redis_link::address::{Address, BadUrl, Kind};
+
 /// Longest that connecting may take. A stopped server accepts connections but never answers them.
 const CONNECT_MAX: Duration = Duration::from_millis(1_500);
 /// Longest that a command may take before its connection counts as broken.
@@ -28,34 +33,9 @@ const SENTINEL_MAX: Duration = Duration::from_millis(1_000);
 /// What is added to the blocking time of a command, so that the answer "nothing came" arrives in time.
 const BLOCK_MARGIN: Duration = Duration::from_secs(2);
 
-/// Why an address cannot be used. The text names the key of the URL that is wrong and never a password.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadUrl(pub String);
-
-impl fmt::Display for BadUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for BadUrl {}
-
 /// Where Redis is and how to log in. Its `Display` and `Debug` hide the password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RedisLink {
-    kind: Kind,
-    hosts: Vec<(String, u16)>,
-    user: Option<String>,
-    password: Option<String>,
-    db: i64,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Kind {
-    Single,
-    Sentinel { master: String },
-    Cluster,
-}
+pub struct RedisLink(Address);
 
 impl RedisLink {
     /// Reads `redis://[user:password@]host[:6379][/db]`, `redis+sentinel://[user:password@]h1:26379,h2:26379/master[/db]`
@@ -69,48 +49,7 @@ impl RedisLink {
     /// assert!(RedisLink::parse("http://localhost").is_err());
     /// ```
     pub fn parse(url: &str) -> Result<RedisLink, BadUrl> {
-        let (scheme, rest) =
-            url.split_once("://").ok_or_else(|| bad("has no scheme; write redis://host:6379"))?;
-        if rest.contains(['?', '#']) {
-            return Err(bad(
-                "takes no ? or #; percent-code them (%3F, %23) in a password, leave them out elsewhere",
-            ));
-        }
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (login, hosts) = match authority.rsplit_once('@') {
-            Some((login, hosts)) => (Some(login), hosts),
-            None => (None, authority),
-        };
-        let (kind, db, port) = match scheme {
-            "redis" => (Kind::Single, db_of(path)?, 6379),
-            "redis+sentinel" => {
-                let (master, db) = path.split_once('/').unwrap_or((path, ""));
-                if master.is_empty() {
-                    return Err(bad("names no master; write redis+sentinel://host:26379/mymaster"));
-                }
-                (Kind::Sentinel { master: master.into() }, db_of(db)?, 26379)
-            }
-            "redis+cluster" if path.is_empty() || path == "0" => (Kind::Cluster, 0, 6379),
-            "redis+cluster" => {
-                return Err(bad("names a database, but a cluster has only database 0; leave it out"));
-            }
-            "rediss" | "rediss+sentinel" | "rediss+cluster" => {
-                return Err(bad(
-                    "asks for TLS, which this build does not speak; use a TLS tunnel (stunnel) or redis://",
-                ));
-            }
-            _ => {
-                return Err(bad(
-                    "has an unknown scheme; use redis://, redis+sentinel:// or redis+cluster://",
-                ));
-            }
-        };
-        let hosts = hosts.split(',').map(|host| host_of(host, port)).collect::<Result<Vec<_>, _>>()?;
-        if matches!(kind, Kind::Single) && hosts.len() > 1 {
-            return Err(bad("has several hosts; use redis+sentinel:// or redis+cluster:// for them"));
-        }
-        let (user, password) = login_of(login)?;
-        Ok(RedisLink { kind, hosts, user, password, db })
+        Address::parse(url).map(RedisLink)
     }
 
     /// A new connection for commands, checked to lead to a primary.
@@ -127,12 +66,12 @@ impl RedisLink {
 
     /// Whether the address speaks of several servers, so that one may take over from another.
     pub fn has_replicas(&self) -> bool {
-        self.kind != Kind::Single
+        self.0.kind != Kind::Single
     }
 
     async fn connect_with(&self, response: Duration) -> RedisResult<RedisConnection> {
-        match &self.kind {
-            Kind::Single => self.connect_node(&self.hosts[0], response).await.map(RedisConnection::Node),
+        match &self.0.kind {
+            Kind::Single => self.connect_node(&self.0.hosts[0], response).await.map(RedisConnection::Node),
             Kind::Sentinel { master } => {
                 self.connect_sentinel(master, response).await.map(RedisConnection::Node)
             }
@@ -161,7 +100,7 @@ impl RedisLink {
         // Side by side: while one still names a primary that hangs, another may know the new one.
         let follow =
             async |sentinel| self.connect_node(&self.ask_sentinel(sentinel, master).await?, response).await;
-        let mut attempts: FuturesUnordered<_> = self.hosts.iter().map(follow).collect();
+        let mut attempts: FuturesUnordered<_> = self.0.hosts.iter().map(follow).collect();
         let mut trouble = None;
         while let Some(attempt) = attempts.next().await {
             match attempt {
@@ -198,7 +137,7 @@ impl RedisLink {
     }
 
     async fn connect_cluster(&self, response: Duration) -> RedisResult<ClusterConnection> {
-        let nodes = self.hosts.iter().map(|host| self.info(host, true)).collect::<RedisResult<Vec<_>>>()?;
+        let nodes = self.0.hosts.iter().map(|host| self.info(host, true)).collect::<RedisResult<Vec<_>>>()?;
         // The defaults wait for minutes between retries and hang for ever on a server that is stopped.
         let client = ClusterClient::builder(nodes)
             .retries(40)
@@ -214,13 +153,13 @@ impl RedisLink {
     fn info(&self, host: &(String, u16), with_login: bool) -> RedisResult<ConnectionInfo> {
         let mut settings = RedisConnectionInfo::default();
         if with_login {
-            if let Some(user) = &self.user {
+            if let Some(user) = &self.0.user {
                 settings = settings.set_username(user);
             }
-            if let Some(password) = &self.password {
+            if let Some(password) = &self.0.password {
                 settings = settings.set_password(password);
             }
-            settings = settings.set_db(self.db);
+            settings = settings.set_db(self.0.db);
         }
         let address = ConnectionAddr::Tcp(host.0.clone(), host.1);
         Ok(address.into_connection_info()?.set_redis_settings(settings))
@@ -229,29 +168,7 @@ impl RedisLink {
 
 impl fmt::Display for RedisLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            Kind::Single => "redis://",
-            Kind::Sentinel { .. } => "redis+sentinel://",
-            Kind::Cluster => "redis+cluster://",
-        })?;
-        if self.user.is_some() || self.password.is_some() {
-            f.write_str("***@")?;
-        }
-        for (i, (host, port)) in self.hosts.iter().enumerate() {
-            let comma = if i > 0 { "," } else { "" };
-            let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
-            write!(f, "{comma}{open}{host}{close}:{port}")?;
-        }
-        if let Kind::Sentinel { master } = &self.kind {
-            write!(f, "/{master}")?;
-        }
-        if self.db != 0 { write!(f, "/{}", self.db) } else { Ok(()) }
-    }
-}
-
-impl fmt::Debug for RedisLink {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RedisLink({self})")
+        self.0.fmt(f)
     }
 }
 
@@ -310,39 +227,6 @@ impl ConnectionLike for RedisConnection {
     }
 }
 
-/// Growing waits between attempts: 50 ms, doubled up to 500 ms, each shortened by up to half at random so
-/// that many nodes do not come back in step.
-#[derive(Debug)]
-pub struct Backoff(u64);
-
-impl Backoff {
-    const FIRST_MS: u64 = 50;
-    const LAST_MS: u64 = 500;
-
-    /// Starts with the shortest wait.
-    pub fn new() -> Backoff {
-        Backoff(Backoff::FIRST_MS)
-    }
-
-    /// The next wait.
-    pub fn next_wait(&mut self) -> Duration {
-        let wait = self.0;
-        self.0 = (wait * 2).min(Backoff::LAST_MS);
-        Duration::from_millis(rand::random_range(wait / 2..=wait))
-    }
-
-    /// Things went well; starts again with the shortest wait.
-    pub fn reset(&mut self) {
-        self.0 = Backoff::FIRST_MS;
-    }
-}
-
-impl Default for Backoff {
-    fn default() -> Backoff {
-        Backoff::new()
-    }
-}
-
 async fn check_primary(connection: &mut MultiplexedConnection) -> RedisResult<()> {
     let role: RedisResult<Vec<Value>> = redis::cmd("ROLE").query_async(connection).await;
     match role {
@@ -372,117 +256,5 @@ async fn within<T>(
             std::io::ErrorKind::TimedOut,
             format!("{what} timed out"),
         ))),
-    }
-}
-
-fn bad(what: &str) -> BadUrl {
-    BadUrl(format!("the redis url {what}"))
-}
-
-fn db_of(text: &str) -> Result<i64, BadUrl> {
-    match text {
-        "" => Ok(0),
-        digits => digits
-            .parse()
-            .ok()
-            .filter(|db| *db >= 0)
-            .ok_or_else(|| bad("has no number as its database; write /0")),
-    }
-}
-
-fn host_of(text: &str, default_port: u16) -> Result<(String, u16), BadUrl> {
-    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, "")) => (host, None),
-        Some((host, port)) => (host, port.strip_prefix(':')),
-        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
-    };
-    if host.is_empty() {
-        return Err(bad("has an empty host; write redis://host:6379"));
-    }
-    let port = match port {
-        Some(port) => port.parse().map_err(|_| bad("has no number as its port; write host:6379"))?,
-        None => default_port,
-    };
-    Ok((host.to_owned(), port))
-}
-
-fn login_of(login: Option<&str>) -> Result<(Option<String>, Option<String>), BadUrl> {
-    let Some(login) = login else { return Ok((None, None)) };
-    let (user, password) = login
-        .split_once(':')
-        .ok_or_else(|| bad("has a login without a password; write user:password@ or :password@"))?;
-    let user = percent_decoded(user)?;
-    Ok(((!user.is_empty()).then_some(user), Some(percent_decoded(password)?)))
-}
-
-fn percent_decoded(text: &str) -> Result<String, BadUrl> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        if *first != b'%' {
-            bytes.push(*first);
-            rest = tail;
-            continue;
-        }
-        let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        let byte = digits
-            .filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))
-            .and_then(|d| u8::from_str_radix(d, 16).ok());
-        bytes.push(byte.ok_or_else(|| bad("has a broken percent code in its login; write % as %25"))?);
-        rest = &tail[2..];
-    }
-    String::from_utf8(bytes).map_err(|_| bad("has a login that is no UTF-8"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_form_of_address_is_read() {
-        for (url, shown) in [
-            ("redis://localhost", "redis://localhost:6379"),
-            ("redis://h:1/2", "redis://h:1/2"),
-            ("redis://[::1]:6380", "redis://[::1]:6380"),
-            ("redis://ann:p%40ss@h", "redis://***@h:6379"),
-            ("redis+sentinel://a,b:7/main/3", "redis+sentinel://a:26379,b:7/main/3"),
-            ("redis+cluster://:x@a:7000,b:7001", "redis+cluster://***@a:7000,b:7001"),
-        ] {
-            assert_eq!(RedisLink::parse(url).unwrap().to_string(), shown);
-        }
-        let link = RedisLink::parse("redis://ann:p%40s:s@h").unwrap();
-        assert_eq!((link.user.as_deref(), link.password.as_deref()), (Some("ann"), Some("p@s:s")));
-    }
-
-    #[test]
-    fn a_wrong_address_is_refused_without_telling_the_password() {
-        for url in [
-            "localhost:6379",
-            "redis://:hunter2@",
-            "redis://:hunter2@h:port",
-            "redis://:hunter2@h/db",
-            "redis://:hunter2@a,b",
-            "redis+sentinel://:hunter2@h",
-            "redis+cluster://:hunter2@h/1",
-            "rediss://:hunter2@h",
-            "redis://:hunter2%zz@h",
-            "redis://:hunter2@h?x=1",
-            "redis://hunter2@h",
-        ] {
-            let error = RedisLink::parse(url).unwrap_err().to_string();
-            assert!(!error.contains("hunter2"), "{error}");
-        }
-        let link = RedisLink::parse("redis://:hunter2@h").unwrap();
-        assert!(!format!("{link:?} {link}").contains("hunter2"));
-    }
-
-    #[test]
-    fn waits_grow_and_stay_bounded() {
-        let mut backoff = Backoff::new();
-        let waits: Vec<u128> = (0..20).map(|_| backoff.next_wait().as_millis()).collect();
-        assert!((25..=50).contains(&waits[0]) && (50..=100).contains(&waits[1]), "{waits:?}");
-        assert!(waits[5..].iter().all(|wait| (250..=500).contains(wait)), "{waits:?}");
-        backoff.reset();
-        assert!(backoff.next_wait().as_millis() <= 50);
     }
 }

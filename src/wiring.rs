@@ -52,6 +52,8 @@ const BACKLOG: i32 = 4096;
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long the wiring waits for its threads to come up.
 const START_TIME: Duration = Duration::from_secs(10);
+/// Signals within this time are one wish to stop.
+const SAME_WISH: Duration = Duration::from_millis(100);
 /// Pause between two looks at whether everybody has gone.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
@@ -395,8 +397,13 @@ async fn wait_for_signal() -> Result<(), ServeError> {
         _ = term.recv() => {}
         _ = interrupt.recv() => {}
     }
-    // Whoever asks a second time does not want to wait.
+    // Whoever asks a second time does not want to wait; but one wish often comes twice at once, from a
+    // process manager and to the whole group.
     actix_rt::spawn(async move {
+        tokio::time::sleep(SAME_WISH).await;
+        while tokio::select! { biased; _ = term.recv() => true, _ = interrupt.recv() => true, () = std::future::ready(()) => false }
+        {
+        }
         tokio::select! {
             _ = term.recv() => {}
             _ = interrupt.recv() => {}

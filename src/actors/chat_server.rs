@@ -253,7 +253,9 @@ impl Handler<Open> for ChatServer {
     type Result = ();
 
     fn handle(&mut self, open: Open, _: &mut Self::Context) {
+        let connection = open.connection;
         self.open(open);
+        self.to_hub(connection.worker.into(), ToHub::Done(connection));
     }
 }
 

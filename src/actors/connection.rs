@@ -15,7 +15,7 @@ use crate::chat::rooms::RoomKey;
 use crate::protocols::codes::Goodbye;
 
 /// Letters that a session may have under way to the chat server before it stops reading.
-const LETTERS_MAX: u8 = 2;
+const LETTERS_MAX: u32 = 2;
 
 impl Sink for TcpStream {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
@@ -84,11 +84,13 @@ pub struct Connection {
     pub ping_at_ms: u64,
     /// When the session wants to be nudged; 0 for never.
     pub alarm_at_ms: u64,
+    /// When it comes up on the hub's wheel; 0 when it does not.
+    pub due_ms: u64,
     /// When a closing connection is given up; 0 while it is open.
     pub give_up_at_ms: u64,
     /// What the session has to be told.
     pub nudges: Nudges,
-    letters: u8,
+    letters: u32,
     ending: Option<Ending>,
     socket: TcpStream,
     reader: Option<Waker>,
@@ -107,6 +109,7 @@ impl Connection {
             heard_ms: now_ms,
             ping_at_ms: 0,
             alarm_at_ms: 0,
+            due_ms: 0,
             give_up_at_ms: 0,
             nudges: Nudges::default(),
             letters: 0,

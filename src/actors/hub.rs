@@ -37,6 +37,8 @@ const SLICE_MEMBERS: usize = 512;
 const REPLAY_COPY_MAX: usize = 16 << 10;
 /// How long a closing connection may take, in milliseconds.
 const CLOSE_MS: u64 = 5_000;
+/// How long a client may leave its side open after both close frames, in milliseconds.
+const SHUT_MS: u64 = 1_000;
 
 /// Stands for a close frame without a code (RFC 6455, section 7.1.5).
 const NO_CODE: u16 = 1005;
@@ -168,6 +170,15 @@ struct UnderWay {
     end: usize,
 }
 
+/// A look at a connection that was put on the wheel. It counts only while it is the last one that was put
+/// there for that connection.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    slot: u32,
+    generation: u32,
+    at_ms: u64,
+}
+
 /// What is counted in a turn; published to the metrics at its end.
 #[derive(Debug, Default)]
 struct Tally {
@@ -192,7 +203,7 @@ pub struct Core {
     listed: Vec<u32>,
     leaving: Vec<u32>,
     spare: Vec<Vec<u8>>,
-    wheel: Wheel<(u32, u32)>,
+    wheel: Wheel<Due>,
     limits: HubLimits,
     tally: Tally,
     counters: Arc<WorkerCounters>,
@@ -288,10 +299,10 @@ impl Core {
                     self.close(&connection, goodbye);
                 }
             }
+            ToHub::CloseAll => self.close_all(),
             ToHub::Forget(room) => {
-                let room = self.room(room);
-                debug_assert!(room.members.is_empty(), "a room with members is not forgotten");
-                *room = LocalRoom { dirty: room.dirty, ..LocalRoom::default() };
+                debug_assert!(self.room(room).members.is_empty(), "the chat server says first who has left");
+                self.empty(room);
             }
         }
     }

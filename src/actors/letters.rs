@@ -39,8 +39,10 @@ pub struct Open {
     pub identity: Arc<Identity>,
     /// The request number of its hello.
     pub i: RequestNumber,
-    /// Whether the session was open already and says hello again.
+    /// Whether the session was open already and shows another token.
     pub again: bool,
+    /// Whether it gets no `welcome` for that.
+    pub silent: bool,
 }
 
 /// Session → chat server: a connection on a raw path is there (onOpen).
@@ -240,6 +242,8 @@ pub enum ToHub {
         /// Code and reason.
         goodbye: Goodbye,
     },
+    /// Close all connections that are still open; the server stops.
+    CloseAll,
     /// A room is closed; its number will be given to another.
     Forget(RoomKey),
 }

@@ -89,6 +89,11 @@ impl Outbox {
         self.waiting_bytes - self.replay_bytes
     }
 
+    /// Whether a replay is still on its way.
+    pub fn has_replay(&self) -> bool {
+        self.replay_bytes > 0
+    }
+
     /// Bytes waiting behind the segment that is being written. This is what the limit is about: one message
     /// that is larger than the limit by itself may still go out.
     pub fn behind_bytes(&self) -> usize {
@@ -251,7 +256,12 @@ impl Outbox {
         if self.staged.is_empty() {
             return;
         }
-        let bytes = Bytes::from(std::mem::take(&mut self.staged));
+        let buffer = std::mem::take(&mut self.staged);
+        // A buffer that was used before may be much larger than what waits in it now.
+        let bytes = match buffer.capacity() > 2 * buffer.len() {
+            true => Bytes::copy_from_slice(&buffer),
+            false => Bytes::from(buffer),
+        };
         let frames = std::mem::take(&mut self.staged_frames);
         self.push(Segment { bytes, frames, replay: false, since_ms: now_ms });
     }

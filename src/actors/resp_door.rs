@@ -23,7 +23,8 @@ use crate::sources::counters::QueueCounters;
 use crate::sources::dead_letters::{DeadLetter, MemoryDeadLetters, preview};
 use crate::sources::door_turn::{Push, Turn};
 use crate::sources::node::{EntryIds, ProcessMark};
-use crate::sources::payload::{PayloadLimits, Poison};
+use crate::sources::payload::PayloadLimits;
+use crate::sources::poison::Poison;
 use crate::sources::resp::{Decoder, ProtocolError, RequestLimits};
 use crate::sources::resp_door::{DoorRules, DoorSession};
 use crate::sources::settings::{DoorSettings, ListSettings};
@@ -116,7 +117,9 @@ impl Actor for RespDoor {
     type Context = Context<RespDoor>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let Some(listener) = self.listener.take() else { return };
+        let Some(listener) = self.listener.take() else {
+            return;
+        };
         let (house, stop, ended) = (self.house.clone(), self.stop.subscribe(), self.ended.clone());
         let work = async move {
             match tokio::net::TcpListener::from_std(listener) {

@@ -20,7 +20,7 @@ use crate::actors::hub::{Core, SharedConnection};
 use crate::actors::letters::{Ask, Closed, Failed, Open, OpenRaw, RawMessage, Said, SaidRaw, What};
 use crate::actors::panics::contained;
 use crate::auth::token::{TokenProblem, Verifier};
-use crate::chat::client::Pace;
+use crate::chat::client::{Pace, TooFast};
 use crate::chat::message::{Draft, Via};
 use crate::chat::names::UserName;
 use crate::chat::permission::Identity;
@@ -28,7 +28,7 @@ use crate::chat::settings::RoomsSettings;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::protocols::codes::{Goodbye, Problem};
-use crate::protocols::native::{self, Join, Publish, Reference, Request};
+use crate::protocols::native::{self, Join, Publish, Reference, Request, RequestNumber};
 use crate::protocols::native_frames as frames;
 use crate::protocols::websocket::codec::{self, Decoder, Event, Oversize};
 use crate::protocols::websocket::frame::{Opcode, encode_frame, encode_pong};
@@ -38,7 +38,9 @@ const READ_BYTES: usize = 64 << 10;
 /// Largest message on a raw path, in bytes.
 const RAW_MESSAGE_BYTES: usize = 16 << 20;
 /// Requests of any kind that a session may make for each message it may publish.
-const REQUESTS_PER_MESSAGE: u32 = 10;
+const REQUESTS_PER_MESSAGE: u32 = 20;
+/// Tokens that a session may show per second; each costs a signature check.
+const TOKENS_PER_SECOND: u32 = 20;
 /// Refusals for being too fast, in seconds' worth of requests, after which the session is closed.
 const PATIENCE_S: u32 = 5;
 /// How long before its end a client hears that its token runs out, in seconds.
@@ -91,6 +93,7 @@ struct Native {
     guest: bool,
     messages: Pace,
     requests: Pace,
+    tokens: Pace,
     warned: bool,
     asks: Vec<Ask>,
 }
@@ -148,6 +151,7 @@ impl Session {
                     house.limits.messages_per_second.saturating_mul(REQUESTS_PER_MESSAGE),
                     now,
                 ),
+                tokens: Pace::new(TOKENS_PER_SECOND, now),
                 warned: false,
                 asks: Vec::new(),
             })),
@@ -316,11 +320,8 @@ impl Session {
     fn line(&mut self, line: &str) {
         let (reference, request) = native::read(line);
         let now = self.house.core.borrow().now_ms();
-        let per_second = self.house.limits.messages_per_second;
-        let Mind::Native(native) = &mut self.mind else {
-            return;
-        };
-        if let Err(fast) = native.requests.take(per_second.saturating_mul(REQUESTS_PER_MESSAGE), now) {
+        if let Err(fast) = self.may_ask(now) {
+            let per_second = self.house.limits.messages_per_second;
             if fast.refused > per_second.saturating_mul(REQUESTS_PER_MESSAGE * PATIENCE_S) {
                 self.post();
                 return self.house.core.borrow_mut().close(&self.connection, Goodbye::RATE);
@@ -333,13 +334,28 @@ impl Session {
         }
     }
 
+    fn may_ask(&mut self, now: u64) -> Result<(), TooFast> {
+        let per_second = self.house.limits.messages_per_second.saturating_mul(REQUESTS_PER_MESSAGE);
+        match &mut self.mind {
+            Mind::Native(native) => native.requests.take(per_second, now),
+            Mind::Raw { .. } => Ok(()),
+        }
+    }
+
     fn request(&mut self, reference: Reference, request: Request, now: u64) {
         match request {
             Request::Hello { token, user, joins, refused } => {
                 self.hello(&reference, token, user);
+                if self.identity().is_none() {
+                    return;
+                }
                 for join in joins {
                     let reference = Reference { room: Some(join.room.clone()), ..Reference::default() };
-                    self.ask(reference, |session| session.join(join));
+                    // A join is a request, also when many come in one line.
+                    match self.may_ask(now) {
+                        Ok(()) => self.ask(reference, |session| session.join(join)),
+                        Err(fast) => self.refuse(reference, Problem::too_fast(fast.wait_ms)),
+                    }
                 }
                 for problem in refused {
                     self.refuse(Reference::default(), problem);
@@ -419,8 +435,15 @@ impl Session {
         }
     }
 
-    fn identified(&self) -> Result<Arc<Identity>, Problem> {
-        self.identity().cloned().ok_or_else(Problem::who_are_you)
+    /// Who the client is, without room grants that have run out.
+    fn identified(&mut self) -> Result<Arc<Identity>, Problem> {
+        let Some(identity) = self.identity().cloned() else { return Err(Problem::who_are_you()) };
+        let Some(fresh) = identity.without_expired_grants(now_unix()) else { return Ok(identity) };
+        let fresh = Arc::new(fresh);
+        if let Mind::Native(native) = &mut self.mind {
+            native.identity = Some(fresh.clone());
+        }
+        Ok(fresh)
     }
 
     fn hello(&mut self, reference: &Reference, token: Option<String>, user: Option<String>) {
@@ -438,15 +461,16 @@ impl Session {
                     "bad-name" => Goodbye::BAD_NAME,
                     _ => Goodbye::BAD_TOKEN,
                 };
+                let is_pace = problem.why == "rate";
                 self.refuse(reference.clone(), problem);
                 // Who was somebody before stays who he was; else there is nobody to go on with.
-                if before.is_none() {
+                if before.is_none() && !is_pace {
                     self.house.core.borrow_mut().close(&self.connection, goodbye);
                 }
                 return;
             }
         };
-        self.take_identity(reference, identity);
+        self.take_identity(reference.i, identity, false);
     }
 
     /// A session keeps its user: the others know by his name who speaks.
@@ -457,8 +481,15 @@ impl Session {
         Err(Problem::new(403, "not-allowed", "this session belongs to another user; open a new connection"))
     }
 
-    fn take_identity(&mut self, reference: &Reference, identity: Identity) {
-        let again = self.identity().is_some();
+    /// From now on the client is this. `silent`: no `welcome` if it was somebody before.
+    fn take_identity(&mut self, i: RequestNumber, mut identity: Identity, silent: bool) {
+        let again = match self.identity() {
+            Some(known) => {
+                identity.granted.clone_from(&known.granted);
+                true
+            }
+            None => false,
+        };
         let identity = Arc::new(identity);
         if let Mind::Native(native) = &mut self.mind {
             native.identity = Some(identity.clone());
@@ -468,20 +499,27 @@ impl Session {
         // What was asked before this hello stays before it.
         self.post();
         let connection = self.connection.borrow().id;
-        self.house.chat.do_send(Open { connection, identity, i: reference.i, again });
+        self.connection.borrow_mut().letter_sent();
+        self.house.chat.do_send(Open { connection, identity, i, again, silent: silent && again });
     }
 
     fn auth(&mut self, reference: Reference, token: &str) {
-        match self.verify(token).and_then(|identity| self.keeps_user(identity)) {
+        let identity = self.verify(token).and_then(|identity| self.keeps_user(identity));
+        match identity {
             Err(problem) => self.refuse(reference, problem),
             Ok(identity) => {
-                self.take_identity(&Reference::default(), identity);
+                self.take_identity(None, identity, true);
                 self.push(reference, What::Done);
             }
         }
     }
 
-    fn verify(&self, token: &str) -> Result<Identity, Problem> {
+    /// Checks a token. Signatures are dear, so a client may show a few a second only.
+    fn verify(&mut self, token: &str) -> Result<Identity, Problem> {
+        let now = self.house.core.borrow().now_ms();
+        if let Mind::Native(native) = &mut self.mind {
+            native.tokens.take(TOKENS_PER_SECOND, now).map_err(|fast| Problem::too_fast(fast.wait_ms))?;
+        }
         self.house.verifier.verify(token, now_unix()).map_err(|problem| {
             let why = match problem {
                 TokenProblem::Expired => "expired",
@@ -527,10 +565,14 @@ impl Session {
         self.house
             .core
             .borrow_mut()
-            .set_alarm(&self.connection, now + in_seconds.saturating_mul(1_000).max(1));
+            .set_alarm(&self.connection, now.saturating_add(in_seconds.saturating_mul(1_000).max(1)));
     }
 
     fn alarm(&mut self) {
+        // It may have rung in the moment in which the hub closed the connection.
+        if self.told_closed || !self.connection.borrow().is_open() {
+            return;
+        }
         let Some(identity) = self.identity().cloned() else {
             self.come_as_guest();
             if self.identity().is_none() {
@@ -607,6 +649,16 @@ impl Session {
         self.house.chat.do_send(Closed { connection, code: self.close_code });
     }
 
+    /// Runs code for this session; a panic in it ends this session only.
+    fn guarded(&mut self, code: impl FnOnce(&mut Session)) {
+        if contained(|| code(self)).is_none() {
+            READ_BUFFER.set(vec![0; READ_BYTES].into_boxed_slice());
+            log::error!("a session panicked and is closed; the others go on");
+            self.failed("the server broke on this session".into());
+            self.house.core.borrow_mut().close(&self.connection, Goodbye::INTERNAL);
+        }
+    }
+
     fn heard_all(&mut self, heard: Heard) {
         match heard {
             Heard::Bytes(n) => {
@@ -641,22 +693,19 @@ impl Actor for Session {
     fn started(&mut self, _: &mut Self::Context) {
         if let Some(first) = self.early.take() {
             let (arrival, mut early) = *first;
-            self.arrive(arrival);
-            if !early.is_empty() {
-                self.read(&mut early);
-            }
+            self.guarded(|session| {
+                session.arrive(arrival);
+                if !early.is_empty() {
+                    session.read(&mut early);
+                }
+            });
         }
     }
 }
 
 impl StreamHandler<Heard> for Session {
     fn handle(&mut self, heard: Heard, _: &mut Self::Context) {
-        if contained(|| self.heard_all(heard)).is_none() {
-            READ_BUFFER.set(vec![0; READ_BYTES].into_boxed_slice());
-            log::error!("a session panicked and is closed; the others go on");
-            self.failed("the server broke on this session".into());
-            self.house.core.borrow_mut().close(&self.connection, Goodbye::INTERNAL);
-        }
+        self.guarded(|session| session.heard_all(heard));
     }
 
     fn finished(&mut self, ctx: &mut Self::Context) {
@@ -701,7 +750,10 @@ impl Reader {
         }
         let outbox_full = match connection.raw {
             true => connection.outbox.own_bytes() > 0,
-            false => connection.outbox.behind_bytes() > self.core.borrow().limits().outbox_bytes / 2,
+            false => {
+                let half = self.core.borrow().limits().outbox_bytes / 2;
+                connection.outbox.has_replay() || connection.outbox.behind_bytes() > half
+            }
         };
         outbox_full || connection.is_ending() || !connection.may_send_letter()
     }

@@ -117,25 +117,41 @@ impl History {
         self.entries.iter().skip(skip).map(|entry| &entry.frame)
     }
 
-    /// At most `n` frames with offsets in `after + 1 ..` (forwards) or `.. before` (the newest of them),
-    /// oldest first, and whether more are kept in that direction.
-    pub fn page(&self, from: PageFrom, n: usize) -> (Vec<&Bytes>, bool) {
+    /// At most `n` frames and about `bytes_max` bytes (one frame at the least) with offsets in `after + 1 ..`
+    /// (the oldest of them) or `.. before` (the newest of them), oldest first, and whether more are kept in
+    /// that direction.
+    pub fn page(&self, from: PageFrom, n: usize, bytes_max: usize) -> (Vec<&Bytes>, bool) {
         let (first, end) = (self.first(), self.top + 1);
-        let (start, stop, more) = match from {
+        let mut bytes = 0;
+        let mut fits = |entry: &&Entry| {
+            let is_first = bytes == 0;
+            bytes += entry.frame.len();
+            is_first || bytes <= bytes_max
+        };
+        match from {
             PageFrom::After(after) => {
-                let start = after.saturating_add(1).clamp(first, end);
-                let stop = (start + n as Offset).min(end);
-                (start, stop, stop < end)
+                let skip = (after.saturating_add(1).clamp(first, end) - first) as usize;
+                let page: Vec<_> = self
+                    .entries
+                    .iter()
+                    .skip(skip)
+                    .take(n)
+                    .take_while(&mut fits)
+                    .map(|entry| &entry.frame)
+                    .collect();
+                let more = skip + page.len() < self.entries.len();
+                (page, more)
             }
             PageFrom::Before(before) => {
-                let stop = before.clamp(first, end);
-                let start = stop.saturating_sub(n as Offset).max(first);
-                (start, stop, start > first)
+                let stop = (before.clamp(first, end) - first) as usize;
+                let newest_first = self.entries.range(..stop).rev();
+                let mut page: Vec<_> =
+                    newest_first.take(n).take_while(&mut fits).map(|entry| &entry.frame).collect();
+                page.reverse();
+                let more = page.len() < stop;
+                (page, more)
             }
-        };
-        let (skip, take) = ((start - first) as usize, (stop - start) as usize);
-        let frames = self.entries.iter().skip(skip).take(take).map(|entry| &entry.frame);
-        (frames.collect(), more)
+        }
     }
 }
 
@@ -196,7 +212,7 @@ mod tests {
     fn pages_both_ways() {
         let history = of(10, 6);
         let page = |from, n| {
-            let (frames, more) = history.page(from, n);
+            let (frames, more) = history.page(from, n, 1_000);
             (text(frames).join(","), more)
         };
         assert_eq!(page(PageFrom::Before(11), 3), ("8,9,10".into(), true));
@@ -205,6 +221,10 @@ mod tests {
         assert_eq!(page(PageFrom::After(5), 2), ("6,7".into(), true));
         assert_eq!(page(PageFrom::After(8), 9), ("9,10".into(), false));
         assert_eq!(page(PageFrom::After(u64::MAX), 9), ("".into(), false));
+        let short = |from, bytes_max| text(history.page(from, 9, bytes_max).0).join(",");
+        assert_eq!(short(PageFrom::Before(11), 3), "9,10", "two bytes and one byte");
+        assert_eq!(short(PageFrom::After(4), 0), "5", "one entry at the least, or nobody could read on");
+        assert!(history.page(PageFrom::Before(11), 9, 3).1);
     }
 
     #[test]

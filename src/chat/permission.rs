@@ -17,10 +17,21 @@ pub struct Identity {
     /// The rooms that the token lists; `None` when it lists none, and for guests.
     pub rooms: Option<Vec<Pattern>>,
     /// Rooms granted one by one, beside the token.
-    pub granted: Vec<Pattern>,
+    pub granted: Vec<Grant>,
     /// `false`: may read only.
     pub publish: bool,
     /// When the token runs out, Unix seconds; `None` for guests and for tokens without an end.
+    pub expires_at: Option<u64>,
+}
+
+/// A room, or several, granted by a token of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Which rooms.
+    pub rooms: Pattern,
+    /// `false`: to read only.
+    pub publish: bool,
+    /// When it runs out, Unix seconds.
     pub expires_at: Option<u64>,
 }
 
@@ -41,15 +52,32 @@ impl Identity {
 
     /// Whether the token, or a grant beside it, lists the room.
     pub fn lists(&self, room: &RoomName) -> bool {
-        let by_token = self.rooms.iter().flatten();
-        by_token.chain(&self.granted).any(|pattern| pattern.matches(room.as_str()))
+        self.token_lists(room) || self.granted.iter().any(|grant| grant.rooms.matches(room.as_str()))
+    }
+
+    fn token_lists(&self, room: &RoomName) -> bool {
+        self.rooms.iter().flatten().any(|pattern| pattern.matches(room.as_str()))
     }
 
     /// The same user with the rooms of another token of his added; what that token says else is left aside.
     pub fn with_grant(&self, grant: Identity) -> Identity {
         let mut identity = self.clone();
-        identity.granted.extend(grant.rooms.into_iter().flatten());
+        let Identity { rooms, publish, expires_at, .. } = grant;
+        for rooms in rooms.into_iter().flatten() {
+            identity.granted.retain(|known| known.rooms != rooms);
+            identity.granted.push(Grant { rooms, publish, expires_at });
+        }
         identity
+    }
+
+    /// The same without grants that have run out; none when all are good.
+    pub fn without_expired_grants(&self, now_unix: u64) -> Option<Identity> {
+        let is_over = |grant: &Grant| grant.expires_at.is_some_and(|end| end <= now_unix);
+        self.granted.iter().any(is_over).then(|| {
+            let mut identity = self.clone();
+            identity.granted.retain(|grant| !is_over(grant));
+            identity
+        })
     }
 
     /// Whether this user may enter and read.
@@ -61,9 +89,9 @@ impl Identity {
             };
         }
         match (&self.rooms, settings.join) {
+            _ if self.lists(room) => Ok(()),
             (None, Who::Anyone) => Ok(()),
             (None, Who::Token) => Err(Denied::NotAllowed("this room asks for a token that lists it")),
-            (Some(_), _) if self.lists(room) => Ok(()),
             (Some(_), _) => {
                 Err(Denied::NotAllowed("your token does not list this room; ask for one that does"))
             }
@@ -76,6 +104,10 @@ impl Identity {
             return Err(Denied::NotAllowed("your token is for reading only"));
         }
         self.may_join(room, settings)?;
+        let grants: Vec<_> = self.granted.iter().filter(|grant| grant.rooms.matches(room.as_str())).collect();
+        if !grants.is_empty() && !self.token_lists(room) && !grants.iter().any(|grant| grant.publish) {
+            return Err(Denied::NotAllowed("the grant of this room is for reading only"));
+        }
         if settings.publish == Who::Token && !self.lists(room) && room.owners().is_none() {
             return Err(Denied::NotAllowed("speaking here asks for a token that lists this room"));
         }
@@ -127,6 +159,21 @@ mod tests {
         let open = settings(Who::Anyone, Who::Anyone);
         assert!(ann(None).may_publish(&room("@ann+bob"), &open).is_ok());
         assert!(ann(Some(&["*", "@*"])).may_join(&room("@bob+cid"), &open).is_err());
+    }
+
+    #[test]
+    fn a_grant_covers_its_room_until_it_runs_out_and_no_more_than_it_says() {
+        let closed = settings(Who::Token, Who::Anyone);
+        let grant = |publish| Identity { publish, expires_at: Some(100), ..ann(Some(&["staff"])) };
+        let reader = ann(None).with_grant(grant(false)).with_grant(grant(false));
+        assert_eq!(reader.granted.len(), 1, "the same grant twice is one");
+        assert!(reader.may_join(&room("staff"), &closed).is_ok());
+        assert!(reader.may_publish(&room("staff"), &closed).is_err());
+        let speaker = reader.with_grant(grant(true));
+        assert!(speaker.may_publish(&room("staff"), &closed).is_ok());
+        assert!(speaker.without_expired_grants(99).is_none());
+        let later = speaker.without_expired_grants(100).unwrap();
+        assert!(later.may_join(&room("staff"), &closed).is_err());
     }
 
     #[test]

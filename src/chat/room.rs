@@ -150,6 +150,7 @@ impl Room {
             self.members.resize(worker + 1, 0);
         }
         self.members[worker] += 1;
+        self.empty_since = 0;
     }
 
     /// A session on this worker goes out.

@@ -19,6 +19,9 @@ use crate::chat::settings::RoomsSettings;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RoomKey(pub u32);
 
+/// How many rooms are looked at for one that nobody is in.
+const GIVE_UP_LOOKS: usize = 10_000;
+
 /// The table of rooms.
 #[derive(Debug)]
 pub struct Rooms {
@@ -135,8 +138,7 @@ impl Rooms {
     pub fn tidy(&mut self, now: u64, n: usize) -> Vec<RoomKey> {
         let mut closed = Vec::new();
         for _ in 0..n.min(self.open.capacity()) {
-            let at = self.hand;
-            self.hand = if at + 1 < self.open.capacity() { at + 1 } else { 0 };
+            let at = self.step();
             if !self.open.contains(at) {
                 continue;
             }
@@ -152,7 +154,6 @@ impl Rooms {
     fn tidy_one(&mut self, key: RoomKey, now: u64) -> bool {
         let bytes_short = self.history_bytes > self.settings.history_bytes;
         let ids_short = self.ids > self.settings.dedup_ids;
-        let rooms_short = self.open.len() >= self.rooms_max;
         self.change(key, |room| {
             if bytes_short {
                 room.history.forget_half();
@@ -160,16 +161,36 @@ impl Rooms {
             if ids_short {
                 room.forget_half_of_ids();
             }
-            // Its offsets are safe: should it open again, it begins a new life under a new epoch.
-            room.tidy(now) || rooms_short && room.sessions() == 0
+            room.tidy(now)
         })
+    }
+
+    /// Closes the next room that nobody is in, to make place for another; looks at [`GIVE_UP_LOOKS`] rooms at
+    /// the most. Its offsets are safe: should it open again, it begins a new life under a new epoch.
+    pub fn give_one_up(&mut self) -> Option<RoomKey> {
+        for _ in 0..GIVE_UP_LOOKS.min(self.open.capacity()) {
+            let at = self.step();
+            if self.open.get(at).is_some_and(|room| room.sessions() == 0) {
+                let room = self.open.remove(at);
+                self.names.remove(&room.name);
+                self.history_bytes -= room.history.bytes();
+                self.ids -= room.ids();
+                return Some(RoomKey(at as u32));
+            }
+        }
+        None
+    }
+
+    /// The next place to look at.
+    fn step(&mut self) -> usize {
+        let at = self.hand;
+        self.hand = if at + 1 < self.open.capacity() { at + 1 } else { 0 };
+        at
     }
 
     /// Whether something must be given up now, without waiting for the next regular look.
     pub fn is_short(&self) -> bool {
-        self.history_bytes > self.settings.history_bytes
-            || self.ids > self.settings.dedup_ids
-            || self.open.len() >= self.rooms_max
+        self.history_bytes > self.settings.history_bytes || self.ids > self.settings.dedup_ids
     }
 }
 
@@ -234,8 +255,8 @@ mod tests {
         let b = rooms.find(&name("b")).unwrap();
         rooms.get_mut(b).add_member(0);
         assert!(rooms.find_or_open(&name("d")).is_none());
-        let closed = rooms.tidy(2, 1);
-        assert_eq!(closed.len(), 1);
+        assert!(rooms.tidy(2, 10).is_empty(), "a room that remembers something is not closed without need");
+        assert!(rooms.give_one_up().is_some());
         assert!(rooms.find_or_open(&name("d")).is_some());
         assert!(rooms.find(&name("b")).is_some(), "who is in a room keeps it");
     }

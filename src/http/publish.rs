@@ -82,6 +82,10 @@ async fn say(body: &[u8], house: &House) -> Result<(RoomName, Accepted), Problem
 }
 
 fn read_draft(body: &[u8]) -> Result<Draft, Problem> {
+    // A list could be read as an object whose keys are left out.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Problem::bad_json("write an object: {\"r\":\"room\",\"d\":any JSON}"));
+    }
     let ask: Ask<'_> = serde_json::from_slice(body).map_err(|error| {
         Problem::bad_json(format!(
             "write {{\"r\":\"room\",\"d\":any JSON}}, optional \"u\" and \"id\": {error}"

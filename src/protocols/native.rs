@@ -19,6 +19,9 @@ pub const PAGE_MAX: usize = 500;
 /// Entries in a page when the client names no number.
 const PAGE_DEFAULT: usize = 50;
 
+/// The types of frames that are offered.
+const TYPES: [&str; 10] = ["hello", "join", "leave", "pub", "typing", "who", "log", "auth", "ping", "bye"];
+
 /// The request number that an answer echoes.
 pub type RequestNumber = Option<u64>;
 
@@ -142,7 +145,7 @@ struct Line<'a> {
     #[serde(borrow)]
     token: Option<Text<'a>>,
     #[serde(borrow)]
-    rooms: Option<BTreeMap<Text2<'a>, Option<Place<'a>>>>,
+    rooms: Option<BTreeMap<Text2<'a>, &'a RawValue>>,
     since: Option<u64>,
     #[serde(borrow)]
     e: Option<Text<'a>>,
@@ -176,6 +179,20 @@ struct Place<'a> {
     token: Option<Text<'a>>,
 }
 
+impl<'a> Place<'a> {
+    fn read(raw: &'a RawValue) -> Result<Place<'a>, Problem> {
+        let json = match raw.get() {
+            "null" => "{}",
+            json => json,
+        };
+        let bad = || Problem::bad_json("a room of hello is {} or for example {\"since\":42,\"e\":\"k3f9\"}");
+        if !json.starts_with('{') {
+            return Err(bad());
+        }
+        serde_json::from_str(json).map_err(|_| bad())
+    }
+}
+
 /// `"d":null` is data like any other; only a missing `d` is none.
 fn even_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
@@ -184,6 +201,10 @@ fn even_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option
 /// Reads one line. The reference is filled as far as the line could be read, so that an error can be told
 /// apart from others.
 pub fn read(line: &str) -> (Reference, Result<Request, Problem>) {
+    if !line.starts_with('{') {
+        // A list could be read as an object whose keys are left out.
+        return (Reference::default(), Err(Problem::bad_json("a line is a JSON object: {\"t\":…}")));
+    }
     match serde_json::from_str::<Line>(line) {
         Ok(line) => {
             let reference = Reference {
@@ -194,19 +215,36 @@ pub fn read(line: &str) -> (Reference, Result<Request, Problem>) {
             (reference, line.request())
         }
         Err(error) => {
-            (number_of(line), Err(Problem::bad_json(format!("{error}; send one JSON object per line"))))
+            let (reference, known) = head_of(line);
+            let problem = match known {
+                true => Problem::bad_json(format!("{error}; send one JSON object per line")),
+                false => unknown_type(),
+            };
+            (reference, Err(problem))
         }
     }
 }
 
-/// The request number of a line that is JSON but has a value of a wrong type somewhere.
-fn number_of(line: &str) -> Reference {
+/// The request number of a line that has a value of a wrong type somewhere, and whether its type is one that
+/// is offered, as far as can be told.
+fn head_of(line: &str) -> (Reference, bool) {
     #[derive(Deserialize)]
-    struct Number {
+    struct Head<'a> {
         i: Option<u64>,
+        #[serde(borrow)]
+        t: Option<Text<'a>>,
     }
-    let i = serde_json::from_str::<Number>(line).ok().and_then(|number| number.i);
-    Reference { i, ..Reference::default() }
+    let Ok(head) = serde_json::from_str::<Head>(line) else { return (Reference::default(), true) };
+    let known = head.t.is_none_or(|t| TYPES.contains(&&*t.0));
+    (Reference { i: head.i, ..Reference::default() }, known)
+}
+
+fn unknown_type() -> Problem {
+    Problem::new(
+        400,
+        "unknown-type",
+        "this server does not offer that \"t\"; \"can\" in welcome lists what it offers",
+    )
 }
 
 impl<'a> Line<'a> {
@@ -230,11 +268,7 @@ impl<'a> Line<'a> {
             },
             "ping" => Ok(Request::Ping),
             "bye" => Ok(Request::Bye),
-            _ => Err(Problem::new(
-                400,
-                "unknown-type",
-                "this server does not offer that \"t\"; \"can\" in welcome lists what it offers",
-            )),
+            _ => Err(unknown_type()),
         }
     }
 
@@ -269,15 +303,8 @@ impl<'a> Line<'a> {
         }
         let (mut joins, mut refused) = (Vec::new(), Vec::new());
         for (name, place) in self.rooms.unwrap_or_default() {
-            let place = place.unwrap_or(Place {
-                since: None,
-                e: None,
-                last: None,
-                from: None,
-                quiet: None,
-                token: None,
-            });
             let join = RoomName::new(&name.0).map_err(Problem::from).and_then(|room| {
+                let place = Place::read(place)?;
                 let resume = resume(place.since, place.e, place.last, place.from)?;
                 let grant = place.token.map(|token| token.0.into_owned());
                 Ok(Join { room, resume, quiet: place.quiet.unwrap_or(false), grant })
@@ -432,6 +459,8 @@ mod tests {
             (r#"{"t":"pub","r":"a","d":1,"id":""}"#, (400, "bad-json")),
             (r#"{"t":"hello","v":2}"#, (400, "too-old-version")),
             (r#"{"t":"dance"}"#, (400, "unknown-type")),
+            (r#"{"t":"react","n":"x"}"#, (400, "unknown-type")),
+            (r#"["join","lobby"]"#, (400, "bad-json")),
             (r#"{"t":"auth"}"#, (400, "bad-json")),
             (&deep, (400, "bad-json")),
         ] {

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::sources::payload::Reason;
+use crate::sources::poison::Reason;
 
 /// The counters of one list, or of the door. All but the flags only ever grow.
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ impl QueueCounters {
         accepted, count_accepted;
         /// Accepted items that the room knew already; nothing was said again.
         repeated, count_repeated;
-        /// How often a connection was built; one more than reconnects.
+        /// How often a connection to Redis was built, one more than reconnects; connections to the door.
         connects, count_connects;
         /// How often a batch had to wait for the rooms.
         waits, count_waits;

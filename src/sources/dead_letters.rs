@@ -10,8 +10,8 @@ use redis::RedisResult;
 use serde::{Deserialize, Serialize};
 
 use crate::redis_link::RedisConnection;
-use crate::sources::payload::Poison;
-use crate::sources::redis_list::ListKeys;
+use crate::sources::list_keys::ListKeys;
+use crate::sources::poison::Poison;
 
 /// Most dead letters kept in memory.
 const MEMORY_ITEMS_MAX: usize = 1_000;
@@ -94,7 +94,9 @@ impl MemoryDeadLetters {
         kept.letters.push_back(letter);
         let mut forgotten = 0;
         while kept.letters.len() > MEMORY_ITEMS_MAX || kept.bytes > MEMORY_BYTES_MAX {
-            let Some(oldest) = kept.letters.pop_front() else { break };
+            let Some(oldest) = kept.letters.pop_front() else {
+                break;
+            };
             kept.bytes -= oldest.item.len();
             forgotten += 1;
         }
@@ -154,7 +156,9 @@ impl RedisDeadLetters {
 
     /// Pushes the item to its list again, as the newest; `false`: there is no such dead letter (any more).
     pub async fn requeue(&self, redis: &mut RedisConnection, id: &str) -> RedisResult<bool> {
-        let Some(json) = self.find(redis, id).await? else { return Ok(false) };
+        let Some(json) = self.find(redis, id).await? else {
+            return Ok(false);
+        };
         let item = read(&json).bytes().map_err(|error| {
             redis::RedisError::from((
                 redis::ErrorKind::Client,
@@ -169,7 +173,9 @@ impl RedisDeadLetters {
 
     /// Forgets it; `false`: there is no such dead letter (any more).
     pub async fn remove(&self, redis: &mut RedisConnection, id: &str) -> RedisResult<bool> {
-        let Some(json) = self.find(redis, id).await? else { return Ok(false) };
+        let Some(json) = self.find(redis, id).await? else {
+            return Ok(false);
+        };
         redis::cmd("LREM").arg(self.0.dead()).arg(1).arg(json).query_async(redis).await
     }
 
@@ -211,7 +217,7 @@ fn read(json: &[u8]) -> DeadLetter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sources::payload::Reason;
+    use crate::sources::poison::Reason;
 
     fn letter(id: &str, item: &[u8]) -> DeadLetter {
         DeadLetter::new("jobs", id, &Poison::new(Reason::NotJson, "no value"), item)

@@ -8,8 +8,9 @@ use bytes::Bytes;
 
 use crate::chat::message::{Accepted, Draft, Refused};
 use crate::chat::names::RoomName;
-use crate::sources::payload::{PayloadLimits, Poison, Reason, decode};
-use crate::sources::resp::Replies;
+use crate::sources::payload::{PayloadLimits, decode};
+use crate::sources::poison::{Poison, Reason};
+use crate::sources::replies::Replies;
 
 /// A turn with so many items, or so many bytes of replies, takes no further command.
 const ITEMS_MAX: usize = 256;

@@ -7,14 +7,16 @@
 //! ```
 //! An item stands in exactly one of these places, whatever dies when. Every step but the first checks the
 //! node's lease inside Redis, so that a command that comes late, from a connection given up long ago,
-//! finds the lease changed and does nothing.
+//! finds the lease changed and does nothing. Redis 6.2 or later is needed (`BLMOVE`); with 7.0 or later a
+//! Redis that has run out of memory can still be emptied.
 
 use std::time::Duration;
 
-use redis::{ErrorKind, FromRedisValue, RedisError, RedisResult, ToRedisArgs, Value};
+use redis::{ErrorKind, FromRedisValue, RedisError, RedisResult, Value};
 
-use crate::chat::names::BadName;
 use crate::redis_link::RedisConnection;
+use crate::sources::list_keys::ListKeys;
+use crate::sources::list_scripts::{ADOPT, BURY, CLAIM, Call, LEAVE, READ, RENEW, TAKE};
 use crate::sources::node::{EntryIds, ProcessMark};
 
 /// Most items taken in one step.
@@ -23,67 +25,6 @@ pub const TAKE_ITEMS_MAX: usize = 256;
 pub const TAKE_BYTES_MAX: usize = 4 << 20;
 /// Nodes that have not been seen for so long are struck off the register, in seconds.
 const REGISTER_SECONDS: u64 = 3_600;
-
-/// The names of a list's keys. All share one Cluster slot: the list's own hash tag is kept, and a name
-/// without one becomes the tag.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListKeys {
-    list: String,
-    base: String,
-}
-
-impl ListKeys {
-    /// Refuses names that have braces but no usable hash tag, because the keys beside them would land in
-    /// other slots.
-    pub fn new(list: &str) -> Result<ListKeys, BadName> {
-        if list.is_empty() || list.len() > 512 || list.chars().any(char::is_control) {
-            return Err(BadName(
-                "the name of a list has 1 to 512 bytes and no control characters; rename it",
-            ));
-        }
-        let tag = list.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
-        let base = match tag {
-            Some((tag, _)) if !tag.is_empty() => list.to_owned(),
-            None if !list.contains(['{', '}']) => format!("{{{list}}}"),
-            _ => {
-                return Err(BadName(
-                    "braces in the name of a list must hold a hash tag, as in a{b}; take them out",
-                ));
-            }
-        };
-        Ok(ListKeys { list: list.to_owned(), base })
-    }
-
-    /// The list that backends push into.
-    pub fn list(&self) -> &str {
-        &self.list
-    }
-
-    /// The dead letters.
-    pub fn dead(&self) -> String {
-        format!("{}:dead", self.base)
-    }
-
-    /// The register of nodes, by the second they were last seen.
-    pub fn nodes(&self) -> String {
-        format!("{}:nodes", self.base)
-    }
-
-    /// A node's lease.
-    pub fn lease(&self, node: &str) -> String {
-        format!("{}:lease:{node}", self.base)
-    }
-
-    /// What a node has just been handed by a blocking wait.
-    pub fn handed(&self, node: &str) -> String {
-        format!("{}:in:{node}", self.base)
-    }
-
-    /// What a node works on: entry id → item.
-    pub fn working(&self, node: &str) -> String {
-        format!("{}:proc:{node}", self.base)
-    }
-}
 
 /// An item under the id it got when it was taken. It keeps the id wherever it goes, so that it is known
 /// again when it comes a second time.
@@ -177,7 +118,9 @@ impl RedisList {
         call.key(self.keys.lease(&self.node)).key(self.keys.nodes());
         call.arg(over).arg(self.token()).arg(self.lease_ms).arg(&self.node);
         let answer: Option<(String, i64)> = call.run(redis).await?;
-        let Some((value, left_ms)) = answer else { return Ok(Claim::Held) };
+        let Some((value, left_ms)) = answer else {
+            return Ok(Claim::Held);
+        };
         let mark = value.rsplit_once('#').and_then(|(mark, _)| ProcessMark::parse(mark));
         Ok(Claim::HeldBy { mark, value, left: Duration::from_millis(left_ms.max(0).unsigned_abs()) })
     }
@@ -193,7 +136,7 @@ impl RedisList {
     /// the list of what this node was handed, and [`take`](RedisList::take) finds it there.
     pub async fn wait(&self, blocking: &mut RedisConnection, block: Duration) -> RedisResult<bool> {
         let mut wait = redis::cmd("BLMOVE");
-        wait.arg(&self.keys.list)
+        wait.arg(self.keys.list())
             .arg(self.keys.handed(&self.node))
             .arg("RIGHT")
             .arg("LEFT")
@@ -208,7 +151,9 @@ impl RedisList {
         call.key(self.keys.working(&self.node)).key(self.keys.handed(&self.node)).key(self.keys.list());
         call.arg(TAKE_ITEMS_MAX).arg(TAKE_BYTES_MAX);
         call.arg(self.ids.start()).arg(self.ids.reserve(TAKE_ITEMS_MAX)).arg(settled);
-        let Value::Array(answer) = call.run(redis).await? else { return Err(unexpected()) };
+        let Value::Array(answer) = call.run(redis).await? else {
+            return Err(unexpected());
+        };
         let mut entries = Vec::with_capacity(answer.len() / 2);
         let mut parts = answer.into_iter();
         while let (Some(id), Some(Value::BulkString(item))) = (parts.next(), parts.next()) {
@@ -229,7 +174,9 @@ impl RedisList {
     pub async fn read(&self, redis: &mut RedisConnection, ids: &[String]) -> RedisResult<Vec<Entry>> {
         let mut call = self.guarded(READ);
         call.key(self.keys.working(&self.node)).arg(ids);
-        let Value::Array(items) = call.run(redis).await? else { return Err(unexpected()) };
+        let Value::Array(items) = call.run(redis).await? else {
+            return Err(unexpected());
+        };
         let entries = ids.iter().zip(items).filter_map(|(id, item)| match item {
             Value::BulkString(item) => Some(Entry { id: id.clone(), item }),
             _ => None,
@@ -293,13 +240,13 @@ impl RedisList {
 
     /// How many items wait in the list.
     pub async fn backlog(&self, redis: &mut RedisConnection) -> RedisResult<u64> {
-        redis::cmd("LLEN").arg(&self.keys.list).query_async(redis).await
+        redis::cmd("LLEN").arg(self.keys.list()).query_async(redis).await
     }
 
     /// Waits until a replica has what was taken. An item that only the primary knows to be taken would come
     /// again, under another id, from the replica that takes its place.
     pub async fn replicate(&self, redis: &mut RedisConnection, limit: Duration) -> RedisResult<bool> {
-        Ok(redis.wait_for_replica(&self.keys.list, limit).await? > 0)
+        Ok(redis.wait_for_replica(self.keys.list(), limit).await? > 0)
     }
 
     fn token(&self) -> String {
@@ -314,170 +261,6 @@ impl RedisList {
     }
 }
 
-/// A script with its keys and arguments. It is sent whole each time: after a failover the new primary may
-/// not know it, and a second attempt would cost more than the kilobyte.
-struct Call {
-    script: &'static str,
-    keys: Vec<String>,
-    args: Vec<Vec<u8>>,
-}
-
-impl Call {
-    fn new(script: &'static str) -> Call {
-        Call { script, keys: Vec::new(), args: Vec::new() }
-    }
-
-    fn key(&mut self, key: impl Into<String>) -> &mut Call {
-        self.keys.push(key.into());
-        self
-    }
-
-    fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Call {
-        arg.write_redis_args(&mut self.args);
-        self
-    }
-
-    async fn run<T: FromRedisValue>(self, redis: &mut RedisConnection) -> RedisResult<T> {
-        let mut eval = redis::cmd("EVAL");
-        eval.arg(self.script).arg(self.keys.len()).arg(self.keys).arg(self.args);
-        eval.query_async(redis).await
-    }
-}
-
 fn unexpected() -> RedisError {
     (ErrorKind::UnexpectedReturnType, "redis answered a script with another type than it returns").into()
-}
-
-/// The first lines of every script but `CLAIM`. `PEXPIRE` stands first for a second reason: a script that
-/// has written once may go on when Redis is out of memory, and taking items is what frees it.
-macro_rules! guarded {
-    ($body:literal) => {
-        concat!(
-            "if redis.call('GET', KEYS[1]) ~= ARGV[1] then
-               return redis.error_reply('LOST the lease of this node is gone or taken')
-             end
-             redis.call('PEXPIRE', KEYS[1], ARGV[2])
-            ",
-            $body
-        )
-    };
-}
-
-// `DEL` stands before `SET` for the same reason as `PEXPIRE` above: it is allowed without memory.
-const CLAIM: &str = "
-    local held = redis.call('GET', KEYS[1])
-    if (held or '') ~= ARGV[1] then return {held or '', redis.call('PTTL', KEYS[1])} end
-    redis.call('DEL', KEYS[1])
-    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-    redis.call('ZADD', KEYS[2], redis.call('TIME')[1], ARGV[4])
-    return nil";
-
-const RENEW: &str = guarded!(
-    "
-    redis.call('ZADD', KEYS[2], redis.call('TIME')[1], ARGV[3])
-    return true"
-);
-
-// Items are copied first and cut off second: if the copy fails, nothing is gone.
-// The right end of both lists is the oldest.
-const TAKE: &str = guarded!(
-    "
-    local most, bytes_most, start, number = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
-    if #ARGV > 6 then redis.call('HDEL', KEYS[2], unpack(ARGV, 7)) end
-    local out, count, bytes = {}, 0, 0
-    for k = 3, 4 do
-      while count < most and bytes < bytes_most do
-        local chunk = redis.call('LRANGE', KEYS[k], -math.min(16, most - count), -1)
-        if #chunk == 0 then break end
-        local pairs, taken = {}, 0
-        for i = #chunk, 1, -1 do
-          if bytes >= bytes_most then break end
-          local id = start .. string.format('%012x', number + count)
-          pairs[#pairs + 1] = id; pairs[#pairs + 1] = chunk[i]
-          out[#out + 1] = id; out[#out + 1] = chunk[i]
-          count = count + 1; taken = taken + 1; bytes = bytes + #chunk[i]
-        end
-        redis.call('HSET', KEYS[2], unpack(pairs))
-        redis.call('LTRIM', KEYS[k], 0, -taken - 1)
-      end
-    end
-    return out"
-);
-
-const READ: &str = guarded!("return redis.call('HMGET', KEYS[2], unpack(ARGV, 3))");
-
-const BURY: &str = guarded!(
-    "
-    local keep = tonumber(ARGV[3])
-    for i = 4, #ARGV, 2 do
-      if redis.call('HEXISTS', KEYS[2], ARGV[i]) == 1 then
-        redis.call('LPUSH', KEYS[3], ARGV[i + 1])
-        redis.call('HDEL', KEYS[2], ARGV[i])
-      end
-    end
-    local over = redis.call('LLEN', KEYS[3]) - keep
-    if over <= 0 then return 0 end
-    redis.call('LTRIM', KEYS[3], 0, keep - 1)
-    return over"
-);
-
-const ADOPT: &str = guarded!(
-    "
-    local ids, start, number, most, node = {}, ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-    if redis.call('EXISTS', KEYS[3]) == 1 then return ids end
-    local left = redis.call('HGETALL', KEYS[4])
-    for i = 1, #left, 2 do
-      redis.call('HSET', KEYS[2], left[i], left[i + 1])
-      ids[#ids + 1] = left[i]
-    end
-    if #left > 0 then redis.call('DEL', KEYS[4]) end
-    for n = 0, most - 1 do
-      local item = redis.call('LINDEX', KEYS[5], -1)
-      if not item then break end
-      local id = start .. string.format('%012x', number + n)
-      redis.call('HSET', KEYS[2], id, item)
-      redis.call('RPOP', KEYS[5])
-      ids[#ids + 1] = id
-    end
-    local seen = tonumber(redis.call('ZSCORE', KEYS[6], node) or 0)
-    if redis.call('TIME')[1] - seen > tonumber(ARGV[7]) and redis.call('EXISTS', KEYS[5]) == 0 then
-      redis.call('ZREM', KEYS[6], node)
-    end
-    return ids"
-);
-
-const LEAVE: &str = guarded!(
-    "
-    while redis.call('LMOVE', KEYS[2], KEYS[3], 'LEFT', 'RIGHT') do end
-    if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('ZREM', KEYS[5], ARGV[3]) end
-    redis.call('DEL', KEYS[1])
-    return true"
-);
-
-#[cfg(test)]
-mod tests {
-    use redis::cluster_routing::Slot;
-
-    use super::*;
-
-    #[test]
-    fn all_keys_of_a_list_share_its_slot() {
-        for name in ["message_queue", "app:{jobs}:high", "{x}", "a b", "größe", "a{b}c{d}"] {
-            let keys = ListKeys::new(name).unwrap();
-            let node = "host{1}:8080";
-            let slot = Slot::for_key(keys.list());
-            for key in [keys.dead(), keys.nodes(), keys.lease(node), keys.handed(node), keys.working(node)] {
-                assert_eq!(Slot::for_key(&key), slot, "{key}");
-            }
-        }
-        assert_eq!(ListKeys::new("message_queue").unwrap().dead(), "{message_queue}:dead");
-        assert_eq!(ListKeys::new("app:{jobs}:high").unwrap().dead(), "app:{jobs}:high:dead");
-    }
-
-    #[test]
-    fn names_that_would_scatter_are_refused() {
-        for name in ["", "a{}b", "a}b", "a{b", "a\nb", &"x".repeat(513)] {
-            assert!(ListKeys::new(name).is_err(), "{name:?}");
-        }
-    }
 }

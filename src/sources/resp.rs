@@ -1,10 +1,12 @@
-//! The Redis wire protocol, RESP2 and RESP3, from the server's side: bytes to requests, replies to bytes.
+//! The Redis wire protocol, RESP2 and RESP3, from the server's side: bytes to requests.
 //! Called by the door. Does no I/O; keeps what a client may make it hold within [`RequestLimits`].
 //! Source: redis.io, "Redis serialization protocol specification".
 
 use std::fmt;
 
 use bytes::{Buf, Bytes, BytesMut};
+
+use crate::sources::resp_inline::{UnbalancedQuotes, split};
 
 /// Longest inline command, and longest line in front of a value.
 const LINE_BYTES_MAX: usize = 64 << 10;
@@ -104,14 +106,19 @@ impl Decoder {
                 match buffer.first() {
                     None => return Ok(None),
                     Some(b'*') => {
-                        let Some(count) = number_line(buffer, "multibulk length")? else { return Ok(None) };
+                        let Some(count) = number_line(buffer, "multibulk length")? else {
+                            return Ok(None);
+                        };
                         self.begin(count)?;
                         continue;
                     }
                     Some(_) => {}
                 }
-                let Some(line) = inline_line(buffer)? else { return Ok(None) };
-                let values = split_inline(&line)?;
+                let Some(line) = inline_line(buffer)? else {
+                    return Ok(None);
+                };
+                let values =
+                    split(&line).map_err(|UnbalancedQuotes| wrong("unbalanced quotes in request"))?;
                 if !values.is_empty() {
                     return Ok(Some(Request::Command(values)));
                 }
@@ -170,7 +177,9 @@ impl Decoder {
             Some(b'$') => {}
             Some(other) => return Err(wrong(&format!("expected '$', got '{}'", other.escape_ascii()))),
         }
-        let Some(len) = number_line(buffer, "bulk length")? else { return Ok(false) };
+        let Some(len) = number_line(buffer, "bulk length")? else {
+            return Ok(false);
+        };
         if !(0..=SKIPPED_BYTES_MAX).contains(&len) {
             return Err(wrong("invalid bulk length"));
         }
@@ -232,135 +241,6 @@ fn inline_line(buffer: &mut BytesMut) -> Result<Option<Bytes>, ProtocolError> {
         return Err(ProtocolError::Http);
     }
     Ok(Some(line.freeze()))
-}
-
-/// Splits an inline command as Redis does: by spaces, with "…" (and its escapes) and '…' around values.
-fn split_inline(line: &Bytes) -> Result<Vec<Bytes>, ProtocolError> {
-    let mut values = Vec::new();
-    let mut rest = &line[..];
-    loop {
-        rest = rest.trim_ascii_start();
-        let value = match rest.first() {
-            None => return Ok(values),
-            Some(b'"' | b'\'') => quoted(&mut rest)?,
-            Some(_) => {
-                let end = rest.iter().position(u8::is_ascii_whitespace).unwrap_or(rest.len());
-                let (word, tail) = rest.split_at(end);
-                rest = tail;
-                word.to_vec()
-            }
-        };
-        values.push(value.into());
-    }
-}
-
-fn quoted(rest: &mut &[u8]) -> Result<Vec<u8>, ProtocolError> {
-    let quote = rest[0];
-    let (mut value, mut at) = (Vec::new(), 1);
-    loop {
-        match (rest.get(at), rest.get(at + 1)) {
-            (Some(byte), next) if *byte == quote => {
-                if next.is_some_and(|next| !next.is_ascii_whitespace()) {
-                    return Err(wrong("unbalanced quotes in request"));
-                }
-                *rest = &rest[at + 1..];
-                return Ok(value);
-            }
-            (Some(b'\\'), Some(b'x')) if quote == b'"' && hex(rest, at + 2).is_some() => {
-                value.extend(hex(rest, at + 2));
-                at += 4;
-            }
-            (Some(b'\\'), Some(escaped)) if quote == b'"' => {
-                value.push(unescaped(*escaped));
-                at += 2;
-            }
-            (Some(b'\\'), Some(b'\'')) => {
-                value.push(b'\'');
-                at += 2;
-            }
-            (Some(byte), _) => {
-                value.push(*byte);
-                at += 1;
-            }
-            (None, _) => return Err(wrong("unbalanced quotes in request")),
-        }
-    }
-}
-
-fn hex(text: &[u8], at: usize) -> Option<u8> {
-    let digit = |place: usize| char::from(*text.get(place)?).to_digit(16);
-    u8::try_from(digit(at)? * 16 + digit(at + 1)?).ok()
-}
-
-fn unescaped(byte: u8) -> u8 {
-    match byte {
-        b'n' => b'\n',
-        b'r' => b'\r',
-        b't' => b'\t',
-        b'b' => 8,
-        b'a' => 7,
-        other => other,
-    }
-}
-
-/// Writes replies in the version that the client speaks.
-#[derive(Debug, Default)]
-pub struct Replies {
-    /// What is to be sent.
-    pub bytes: Vec<u8>,
-    /// Whether the client has asked for RESP3.
-    pub resp3: bool,
-}
-
-impl Replies {
-    /// A word such as `OK`.
-    pub fn simple(&mut self, word: &str) {
-        self.line(b'+', word);
-    }
-
-    /// An error: its code, then a text. Line breaks in it become spaces.
-    pub fn error(&mut self, text: &str) {
-        self.line(b'-', text);
-    }
-
-    /// A whole number.
-    pub fn integer(&mut self, number: i64) {
-        self.number(b':', number);
-    }
-
-    /// A value of any bytes.
-    pub fn bulk(&mut self, value: &[u8]) {
-        self.number(b'$', value.len() as i64);
-        self.bytes.extend_from_slice(value);
-        self.bytes.extend_from_slice(b"\r\n");
-    }
-
-    /// Nothing.
-    pub fn null(&mut self) {
-        self.bytes.extend_from_slice(if self.resp3 { b"_\r\n" } else { b"$-1\r\n" });
-    }
-
-    /// The head of a list of `n` replies.
-    pub fn array(&mut self, n: usize) {
-        self.number(b'*', n as i64);
-    }
-
-    /// The head of `n` pairs of replies.
-    pub fn map(&mut self, n: usize) {
-        if self.resp3 { self.number(b'%', n as i64) } else { self.number(b'*', 2 * n as i64) }
-    }
-
-    fn number(&mut self, kind: u8, number: i64) {
-        self.bytes.push(kind);
-        self.bytes.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-        self.bytes.extend_from_slice(b"\r\n");
-    }
-
-    fn line(&mut self, kind: u8, text: &str) {
-        self.bytes.push(kind);
-        self.bytes.extend(text.bytes().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
-        self.bytes.extend_from_slice(b"\r\n");
-    }
 }
 
 #[cfg(test)]
@@ -435,21 +315,6 @@ mod tests {
         for web in [&b"POST / HTTP/1.1\r\n"[..], b"GET / HTTP/1.1\r\n", b"Host: a\r\n", b"post x\n"] {
             assert_eq!(shown(web, 100, LIMITS), Err(ProtocolError::Http));
         }
-    }
-
-    #[test]
-    fn replies_depend_on_the_version() {
-        let write = |resp3: bool| {
-            let mut replies = Replies { resp3, ..Replies::default() };
-            replies.map(1);
-            replies.bulk(b"a");
-            replies.null();
-            replies.error("ERR two\r\nlines");
-            replies.integer(-5);
-            String::from_utf8(replies.bytes).unwrap()
-        };
-        assert_eq!(write(false), "*2\r\n$1\r\na\r\n$-1\r\n-ERR two  lines\r\n:-5\r\n");
-        assert_eq!(write(true), "%1\r\n$1\r\na\r\n_\r\n-ERR two  lines\r\n:-5\r\n");
     }
 
     proptest! {

@@ -8,14 +8,16 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::redis_link::RedisLink;
-use crate::sources::redis_list::ListKeys;
+use crate::sources::list_keys::ListKeys;
 
 /// The `[redis]` table.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RedisSettings {
     /// `redis://[user:password@]host:6379/0`, `redis+sentinel://h1:26379,h2:26379/mymaster` or
-    /// `redis+cluster://h1:7000,h2:7001`. Empty: no Redis. Default empty.
+    /// `redis+cluster://h1:7000,h2:7001`. Empty: no Redis. Default empty. An address that cannot be read
+    /// is a mistake in the configuration and ends the start; one that cannot be reached or resolved is
+    /// tried again for ever, because in a fleet of containers it may come up later than this server.
     #[serde(serialize_with = "url_without_password")]
     pub url: String,
     /// How the keys begin that Roomcast makes for itself. Those beside a queue are named after their list

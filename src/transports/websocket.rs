@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use actix_codec::Framed;
 use actix_http::header::HeaderMap;
-use actix_http::{HttpMessage, Method, Request, h1, ws};
+use actix_http::{HttpMessage, Method, Request, Version, h1, ws};
 use actix_rt::net::TcpStream;
 use actix_web_actors::ws::HandshakeError;
 use base64::Engine;
@@ -105,6 +105,11 @@ impl Door {
                 },
             ));
         }
+        if request.method() == Method::CONNECT {
+            let problem =
+                Problem::new(405, "method", "this server is no proxy; send GET with Upgrade: websocket");
+            return Err(counted(&refused.refused_handshake, problem.into()));
+        }
         let path = request.path();
         let raw = self.raw_paths.iter().position(|known| known == path);
         if raw.is_none() && path != NATIVE_PATH {
@@ -188,11 +193,6 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
 }
 
 fn check_handshake(request: &Request) -> Result<(), Refusal> {
-    if request.method() == Method::CONNECT {
-        return Err(
-            Problem::new(405, "method", "this server is no proxy; send GET with Upgrade: websocket").into()
-        );
-    }
     let bad = |msg: &'static str| Refusal::from(Problem::new(400, "handshake", msg));
     ws::verify_handshake(request.head()).map_err(|error| match error {
         HandshakeError::GetMethodRequired => {
@@ -203,6 +203,12 @@ fn check_handshake(request: &Request) -> Result<(), Refusal> {
         _ => bad("this is no WebSocket handshake; send Connection: Upgrade and Upgrade: websocket"),
     })?;
     let headers = request.headers();
+    if request.version() != Version::HTTP_11 {
+        return Err(bad("a WebSocket begins with HTTP/1.1; use a WebSocket client"));
+    }
+    if headers.get_all("sec-websocket-key").count() != 1 {
+        return Err(bad("a handshake has one Sec-WebSocket-Key; use a WebSocket client"));
+    }
     // The library also lets the drafts 7 and 8 pass, and any text as a key (RFC 6455, 4.2.1).
     if headers.get("sec-websocket-version").is_none_or(|version| version.as_bytes() != b"13") {
         return Err(wrong_version());

@@ -19,8 +19,8 @@ use crate::metrics::sheet::Sheet;
 use crate::redis_link::RedisLink;
 use crate::sources::counters::QueueCounters;
 use crate::sources::dead_letters::MemoryDeadLetters;
+use crate::sources::list_keys::ListKeys;
 use crate::sources::payload::PayloadLimits;
-use crate::sources::redis_list::ListKeys;
 use crate::wiring::ServeError;
 
 /// What brings the pushes of backends.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::{ChatServer, Membership, Seat, TIDY_ROOMS, text_frame};
+use super::{ChatServer, Membership, Seat, text_frame};
 use crate::actors::events::Verdict;
 use crate::actors::letters::{ConnectionId, Open, ToHub};
+use crate::chat::data::Data;
 use crate::chat::message::Refused;
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::permission::Identity;
@@ -17,6 +18,9 @@ use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Join, Reference, RequestNumber};
 use crate::protocols::native_frames as frames;
 use crate::protocols::native_frames::Welcome;
+
+/// What a user costs in a list beside the name and the data, in bytes.
+const ROSTER_USER_BYTES: usize = 16;
 
 impl ChatServer {
     pub(super) fn welcome(&mut self, connection: ConnectionId, identity: &Identity, i: RequestNumber) {
@@ -33,9 +37,12 @@ impl ChatServer {
     }
 
     pub(super) fn open(&mut self, open: Open) {
-        let Open { connection, identity, i, again } = open;
+        let Open { connection, identity, i, again, silent } = open;
         if again {
-            self.welcome_again(connection, &identity, i);
+            self.welcome_again(connection, &identity);
+            if !silent {
+                self.welcome(connection, &identity, i);
+            }
             return;
         }
         self.take_seat(connection, Seat::Session { identity: identity.clone(), rooms: SmallVec::new() });
@@ -52,12 +59,7 @@ impl ChatServer {
     }
 
     /// A new token may cover fewer rooms; the session leaves the others and is told so.
-    pub(super) fn welcome_again(
-        &mut self,
-        connection: ConnectionId,
-        identity: &Arc<Identity>,
-        i: RequestNumber,
-    ) {
+    pub(super) fn welcome_again(&mut self, connection: ConnectionId, identity: &Arc<Identity>) {
         let Some(Seat::Session { identity: known, rooms }) = self.seat_mut(connection) else {
             return;
         };
@@ -71,7 +73,6 @@ impl ChatServer {
             self.leave(connection, membership);
             self.send(connection, |out| frames::err(out, &reference, &denied.into()));
         }
-        self.welcome(connection, identity, i);
     }
 
     pub(super) fn join(
@@ -155,11 +156,15 @@ impl ChatServer {
         line.clear();
         let room = self.rooms.get(key);
         let who = room.roster.len();
-        if who > NAMED_USERS_MAX {
+        let all = || room.roster.after(None).map(|(user, present)| (user, present.info.as_deref()));
+        let bytes = |(user, info): (&UserName, Option<&Data>)| {
+            user.as_str().len() + info.map_or(0, |info| info.as_bytes().len()) + ROSTER_USER_BYTES
+        };
+        // The list is sent to everybody who joins, so it must not be large; `who` reads it page by page.
+        if who > NAMED_USERS_MAX || all().map(bytes).sum::<usize>() > self.settings.message_bytes {
             frames::presence_count(&mut line, &room.name, who);
         } else {
-            let here = room.roster.after(None).map(|(user, present)| (user, present.info.as_deref()));
-            frames::presence(&mut line, &room.name, here, &[], who);
+            frames::presence(&mut line, &room.name, all(), &[], who);
         }
         let frame = text_frame(&line);
         self.line = line;
@@ -173,19 +178,22 @@ impl ChatServer {
         rooms.retain(|known| known.room != membership.room);
         let user = identity.user.clone();
         self.leave_room(connection, &user, membership);
-        self.to_hub(connection.worker.into(), ToHub::Left { connection, room: membership.room });
     }
 
+    /// Takes a member out of a room, here and at its hub. The hub must hear of it before the room's number can
+    /// be given to another room.
     pub(super) fn leave_room(&mut self, connection: ConnectionId, user: &UserName, membership: Membership) {
         let key = membership.room;
+        self.to_hub(connection.worker.into(), ToHub::Left { connection, room: key });
         let room = self.rooms.get_mut(key);
         room.remove_member(connection.worker.into());
-        if membership.quiet || !room.roster.leave(user) {
-            return;
+        let shown_no_more = !membership.quiet && room.roster.leave(user);
+        if shown_no_more {
+            self.untold.insert(key);
         }
-        let stopped_typing = room.typing.end(user);
-        self.untold.insert(key);
-        if stopped_typing {
+        // Who reads quietly may type all the same; with his last session in sight it ends.
+        let room = self.rooms.get_mut(key);
+        if room.roster.get(user).is_none() && room.typing.end(user) {
             self.tell_typing(key, user, false, None);
         }
     }
@@ -194,7 +202,9 @@ impl ChatServer {
         if let Some(key) = self.rooms.find_or_open(name) {
             return Ok(key);
         }
-        self.tidy(TIDY_ROOMS);
+        if let Some(key) = self.rooms.give_one_up() {
+            self.forget(key);
+        }
         self.rooms.find_or_open(name).ok_or(Refused::TooManyRooms)
     }
 }

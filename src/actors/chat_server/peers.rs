@@ -114,8 +114,8 @@ impl ChatServer {
             return;
         }
         let code = goodbye.code;
-        self.to_hub(connection.worker.into(), ToHub::Close { connection, goodbye });
         self.gone(connection, code);
+        self.to_hub(connection.worker.into(), ToHub::Close { connection, goodbye });
     }
 
     /// Somebody is gone: out of all rooms, then onClose.

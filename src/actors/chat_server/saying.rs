@@ -13,6 +13,9 @@ use crate::protocols::native::{Reference, RequestNumber};
 use crate::protocols::native_frames as frames;
 use crate::protocols::websocket::frame::payload_of;
 
+/// Rooms that are asked to give something up when memory is short.
+const SHORT_ROOMS: usize = 64;
+
 impl ChatServer {
     /// Gives a draft its place and tells the room. The handler has been asked already.
     pub(super) fn publish(&mut self, draft: Draft) -> Result<Accepted, Refused> {
@@ -41,7 +44,10 @@ impl ChatServer {
         };
         debug_assert_eq!(accepted, place);
         self.count_accepted(draft.via);
-        while self.rooms.is_short() && self.tidy(64) {}
+        // Bounded, and enough: a message adds less than the older half of a few rooms.
+        if self.rooms.is_short() {
+            self.tidy(SHORT_ROOMS);
+        }
         Ok(accepted)
     }
 
@@ -131,9 +137,16 @@ impl ChatServer {
         let mut line = std::mem::take(&mut self.line);
         line.clear();
         let room = self.rooms.get(key);
-        let mut page: Vec<_> = room.roster.after(after).take(n + 1).collect();
-        let more = page.len() > n;
-        page.truncate(n);
+        let mut page = Vec::new();
+        let (mut bytes, mut more) = (0, false);
+        for (user, present) in room.roster.after(after) {
+            bytes += user.as_str().len() + present.info.as_ref().map_or(0, |info| info.as_bytes().len());
+            if page.len() == n || !page.is_empty() && bytes > self.settings.message_bytes {
+                more = true;
+                break;
+            }
+            page.push((user, present));
+        }
         frames::who(&mut line, &room.name, room.history.top(), i, page.into_iter(), more);
         let frame = text_frame(&line);
         self.line = line;
@@ -151,7 +164,7 @@ impl ChatServer {
         let mut line = std::mem::take(&mut self.line);
         line.clear();
         let room = self.rooms.get(key);
-        let (entries, more) = room.history.page(from, n);
+        let (entries, more) = room.history.page(from, n, self.settings.message_bytes);
         let lines = entries.iter().map(|frame| payload_of(frame));
         frames::page(&mut line, &room.name, &room.epoch.to_text(), i, lines, more);
         let frame = text_frame(&line);

@@ -97,18 +97,24 @@ impl ChatServer {
         }
         self.tidy(TIDY_ROOMS);
         self.drain_some();
+        // A timer rings after the end of its turn; without this its letters would wait for the next one.
+        self.end_turn();
     }
 
-    /// Looks at some rooms for what is too old or too much. Returns whether any room is open.
-    pub(super) fn tidy(&mut self, n: usize) -> bool {
+    /// Looks at some rooms for what is too old or too much.
+    pub(super) fn tidy(&mut self, n: usize) {
         for key in self.rooms.tidy(now_ms(), n) {
-            self.untold.remove(&key);
-            self.typing.remove(&key);
-            for link in self.hubs.iter_mut().flatten() {
-                link.items.push(ToHub::Forget(key));
-            }
+            self.forget(key);
         }
-        !self.rooms.is_empty()
+    }
+
+    /// A room is closed; its number may be given to another.
+    pub(super) fn forget(&mut self, key: RoomKey) {
+        self.untold.remove(&key);
+        self.typing.remove(&key);
+        for link in self.hubs.iter_mut().flatten() {
+            link.items.push(ToHub::Forget(key));
+        }
     }
 
     /// Closes some sessions of a server that stops, spread over half of the time it has, so that they do not
@@ -138,6 +144,12 @@ impl ChatServer {
             };
             self.close(connection, goodbye);
             closed += 1;
+        }
+        if self.sessions == 0 {
+            // Who has not said who he is has no place here; his hub knows him.
+            for link in self.hubs.iter_mut().flatten() {
+                link.items.push(ToHub::CloseAll);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{Core, POLITE, SharedConnection, track};
+use super::{Core, Due, POLITE, SharedConnection, track};
 use crate::actors::connection::{Connection, Life};
 use crate::actors::wheel::TICK_MS;
 use crate::protocols::codes::Goodbye;
@@ -13,25 +13,33 @@ impl Core {
     pub fn set_alarm(&mut self, connection: &SharedConnection, at_ms: u64) {
         let mut connection = connection.borrow_mut();
         connection.alarm_at_ms = at_ms;
-        self.wheel.schedule(at_ms, (connection.id.slot, connection.id.generation));
+        self.look_by(&mut connection, at_ms);
+    }
+
+    /// Sees to it that a connection is looked at by then. There is one valid entry on the wheel for each.
+    pub(super) fn look_by(&mut self, connection: &mut Connection, at_ms: u64) {
+        if connection.due_ms == 0 || at_ms < connection.due_ms {
+            connection.due_ms = at_ms;
+            let (slot, generation) = (connection.id.slot, connection.id.generation);
+            self.wheel.schedule(at_ms, Due { slot, generation, at_ms });
+        }
     }
 
     /// Looks at everybody who has come up on the wheel.
     pub(super) fn tick(&mut self) {
         let now = self.now_ms();
-        for (slot, generation) in self.wheel.take_due(now) {
-            let Some(place) = self.slots.get(slot as usize) else {
+        for Due { slot, generation, at_ms } in self.wheel.take_due(now) {
+            let Some(place) = self.slots.get(slot as usize) else { continue };
+            let Some(connection) = place.connection.clone().filter(|_| place.generation == generation) else {
                 continue;
             };
-            if place.generation != generation {
+            let mut connection = connection.borrow_mut();
+            if connection.due_ms != at_ms {
                 continue;
             }
-            let Some(connection) = place.connection.clone() else {
-                continue;
-            };
-            let next = self.look_at(&mut connection.borrow_mut(), now);
-            if let Some(next) = next {
-                self.wheel.schedule(next, (slot, generation));
+            connection.due_ms = 0;
+            if let Some(next) = self.look_at(&mut connection, now) {
+                self.look_by(&mut connection, next);
             }
         }
         self.wake_flusher();

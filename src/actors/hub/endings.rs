@@ -2,11 +2,14 @@
 
 use bytes::BytesMut;
 
-use super::{CLOSE_MS, Core, Farewell, NO_CODE, POLITE, SharedConnection, track};
+use super::{CLOSE_MS, Core, Farewell, NO_CODE, POLITE, SHUT_MS, SharedConnection, track};
 use crate::actors::connection::{Connection, Ending, Life};
 use crate::protocols::codes::Goodbye;
 use crate::protocols::native_frames;
 use crate::protocols::websocket::frame::{Opcode, encode_close, encode_close_without_code, encode_frame};
+
+/// When clients come back that had not said who they are, in milliseconds.
+const CLOSE_ALL_WAIT_MS: u64 = 1_000;
 
 impl Core {
     /// Closes a connection politely: what is on its way, `bye`, a close frame.
@@ -17,6 +20,19 @@ impl Core {
         }
         drop(open);
         self.wake_flusher();
+    }
+
+    /// Closes whoever is still open: the server stops.
+    pub(super) fn close_all(&mut self) {
+        let all: Vec<_> = self.slots.iter().filter_map(|slot| slot.connection.clone()).collect();
+        for connection in all {
+            let raw = connection.borrow().raw;
+            let restart = Goodbye::restart(CLOSE_ALL_WAIT_MS);
+            self.close(
+                &connection,
+                if raw { Goodbye { code: 1001, wait_ms: None, ..restart } } else { restart },
+            );
+        }
     }
 
     /// Ends a connection from the client's side once its letters are dealt with, so that what it said before
@@ -87,7 +103,7 @@ impl Core {
         connection.life =
             Life::Closing { goodbye: Box::new(goodbye), peer_done: farewell.peer_done, shut: false };
         connection.give_up_at_ms = self.now_ms() + CLOSE_MS;
-        self.wheel.schedule(connection.give_up_at_ms, (connection.id.slot, connection.id.generation));
+        self.look_by(connection, connection.give_up_at_ms);
         self.leaving.push(connection.id.slot);
         connection.nudges.closed = true;
         connection.wake();
@@ -102,7 +118,10 @@ impl Core {
         };
         connection.life = Life::Closing { peer_done: true, shut: true, goodbye };
         if connection.shut().is_err() {
-            self.give_up(connection);
+            return self.give_up(connection);
         }
+        // RFC 6455, 7.1.1: the server may close first. A moment is left for the client to read what was sent.
+        connection.give_up_at_ms = connection.give_up_at_ms.min(self.now_ms() + SHUT_MS);
+        self.look_by(connection, connection.give_up_at_ms);
     }
 }

@@ -139,6 +139,22 @@ impl Core {
         }
     }
 
+    /// Empties a room that is closed. Nobody should be in it any more; whoever is all the same is no member
+    /// when the number is given to another room.
+    pub(super) fn empty(&mut self, key: RoomKey) {
+        while let Some(member) = self.room(key).members.last() {
+            let slot = member.slot as usize;
+            match self.slots[slot].connection.clone() {
+                Some(connection) => self.leave(&connection, key),
+                None => {
+                    self.room(key).members.pop();
+                }
+            }
+        }
+        let room = self.room(key);
+        *room = LocalRoom { dirty: room.dirty, ..LocalRoom::default() };
+    }
+
     pub(super) fn leave_all(&mut self, connection: &SharedConnection) {
         loop {
             let Some((key, _)) = connection.borrow().rooms.last().copied() else {

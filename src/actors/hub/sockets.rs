@@ -17,16 +17,16 @@ impl Core {
             self.slots.push(Slot::default());
             self.slots.len() as u32 - 1
         });
-        let place = &mut self.slots[slot as usize];
-        let id = ConnectionId { worker: self.worker, slot, generation: place.generation };
+        let generation = self.slots[slot as usize].generation;
+        let id = ConnectionId { worker: self.worker, slot, generation };
         let now = self.began.elapsed().as_millis() as u64;
         let mut connection = Connection::new(id, socket, raw, now);
         if !raw {
             connection.ping_at_ms = now + self.limits.ping_ms;
-            self.wheel.schedule(connection.ping_at_ms, (slot, id.generation));
+            self.look_by(&mut connection, now + self.limits.ping_ms);
         }
         let connection = Rc::new(RefCell::new(connection));
-        place.connection = Some(connection.clone());
+        self.slots[slot as usize].connection = Some(connection.clone());
         self.counters.connections_opened.inc();
         self.counters.sessions.add(1);
         connection
@@ -106,7 +106,7 @@ impl Core {
     pub(super) fn wait_for_socket(&mut self, connection: &mut Connection) {
         connection.wake();
         let due = connection.outbox.stuck_since_ms().unwrap_or(0) + self.limits.outbox_age_ms;
-        self.wheel.schedule(due, (connection.id.slot, connection.id.generation));
+        self.look_by(connection, due);
     }
 
     pub(super) fn write_listed(&mut self) {
