@@ -137,7 +137,7 @@ impl ChatServer {
         }
     }
 
-    fn to_hub(&mut self, worker: usize, item: ToHub) {
+    fn mail(&mut self, worker: usize, item: ToHub) {
         match self.hubs.get_mut(worker) {
             Some(Some(link)) => link.items.push(item),
             _ => debug_assert!(false, "a worker says hello before its connections speak"),
@@ -146,7 +146,7 @@ impl ChatServer {
 
     fn send(&mut self, to: ConnectionId, write: impl FnOnce(&mut Vec<u8>)) {
         let frame = self.frame(write);
-        self.to_hub(to.worker.into(), ToHub::Direct { connection: to, frame });
+        self.mail(to.worker.into(), ToHub::Direct { connection: to, frame });
     }
 
     /// Encodes one line as a WebSocket frame.
@@ -158,7 +158,7 @@ impl ChatServer {
 
     fn broadcast(&mut self, room: RoomKey, frame: &Bytes, except: Option<ConnectionId>) {
         for worker in self.rooms.get(room).workers() {
-            self.to_hub(worker, ToHub::Deliver { room, frames: frame.clone(), count: 1, except });
+            self.mail(worker, ToHub::Deliver { room, frames: frame.clone(), count: 1, except });
         }
     }
 
@@ -255,7 +255,7 @@ impl Handler<Open> for ChatServer {
     fn handle(&mut self, open: Open, _: &mut Self::Context) {
         let connection = open.connection;
         self.open(open);
-        self.to_hub(connection.worker.into(), ToHub::Done(connection));
+        self.mail(connection.worker.into(), ToHub::Done(connection));
     }
 }
 
@@ -284,7 +284,7 @@ impl Handler<Said> for ChatServer {
             }
             self.answer(said.connection, ask);
         }
-        self.to_hub(said.connection.worker.into(), ToHub::Done(said.connection));
+        self.mail(said.connection.worker.into(), ToHub::Done(said.connection));
     }
 }
 
@@ -310,7 +310,7 @@ impl Handler<SaidRaw> for ChatServer {
                 self.close(connection, Goodbye { code: 1008, why: why.into(), wait_ms: None });
             }
         }
-        self.to_hub(connection.worker.into(), ToHub::Done(connection));
+        self.mail(connection.worker.into(), ToHub::Done(connection));
     }
 }
 

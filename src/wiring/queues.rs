@@ -152,17 +152,15 @@ fn write_counters(sheet: &mut Sheet, all: &Counted) {
     for (name, help, values) in help {
         sheet.counters(name, help, "queue", values);
     }
-    let gauges: [(&str, &str, fn(&QueueCounters) -> u64); 2] = [
-        (
-            "roomcast_queue_backlog",
-            "Items waiting in the list when it was last looked at",
-            QueueCounters::backlog,
-        ),
-        ("roomcast_queue_connected", "1 while items can come", |counters| counters.is_connected().into()),
-    ];
-    for (name, help, read) in gauges {
-        sheet.gauges(name, help, "queue", each(read));
-    }
+    let (backlog, connected) =
+        (each(QueueCounters::backlog), each(|counters| counters.is_connected().into()));
+    sheet.gauges(
+        "roomcast_queue_backlog",
+        "Items waiting in the list when it was last looked at",
+        "queue",
+        backlog,
+    );
+    sheet.gauges("roomcast_queue_connected", "1 while items can come", "queue", connected);
 }
 
 impl Queues {

@@ -34,8 +34,8 @@ async fn a_message_that_is_too_big_is_refused_and_its_sender_stays() {
         ann.is_refused(413, "too-big").await;
     }
     // In fragments it is no smaller.
-    ann.wire.writer.frame(TEXT, message(1001)[..600].as_bytes()).await;
-    ann.wire.writer.frame(FIN, message(1001)[600..].as_bytes()).await;
+    ann.wire.writer.frame(TEXT, &message(1001).as_bytes()[..600]).await;
+    ann.wire.writer.frame(FIN, &message(1001).as_bytes()[600..]).await;
     ann.is_refused(413, "too-big").await;
     assert_eq!(ann.says("still here").await.s(), 2);
 }

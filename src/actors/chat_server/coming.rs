@@ -96,7 +96,7 @@ impl ChatServer {
         // The others hear of it now, if it is time; the newcomer gets the whole list instead.
         self.tell_presence();
         let welcome = self.replay(key, join, reference.i);
-        self.to_hub(connection.worker.into(), ToHub::Joined { connection, room: key, frames: welcome });
+        self.mail(connection.worker.into(), ToHub::Joined { connection, room: key, frames: welcome });
         Ok(())
     }
 
@@ -184,7 +184,7 @@ impl ChatServer {
     /// be given to another room.
     pub(super) fn leave_room(&mut self, connection: ConnectionId, user: &UserName, membership: Membership) {
         let key = membership.room;
-        self.to_hub(connection.worker.into(), ToHub::Left { connection, room: key });
+        self.mail(connection.worker.into(), ToHub::Left { connection, room: key });
         let room = self.rooms.get_mut(key);
         room.remove_member(connection.worker.into());
         let shown_no_more = !membership.quiet && room.roster.leave(user);

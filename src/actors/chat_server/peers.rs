@@ -95,7 +95,7 @@ impl ChatServer {
             Effect::Send(to, message) => {
                 if self.seat(to).is_some() {
                     let frame = frame_of(&message);
-                    self.to_hub(to.worker.into(), ToHub::Direct { connection: to, frame });
+                    self.mail(to.worker.into(), ToHub::Direct { connection: to, frame });
                 }
             }
             Effect::Say(draft) => {
@@ -115,7 +115,7 @@ impl ChatServer {
         }
         let code = goodbye.code;
         self.gone(connection, code);
-        self.to_hub(connection.worker.into(), ToHub::Close { connection, goodbye });
+        self.mail(connection.worker.into(), ToHub::Close { connection, goodbye });
     }
 
     /// Somebody is gone: out of all rooms, then onClose.

@@ -150,7 +150,7 @@ impl ChatServer {
         frames::who(&mut line, &room.name, room.history.top(), i, page.into_iter(), more);
         let frame = text_frame(&line);
         self.line = line;
-        self.to_hub(connection.worker.into(), ToHub::Direct { connection, frame });
+        self.mail(connection.worker.into(), ToHub::Direct { connection, frame });
     }
 
     pub(super) fn log(
@@ -169,7 +169,7 @@ impl ChatServer {
         frames::page(&mut line, &room.name, &room.epoch.to_text(), i, lines, more);
         let frame = text_frame(&line);
         self.line = line;
-        self.to_hub(connection.worker.into(), ToHub::Direct { connection, frame });
+        self.mail(connection.worker.into(), ToHub::Direct { connection, frame });
     }
 
     pub(super) fn answer(&mut self, connection: ConnectionId, ask: Ask) {
