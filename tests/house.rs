@@ -55,7 +55,8 @@ fn imports(text: &str) -> Vec<(usize, String)> {
             continue;
         }
         let rest = &text[at + "crate::".len()..];
-        let name = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+        let name =
+            |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
         let Some(group) = rest.strip_prefix('{') else {
             found.push((line, name(rest)));
             continue;
@@ -119,9 +120,13 @@ fn imports_point_down() {
 #[test]
 fn a_climbing_import_is_seen() {
     let file = |path: &str, text: &str| (PathBuf::from(path), text.to_owned());
-    let straight = file("src/actors/hub.rs", "use crate::chat::room::Room;\nuse crate::{metrics, protocols::native};\n");
+    let straight =
+        file("src/actors/hub.rs", "use crate::chat::room::Room;\nuse crate::{metrics, protocols::native};\n");
     assert_eq!(climbing(&[straight]), Vec::<String>::new());
-    let up = file("src/chat/room.rs", "//! crate::actors is fine in a comment\nuse crate::{\n    units,\n    actors::hub::Hub,\n};\n");
+    let up = file(
+        "src/chat/room.rs",
+        "//! crate::actors is fine in a comment\nuse crate::{\n    units,\n    actors::hub::Hub,\n};\n",
+    );
     assert_eq!(climbing(&[up]), ["src/chat/room.rs:2: chat (floor 1) imports actors"]);
     let aside = file("src/auth/token.rs", "fn f() { crate::sources::settings::x() }");
     assert_eq!(climbing(&[aside]).len(), 1, "two rooms of one floor do not know each other");

@@ -34,7 +34,8 @@ enum When {
 
 impl When {
     fn of(number: u8) -> When {
-        [When::Never, When::BeforeTheRoomsHaveThem, When::BeforeRedisForgets, When::ItemsHavePassed][number as usize]
+        [When::Never, When::BeforeTheRoomsHaveThem, When::BeforeRedisForgets, When::ItemsHavePassed]
+            [number as usize]
     }
 }
 
@@ -65,7 +66,17 @@ fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 fn start_redis(port: u16, folder: &std::path::Path) -> Killed {
     let child = Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
+        .args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+        ])
         .arg(folder)
         .stdout(Stdio::null())
         .spawn()
@@ -104,7 +115,8 @@ impl Relay {
         let relay = Relay { port, when: when.clone(), victim: victim.clone() };
         thread::spawn(move || {
             for from_server in listener.incoming() {
-                let (from_server, to_redis) = (from_server.unwrap(), TcpStream::connect(("127.0.0.1", redis)).unwrap());
+                let (from_server, to_redis) =
+                    (from_server.unwrap(), TcpStream::connect(("127.0.0.1", redis)).unwrap());
                 let pass = |from: &TcpStream, to: &TcpStream, watch: fn(When, &[u8]) -> Option<When>| {
                     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let (when, victim) = (when.clone(), victim.clone());
@@ -135,7 +147,9 @@ impl Relay {
                     _ => None,
                 });
                 pass(&from_server, &to_redis, |when, bytes| match when {
-                    When::ItemsHavePassed if holds(bytes, b"HDEL") || holds(bytes, b"EVALSHA") => Some(When::Never),
+                    When::ItemsHavePassed if holds(bytes, b"HDEL") || holds(bytes, b"EVALSHA") => {
+                        Some(When::Never)
+                    }
                     _ => None,
                 });
             }
@@ -155,7 +169,13 @@ fn holds(bytes: &[u8], part: &[u8]) -> bool {
 /// Starts the server and waits until it says that it is up; it may be killed before.
 fn start_server(port: u16, redis: u16, relay: &Relay, when: When) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_roomcast"))
-        .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--redis", &format!("redis://127.0.0.1:{redis}")])
+        .args([
+            "serve",
+            "--listen",
+            &format!("127.0.0.1:{port}"),
+            "--redis",
+            &format!("redis://127.0.0.1:{redis}"),
+        ])
         .args(["--set", "queue.door.listen=", "--set", "server.node=the-node"])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -227,7 +247,9 @@ fn a_server_that_is_killed_between_pop_and_append_loses_nothing() {
     start_server(port, relay.port, &relay, When::Never);
     let reader = read_along(port, heard.clone()).expect("the last server lives");
     redis(redis_port, &["LPUSH", "message_queue", r#"{"content":"item-last"}"#]);
-    wait_until("the last item", || heard.lock().unwrap().iter().any(|(item, _)| item == "item-last").then_some(()));
+    wait_until("the last item", || {
+        heard.lock().unwrap().iter().any(|(item, _)| item == "item-last").then_some(())
+    });
     drop(relay.victim.lock().unwrap().take());
     reader.join().unwrap();
 
