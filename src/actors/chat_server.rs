@@ -105,6 +105,8 @@ pub struct ChatServer {
     hubs: Vec<Option<HubLink>>,
     seats: Vec<Seats>,
     sessions: usize,
+    /// Places of sessions in rooms.
+    members: usize,
     /// Rooms that have not been told who came and went.
     untold: BTreeSet<RoomKey>,
     /// Rooms in which somebody is typing.
@@ -128,6 +130,7 @@ impl ChatServer {
             hubs: Vec::new(),
             seats: Vec::new(),
             sessions: 0,
+            members: 0,
             untold: BTreeSet::new(),
             typing: BTreeSet::new(),
             metrics,
@@ -181,6 +184,7 @@ impl ChatServer {
         let counters = &self.metrics.chat;
         counters.rooms.set(self.rooms.len() as u64);
         counters.sessions.set(self.sessions as u64);
+        counters.members.set(self.members as u64);
         counters.history_bytes.set(self.rooms.history_bytes() as u64);
         counters.dedup_ids.set(self.rooms.ids() as u64);
         counters.hub_queued_bytes.set(self.hub_queued() as u64);

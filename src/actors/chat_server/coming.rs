@@ -112,6 +112,7 @@ impl ChatServer {
         let room = self.rooms.get_mut(key);
         if member.is_none() {
             room.add_member(connection.worker.into());
+            self.members += 1;
         }
         match (was_shown, !quiet) {
             (false, true) => room.roster.enter(&identity.user, identity.info.as_ref()),
@@ -187,6 +188,7 @@ impl ChatServer {
         self.mail(connection.worker.into(), ToHub::Left { connection, room: key });
         let room = self.rooms.get_mut(key);
         room.remove_member(connection.worker.into());
+        self.members -= 1;
         let shown_no_more = !membership.quiet && room.roster.leave(user);
         if shown_no_more {
             self.untold.insert(key);
