@@ -155,18 +155,36 @@ async fn a_stopping_server_is_not_ready_and_lets_nobody_in() {
     assert_eq!(hall.ended().await.code(), Some(0));
 }
 
+/// Signals that come closer together than this are one wish; far more than the server takes for it.
+const SECOND_THOUGHT: Duration = Duration::from_secs(1);
+
 #[tokio::test]
-async fn whoever_asks_twice_does_not_want_to_wait() {
+async fn whoever_asks_again_does_not_want_to_wait() {
     let mut hall = Hall::with(&["server.drain=10m"]).await;
     let mut guest = stubborn(&hall).await;
     hall.signal("TERM");
     let bye = guest.hears_a("bye").await;
     assert_eq!(bye.number("code"), 4200);
+    // Somebody sees it wait and asks again: the pause is the story.
+    tokio::time::sleep(SECOND_THOUGHT).await;
     let began = Instant::now();
     hall.signal("TERM");
     let status = hall.ended().await;
     assert_eq!(status.code(), Some(1), "{status}");
     assert!(began.elapsed() < Duration::from_secs(3), "it took {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn one_wish_that_comes_twice_at_once_is_one() {
+    let mut hall = Hall::open().await;
+    let mut guest = hall.join("lobby", "ann").await;
+    // As a process manager does that signals the process and its whole group.
+    let pid = hall.pid().to_string();
+    let sent = Command::new("kill").args(["-TERM", &pid, &pid]).status().expect("kill can be run");
+    assert!(sent.success());
+    guest.is_closed_with(4200).await;
+    guest.wire.writer.close(4200).await;
+    assert_eq!(hall.ended().await.code(), Some(0));
 }
 
 #[tokio::test]
