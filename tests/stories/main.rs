@@ -4,6 +4,7 @@
 
 mod stage;
 
+mod attacks;
 mod auth;
 mod handlers;
 mod joining;
