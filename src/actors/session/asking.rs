@@ -1,0 +1,185 @@
+//! What the client asks for: lines to requests, and whether it may.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::{Mind, PATIENCE_S, REQUESTS_PER_MESSAGE, Session};
+use crate::actors::letters::{Ask, What};
+use crate::chat::client::TooFast;
+use crate::chat::message::{Draft, Via};
+use crate::protocols::codes::{Goodbye, Problem};
+use crate::protocols::native;
+use crate::protocols::native::{Join, Publish, Reference, Request};
+use crate::protocols::native_frames as frames;
+use crate::protocols::websocket::frame::{Opcode, encode_frame};
+
+impl Session {
+    pub(super) fn lines(&mut self, text: &str) {
+        let mut any = false;
+        for line in text.split('\n') {
+            let line = line.trim_ascii();
+            if line.is_empty() {
+                continue;
+            }
+            any = true;
+            if !self.connection.borrow().is_open() {
+                return;
+            }
+            self.line(line);
+        }
+        if !any {
+            self.refuse(
+                Reference::default(),
+                Problem::bad_json("an empty frame says nothing; send one JSON object per line"),
+            );
+        }
+    }
+
+    pub(super) fn line(&mut self, line: &str) {
+        let (reference, request) = native::read(line);
+        let now = self.house.core.borrow().now_ms();
+        if let Err(fast) = self.may_ask(now) {
+            let per_second = self.house.limits.messages_per_second;
+            if fast.refused > per_second.saturating_mul(REQUESTS_PER_MESSAGE * PATIENCE_S) {
+                self.post();
+                return self.house.core.borrow_mut().close(&self.connection, Goodbye::RATE);
+            }
+            return self.refuse(reference, Problem::too_fast(fast.wait_ms));
+        }
+        match request {
+            Ok(request) => self.request(reference, request, now),
+            Err(problem) => self.refuse(reference, problem),
+        }
+    }
+
+    pub(super) fn may_ask(&mut self, now: u64) -> Result<(), TooFast> {
+        let per_second = self.house.limits.messages_per_second.saturating_mul(REQUESTS_PER_MESSAGE);
+        match &mut self.mind {
+            Mind::Native(native) => native.requests.take(per_second, now),
+            Mind::Raw { .. } => Ok(()),
+        }
+    }
+
+    pub(super) fn request(&mut self, reference: Reference, request: Request, now: u64) {
+        match request {
+            Request::Hello { token, user, joins, refused } => {
+                self.hello(&reference, token, user);
+                if self.identity().is_none() {
+                    return;
+                }
+                for join in joins {
+                    let reference = Reference { room: Some(join.room.clone()), ..Reference::default() };
+                    // A join is a request, also when many come in one line.
+                    match self.may_ask(now) {
+                        Ok(()) => self.ask(reference, |session| session.join(join)),
+                        Err(fast) => self.refuse(reference, Problem::too_fast(fast.wait_ms)),
+                    }
+                }
+                for problem in refused {
+                    self.refuse(Reference::default(), problem);
+                }
+            }
+            Request::Auth { token } => self.auth(reference, &token),
+            Request::Ping if self.identity().is_none() => {
+                let mut line = Vec::new();
+                frames::pong(&mut line, reference.i);
+                self.send_line(&line);
+            }
+            Request::Bye if self.identity().is_none() => {
+                self.house.core.borrow_mut().close(&self.connection, Goodbye::DONE);
+            }
+            Request::Ping => self.ask(reference, |_| Ok(What::Ping)),
+            Request::Bye => self.ask(reference, |_| Ok(What::Bye(Goodbye::DONE))),
+            Request::Join(join) => self.ask(reference, |session| session.join(join)),
+            Request::Leave { room } => self.ask(reference, |_| Ok(What::Leave(room))),
+            Request::Publish(publish) => self.ask(reference, |session| session.publish(publish, now)),
+            Request::Typing { room, on } => self.ask(reference, |session| {
+                let identity = session.identified()?;
+                identity.may_publish(&room, &session.house.rooms.of(&room))?;
+                Ok(What::Typing { room, on })
+            }),
+            Request::Who { room, after, n } => self.ask(reference, |session| {
+                let granted = session.identified()?.lists(&room);
+                Ok(What::Who { room, after, n, granted })
+            }),
+            Request::Log { room, from, n } => self.ask(reference, |session| {
+                let granted = session.identified()?.lists(&room);
+                Ok(What::Log { room, from, n, granted })
+            }),
+        }
+    }
+
+    /// Makes a request part of this turn's letter, or refuses it.
+    pub(super) fn ask(
+        &mut self,
+        reference: Reference,
+        make: impl FnOnce(&mut Session) -> Result<What, Problem>,
+    ) {
+        if self.identity().is_none() {
+            self.come_as_guest();
+        }
+        match make(self) {
+            Ok(what) if self.identity().is_some() => self.push(reference, what),
+            Ok(_) => self.refuse(reference, Problem::who_are_you()),
+            Err(problem) => self.refuse(reference, problem),
+        }
+    }
+
+    pub(super) fn push(&mut self, reference: Reference, what: What) {
+        if let Mind::Native(native) = &mut self.mind {
+            native.asks.push(Ask { reference, what });
+        }
+    }
+
+    /// Tells the client why not, in order with the answers to its other requests.
+    pub(super) fn refuse(&mut self, reference: Reference, problem: Problem) {
+        if self.identity().is_some() {
+            return self.push(reference, What::Refuse(problem));
+        }
+        self.house.metrics.errors.count(problem.why);
+        let mut line = Vec::new();
+        frames::err(&mut line, &reference, &problem);
+        self.send_line(&line);
+    }
+
+    pub(super) fn send_line(&mut self, line: &[u8]) {
+        let mut frame = BytesMut::with_capacity(line.len() + 10);
+        encode_frame(&mut frame, Opcode::Text, line);
+        self.house.core.borrow_mut().send(&self.connection, &frame);
+    }
+
+    pub(super) fn join(&mut self, join: Join) -> Result<What, Problem> {
+        let mut identity = self.identified()?;
+        if let Some(grant) = &join.grant {
+            let grant = self.verify(grant)?;
+            if grant.user != identity.user {
+                return Err(Problem::new(
+                    403,
+                    "not-allowed",
+                    "the room's token is for another user; ask for your own",
+                ));
+            }
+            identity = Arc::new(identity.with_grant(grant));
+            if let Mind::Native(native) = &mut self.mind {
+                native.identity = Some(identity.clone());
+            }
+        }
+        identity.may_join(&join.room, &self.house.rooms.of(&join.room))?;
+        Ok(What::Join(join))
+    }
+
+    pub(super) fn publish(&mut self, publish: Publish, now: u64) -> Result<What, Problem> {
+        let identity = self.identified()?;
+        let Publish { room, id, data, reply_to, keep } = publish;
+        identity.may_publish(&room, &self.house.rooms.of(&room))?;
+        let per_second = self.house.limits.messages_per_second;
+        if let Mind::Native(native) = &mut self.mind {
+            native.messages.take(per_second, now).map_err(|fast| Problem::too_fast(fast.wait_ms))?;
+        }
+        let granted = identity.lists(&room);
+        let user = Some(identity.user.clone());
+        let draft = Draft { room, user, id, data, kind: None, reply_to, keep, via: Via::Session };
+        Ok(What::Publish { draft, granted })
+    }
+}

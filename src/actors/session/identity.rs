@@ -1,0 +1,184 @@
+//! Who the client is: tokens, guests, and the time when a token runs out.
+
+use std::sync::Arc;
+
+use super::{EXPIRY_NOTICE_S, Mind, Session, TOKENS_PER_SECOND, now_unix};
+use crate::actors::letters::{Open, What};
+use crate::auth::token::TokenProblem;
+use crate::chat::names::UserName;
+use crate::chat::permission::Identity;
+use crate::protocols::codes::{Goodbye, Problem};
+use crate::protocols::native::{Reference, RequestNumber};
+use crate::protocols::native_frames as frames;
+
+impl Session {
+    pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
+        match &self.mind {
+            Mind::Native(native) => native.identity.as_ref(),
+            Mind::Raw { .. } => None,
+        }
+    }
+
+    /// Who the client is, without room grants that have run out.
+    pub(super) fn identified(&mut self) -> Result<Arc<Identity>, Problem> {
+        let Some(identity) = self.identity().cloned() else { return Err(Problem::who_are_you()) };
+        let Some(fresh) = identity.without_expired_grants(now_unix()) else { return Ok(identity) };
+        let fresh = Arc::new(fresh);
+        if let Mind::Native(native) = &mut self.mind {
+            native.identity = Some(fresh.clone());
+        }
+        Ok(fresh)
+    }
+
+    pub(super) fn hello(&mut self, reference: &Reference, token: Option<String>, user: Option<String>) {
+        let before = self.identity().cloned();
+        let identity = match (token, &before) {
+            (Some(token), _) => self.verify(&token),
+            (None, Some(known)) => Ok(Identity::clone(known)),
+            (None, None) => self.guest(user.as_deref()),
+        };
+        let identity = match identity.and_then(|identity| self.keeps_user(identity)) {
+            Ok(identity) => identity,
+            Err(problem) => {
+                let goodbye = match problem.why {
+                    "expired" => Goodbye::EXPIRED,
+                    "bad-name" => Goodbye::BAD_NAME,
+                    _ => Goodbye::BAD_TOKEN,
+                };
+                let is_pace = problem.why == "rate";
+                self.refuse(reference.clone(), problem);
+                // Who was somebody before stays who he was; else there is nobody to go on with.
+                if before.is_none() && !is_pace {
+                    self.house.core.borrow_mut().close(&self.connection, goodbye);
+                }
+                return;
+            }
+        };
+        self.take_identity(reference.i, identity, false);
+    }
+
+    /// A session keeps its user: the others know by his name who speaks.
+    pub(super) fn keeps_user(&self, identity: Identity) -> Result<Identity, Problem> {
+        if self.identity().is_none_or(|known| known.user == identity.user) {
+            return Ok(identity);
+        }
+        Err(Problem::new(403, "not-allowed", "this session belongs to another user; open a new connection"))
+    }
+
+    /// From now on the client is this. `silent`: no `welcome` if it was somebody before.
+    pub(super) fn take_identity(&mut self, i: RequestNumber, mut identity: Identity, silent: bool) {
+        let again = match self.identity() {
+            Some(known) => {
+                identity.granted.clone_from(&known.granted);
+                true
+            }
+            None => false,
+        };
+        let identity = Arc::new(identity);
+        if let Mind::Native(native) = &mut self.mind {
+            native.identity = Some(identity.clone());
+            native.warned = false;
+        }
+        self.set_expiry_alarm();
+        // What was asked before this hello stays before it.
+        self.post();
+        let connection = self.connection.borrow().id;
+        self.connection.borrow_mut().letter_sent();
+        self.house.chat.do_send(Open { connection, identity, i, again, silent: silent && again });
+    }
+
+    pub(super) fn auth(&mut self, reference: Reference, token: &str) {
+        let identity = self.verify(token).and_then(|identity| self.keeps_user(identity));
+        match identity {
+            Err(problem) => self.refuse(reference, problem),
+            Ok(identity) => {
+                self.take_identity(None, identity, true);
+                self.push(reference, What::Done);
+            }
+        }
+    }
+
+    /// Checks a token. Signatures are dear, so a client may show a few a second only.
+    pub(super) fn verify(&mut self, token: &str) -> Result<Identity, Problem> {
+        let now = self.house.core.borrow().now_ms();
+        if let Mind::Native(native) = &mut self.mind {
+            native.tokens.take(TOKENS_PER_SECOND, now).map_err(|fast| Problem::too_fast(fast.wait_ms))?;
+        }
+        self.house.verifier.verify(token, now_unix()).map_err(|problem| {
+            let why = match problem {
+                TokenProblem::Expired => "expired",
+                TokenProblem::Bad(_) => "bad-token",
+            };
+            Problem::new(401, why, problem.to_string())
+        })
+    }
+
+    pub(super) fn guest(&self, user: Option<&str>) -> Result<Identity, Problem> {
+        if !self.may_be_guest() {
+            return Err(Problem::who_are_you());
+        }
+        let name = match user {
+            Some(name) => UserName::new(name).map_err(|bad| Problem::new(400, "bad-name", bad.0))?,
+            None => UserName::new(&format!("guest-{:06x}", rand::random::<u32>() & 0xff_ffff))
+                .expect("the name is made to the rules"),
+        };
+        Ok(Identity::guest(name))
+    }
+
+    /// A newcomer's first line may be a join: then he is a guest, if guests may come.
+    pub(super) fn come_as_guest(&mut self) {
+        if self.may_be_guest() {
+            self.hello(&Reference::default(), None, None);
+        }
+    }
+
+    pub(super) fn may_be_guest(&self) -> bool {
+        matches!(&self.mind, Mind::Native(native) if native.guest)
+    }
+
+    pub(super) fn set_expiry_alarm(&mut self) {
+        let Some(expires_at) = self.identity().and_then(|identity| identity.expires_at) else {
+            self.connection.borrow_mut().alarm_at_ms = 0;
+            return;
+        };
+        let warned = matches!(&self.mind, Mind::Native(native) if native.warned);
+        let notice = if warned { 0 } else { EXPIRY_NOTICE_S };
+        let in_seconds = expires_at.saturating_sub(notice).saturating_sub(now_unix());
+        let now = self.house.core.borrow().now_ms();
+        // At least a millisecond ahead, because an alarm at 0 is none.
+        self.house
+            .core
+            .borrow_mut()
+            .set_alarm(&self.connection, now.saturating_add(in_seconds.saturating_mul(1_000).max(1)));
+    }
+
+    pub(super) fn alarm(&mut self) {
+        // It may have rung in the moment in which the hub closed the connection.
+        if self.told_closed || !self.connection.borrow().is_open() {
+            return;
+        }
+        let Some(identity) = self.identity().cloned() else {
+            self.come_as_guest();
+            if self.identity().is_none() {
+                self.house.core.borrow_mut().close(&self.connection, Goodbye::NO_HELLO);
+            }
+            return;
+        };
+        let Some(expires_at) = identity.expires_at else {
+            return;
+        };
+        let left = expires_at.saturating_sub(now_unix());
+        if left == 0 {
+            return self.house.core.borrow_mut().close(&self.connection, Goodbye::EXPIRED);
+        }
+        if let Mind::Native(native) = &mut self.mind
+            && !native.warned
+        {
+            native.warned = true;
+            let mut line = Vec::new();
+            frames::expiring(&mut line, left);
+            self.send_line(&line);
+        }
+        self.set_expiry_alarm();
+    }
+}
