@@ -186,6 +186,7 @@ impl ChatServer {
         counters.sessions.set(self.sessions as u64);
         counters.members.set(self.members as u64);
         counters.history_bytes.set(self.rooms.history_bytes() as u64);
+        counters.history_entries.set(self.rooms.history_entries() as u64);
         counters.dedup_ids.set(self.rooms.ids() as u64);
         counters.hub_queued_bytes.set(self.hub_queued() as u64);
     }

@@ -33,6 +33,7 @@ pub struct Rooms {
     /// Where the next look at old rooms begins.
     hand: usize,
     history_bytes: usize,
+    history_entries: usize,
     ids: usize,
 }
 
@@ -48,6 +49,7 @@ impl Rooms {
             next_epoch: now_us,
             hand: 0,
             history_bytes: 0,
+            history_entries: 0,
             ids: 0,
         }
     }
@@ -101,9 +103,10 @@ impl Rooms {
 
     fn change<T>(&mut self, key: RoomKey, change: impl FnOnce(&mut Room) -> T) -> T {
         let room = &mut self.open[key.0 as usize];
-        let (bytes, ids) = (room.history.bytes(), room.ids());
+        let (bytes, entries, ids) = (room.history.bytes(), room.history.len(), room.ids());
         let result = change(room);
         self.history_bytes = self.history_bytes + room.history.bytes() - bytes;
+        self.history_entries = self.history_entries + room.history.len() - entries;
         self.ids = self.ids + room.ids() - ids;
         result
     }
@@ -121,6 +124,11 @@ impl Rooms {
     /// Memory of all hot histories, in bytes.
     pub fn history_bytes(&self) -> usize {
         self.history_bytes
+    }
+
+    /// Entries of all hot histories.
+    pub fn history_entries(&self) -> usize {
+        self.history_entries
     }
 
     /// Message ids remembered.
@@ -174,6 +182,7 @@ impl Rooms {
                 let room = self.open.remove(at);
                 self.names.remove(&room.name);
                 self.history_bytes -= room.history.bytes();
+                self.history_entries -= room.history.len();
                 self.ids -= room.ids();
                 return Some(RoomKey(at as u32));
             }
