@@ -159,7 +159,8 @@ impl Session {
         match arrival {
             Arrival::Raw(handler, uri) => self.house.chat.do_send(OpenRaw { connection, handler, uri }),
             Arrival::Native { token: Some(token), .. } => {
-                self.hello(&Reference::default(), Some(token), None)
+                // Who fails has been told and is closed.
+                self.hello(&Reference::default(), Some(token), None);
             }
             Arrival::Native { user: Some(user), guest, .. } if guest => {
                 self.hello(&Reference::default(), None, Some(user));

@@ -157,8 +157,13 @@ async fn a_hello_that_fails_enters_nothing() {
     eve.sends(r#"{"t":"hello","token":"bad","rooms":{"lobby":{}}}"#).await;
     eve.is_refused(401, "bad-token").await;
     eve.is_closed_with(4001).await;
+    // Nor does it for somebody who is known already; he stays who he was.
+    let mut bob = hall.enter("bob").await;
+    bob.sends(r#"{"t":"hello","token":"bad","rooms":{"lobby":{}}}"#).await;
+    bob.is_refused(401, "bad-token").await;
+    assert_eq!(bob.hears_no_more().await.len(), 0);
     let heard = ann.hears_no_more().await;
-    assert!(heard.iter().all(|line| !line.raw.contains("guest-")), "{heard:#?}");
+    assert!(heard.iter().all(|line| !line.raw.contains("guest-") && !line.raw.contains("bob")), "{heard:#?}");
 }
 
 #[tokio::test]

@@ -64,8 +64,8 @@ impl Session {
     pub(super) fn request(&mut self, reference: Reference, request: Request, now: u64) {
         match request {
             Request::Hello { token, user, joins, refused } => {
-                self.hello(&reference, token, user);
-                if self.identity().is_none() {
+                // A hello that fails enters nothing, also where the session was somebody before.
+                if !self.hello(&reference, token, user) {
                     return;
                 }
                 for join in joins {

@@ -30,7 +30,13 @@ impl Session {
         Ok(fresh)
     }
 
-    pub(super) fn hello(&mut self, reference: &Reference, token: Option<String>, user: Option<String>) {
+    /// Returns whether the client is now who it says.
+    pub(super) fn hello(
+        &mut self,
+        reference: &Reference,
+        token: Option<String>,
+        user: Option<String>,
+    ) -> bool {
         let before = self.identity().cloned();
         let identity = match (token, &before) {
             (Some(token), _) => self.verify(&token),
@@ -51,10 +57,11 @@ impl Session {
                 if before.is_none() && !is_pace {
                     self.house.core.borrow_mut().close(&self.connection, goodbye);
                 }
-                return;
+                return false;
             }
         };
         self.take_identity(reference.i, identity, false);
+        true
     }
 
     /// A session keeps its user: the others know by his name who speaks.
