@@ -37,10 +37,12 @@ impl Typing {
     pub fn take_ended(&mut self, now: u64) -> Vec<UserName> {
         let mut ended = Vec::new();
         self.0.retain(|(name, end)| {
-            if *end <= now {
+            // Times are cut to milliseconds, so the millisecond of the end itself may come a little early.
+            let is_over = *end < now;
+            if is_over {
                 ended.push(name.clone());
             }
-            *end > now
+            !is_over
         });
         ended
     }
@@ -65,8 +67,8 @@ mod tests {
         let (mut typing, zoe) = (Typing::default(), UserName::new("zoe").unwrap());
         assert!(typing.begin(&zoe, 1_000));
         assert!(!typing.begin(&zoe, 3_000), "said again, it is no news");
-        assert!(typing.take_ended(8_999).is_empty());
-        assert_eq!(typing.take_ended(9_000), std::slice::from_ref(&zoe));
+        assert!(typing.take_ended(9_000).is_empty(), "six whole seconds");
+        assert_eq!(typing.take_ended(9_001), std::slice::from_ref(&zoe));
         assert!(!typing.end(&zoe));
     }
 }
