@@ -18,6 +18,7 @@ pub mod protocols;
 pub mod redis_link;
 pub mod server_settings;
 pub mod sources;
+pub mod store;
 pub mod transports;
 pub mod units;
 pub mod wiring;

@@ -5,7 +5,9 @@
 pub mod client;
 pub mod data;
 pub mod dedup;
+pub mod entry;
 pub mod history;
+pub mod line;
 pub mod message;
 pub mod names;
 pub mod permission;

@@ -1,0 +1,5 @@
+//! What outlives a restart: the journal, which makes an acknowledgement durable, and behind it the archive,
+//! which people can open and search. Called by the engines; knows rooms only as names and entries.
+
+pub mod archive;
+pub mod record;
