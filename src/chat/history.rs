@@ -122,6 +122,11 @@ impl History {
     /// that direction.
     pub fn page(&self, from: PageFrom, n: usize, bytes_max: usize) -> (Vec<&Bytes>, bool) {
         let (first, end) = (self.first(), self.top + 1);
+        let from = match from {
+            PageFrom::Since(ts) => PageFrom::After(self.start_of(Wanted::From(ts)) - 1),
+            PageFrom::Until(ts) => PageFrom::Before(self.start_of(Wanted::From(ts))),
+            offset => offset,
+        };
         let mut bytes = 0;
         let mut fits = |entry: &&Entry| {
             let is_first = bytes == 0;
@@ -151,6 +156,7 @@ impl History {
                 let more = page.len() < stop;
                 (page, more)
             }
+            PageFrom::Since(_) | PageFrom::Until(_) => unreachable!("times are offsets by now"),
         }
     }
 }
@@ -162,6 +168,10 @@ pub enum PageFrom {
     After(Offset),
     /// Older than this offset.
     Before(Offset),
+    /// From this server time on, Unix milliseconds.
+    Since(u64),
+    /// Older than this server time, Unix milliseconds.
+    Until(u64),
 }
 
 #[cfg(test)]
