@@ -198,7 +198,7 @@ impl Plan {
         };
         let core = Rc::new(RefCell::new(Core::new(index, hub_limits, self.metrics.worker(index.into()))));
         let queued = Arc::new(AtomicUsize::new(0));
-        let hub = Hub::new(core.clone(), queued.clone()).start();
+        let hub = Hub::new(core.clone(), queued.clone(), chat.clone().recipient()).start();
         chat.do_send(Hello { worker: index.into(), hub: hub.recipient(), queued });
         // The receiver is gone once all threads are up; a thread that comes again need not say so.
         if self.up.send(chat.clone()).is_err() {

@@ -18,11 +18,11 @@ use smallvec::SmallVec;
 
 use crate::actors::events::{self, Incoming, Verdict};
 use crate::actors::letters::{
-    Closed, ConnectionId, Drain, Failed, Hello, Open, OpenRaw, PublishBatch, RawMessage, Said, SaidRaw,
-    ToHub, Turn,
+    Closed, ConnectionId, Drain, Failed, FromHub, Hello, Open, OpenRaw, PublishBatch, RawMessage, Report,
+    Said, SaidRaw, ToHub, Turn,
 };
 use crate::chat::dedup::IdKeys;
-use crate::chat::message::Refused;
+use crate::chat::message::{Offset, Refused};
 use crate::chat::permission::Identity;
 use crate::chat::rooms::{RoomKey, Rooms};
 use crate::chat::settings::RoomsSettings;
@@ -90,6 +90,8 @@ enum Seat {
 struct Membership {
     room: RoomKey,
     quiet: bool,
+    /// The number of the letter that made it a live member at its hub.
+    stay: u32,
 }
 
 /// The connections of one worker, by slot.
@@ -114,6 +116,8 @@ pub struct ChatServer {
     metrics: Arc<Metrics>,
     draining: Option<usize>,
     drain_hand: (usize, usize),
+    /// Letters so far that made somebody a live member.
+    stays: u32,
     line: Vec<u8>,
 }
 
@@ -136,6 +140,7 @@ impl ChatServer {
             metrics,
             draining: None,
             drain_hand: (0, 0),
+            stays: 0,
             line: Vec::new(),
         }
     }
@@ -159,9 +164,10 @@ impl ChatServer {
         text_frame(&self.line)
     }
 
-    fn broadcast(&mut self, room: RoomKey, frame: &Bytes, except: Option<ConnectionId>) {
+    /// `last`: the frame's offset; 0 when it has no place in the log.
+    fn broadcast(&mut self, room: RoomKey, frame: &Bytes, last: Offset, except: Option<ConnectionId>) {
         for worker in self.rooms.get(room).workers() {
-            self.mail(worker, ToHub::Deliver { room, frames: frame.clone(), count: 1, except });
+            self.mail(worker, ToHub::Deliver { room, frames: frame.clone(), count: 1, last, except });
         }
     }
 
@@ -339,6 +345,21 @@ impl Handler<Closed> for ChatServer {
 
     fn handle(&mut self, closed: Closed, _: &mut Self::Context) {
         self.gone(closed.connection, closed.code);
+    }
+}
+
+impl Handler<FromHub> for ChatServer {
+    type Result = ();
+
+    fn handle(&mut self, letter: FromHub, _: &mut Self::Context) {
+        for report in letter.0 {
+            // Nothing is fed yet, so whoever falls behind has to come back and resume.
+            if let Report::Behind { connection, room, stay, .. } = report
+                && self.membership(connection, room).is_some_and(|membership| membership.stay == stay)
+            {
+                self.close(connection, Goodbye::SLOW);
+            }
+        }
     }
 }
 

@@ -54,6 +54,11 @@ impl Metrics {
             "reason",
             dropped,
         );
+        sheet.counter(
+            "roomcast_lanes_cut",
+            "Times that a reader fell behind in a room and was taken out of its live stream",
+            self.sum(|w| w.lanes_cut.get()),
+        );
     }
 
     fn connections(&self, sheet: &mut Sheet) {

@@ -14,6 +14,7 @@ use crate::chat::names::{RoomName, UserName};
 use crate::chat::permission::Identity;
 use crate::chat::presence::NAMED_USERS_MAX;
 use crate::chat::rooms::RoomKey;
+use crate::chat::settings::SlowReader;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Join, Reference, RequestNumber};
 use crate::protocols::native_frames as frames;
@@ -102,7 +103,11 @@ impl ChatServer {
         // The others hear of it now, if it is time; the newcomer gets the whole list instead.
         self.tell_presence();
         let welcome = self.replay(key, join, reference.i);
-        self.mail(connection.worker.into(), ToHub::Joined { connection, room: key, frames: welcome });
+        let (stay, after) = (self.stays, self.rooms.get(key).history.top());
+        // The settings are checked at the start: no other policy is offered.
+        let slow = SlowReader::Close;
+        let joined = ToHub::Joined { connection, room: key, stay, frames: welcome, after, slow };
+        self.mail(connection.worker.into(), joined);
         Ok(())
     }
 
@@ -114,6 +119,8 @@ impl ChatServer {
         member: Option<Membership>,
         quiet: bool,
     ) {
+        self.stays = self.stays.wrapping_add(1);
+        let stay = self.stays;
         let was_shown = member.is_some_and(|member| !member.quiet);
         let room = self.rooms.get_mut(key);
         if member.is_none() {
@@ -134,7 +141,7 @@ impl ChatServer {
             return;
         };
         rooms.retain(|known| known.room != key);
-        rooms.push(Membership { room: key, quiet });
+        rooms.push(Membership { room: key, quiet, stay });
     }
 
     /// All that a reader gets before the live stream: `joined`, what he missed, `live`, and the state that has

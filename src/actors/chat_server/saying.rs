@@ -37,7 +37,7 @@ impl ChatServer {
         let offset = if draft.keep { room.next_offset() } else { 0 };
         let place = Accepted { offset, epoch: room.epoch, ts: now, duplicate: false };
         let frame = self.frame(|out| frames::message(out, &draft, &place));
-        self.broadcast(key, &frame, None);
+        self.broadcast(key, &frame, offset, None);
         let accepted = match draft.keep {
             true => self.rooms.append(key, now, frame, id),
             false => self.rooms.pass_on(key, now, id),

@@ -50,7 +50,7 @@ impl ChatServer {
     ) {
         let name = self.rooms.get(key).name.clone();
         let frame = self.frame(|out| frames::typing(out, &name, user, on));
-        self.broadcast(key, &frame, except);
+        self.broadcast(key, &frame, 0, except);
     }
 
     /// Tells rooms who came and went, as far as they may be told now.
@@ -80,7 +80,7 @@ impl ChatServer {
                 let came = difference.came.iter().zip(infos.iter().map(|info| info.as_deref()));
                 self.frame(|out| frames::presence(out, &name, came, &difference.went, who))
             };
-            self.broadcast(key, &frame, None);
+            self.broadcast(key, &frame, 0, None);
         }
     }
 
