@@ -260,6 +260,16 @@ impl Room {
         }
     }
 
+    /// Whether an id is in memory.
+    pub fn knows_id(&self, key: IdKey) -> bool {
+        self.dedup.find(key).is_some()
+    }
+
+    /// Adds one id that the store knows.
+    pub fn add_id(&mut self, key: IdKey, seen: Seen) {
+        self.dedup.restore([(key, seen)]);
+    }
+
     /// Adds ids that the store knows, newest first. `complete`: there are no older ones in the window.
     pub fn restore_ids(&mut self, ids: Vec<(IdKey, Seen)>, complete: bool) {
         let oldest = ids.last().map_or(u64::MAX - 1, |(_, seen)| seen.ts);

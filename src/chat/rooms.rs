@@ -144,6 +144,11 @@ impl Rooms {
         self.change(key, |room| room.restore_ids(ids, complete));
     }
 
+    /// See [`Room::add_id`].
+    pub fn add_id(&mut self, key: RoomKey, id: IdKey, seen: Seen) {
+        self.change(key, |room| room.add_id(id, seen));
+    }
+
     /// See [`Room::forget_to`].
     pub fn forget_to(&mut self, key: RoomKey, first: Offset) {
         self.change(key, |room| room.forget_to(first));
