@@ -343,7 +343,7 @@ proptest! {
             ("u", entry.user.as_ref().map(|user| json!(user.as_str()))),
             ("d", data.is_some().then(|| json.clone())),
             ("k", entry.mark.as_ref().map(|mark| json!(mark))),
-            ("off", entry.off.then(|| json!(true))),
+            ("off", entry.off.then_some(Value::Bool(true))),
         ] {
             if let Some(value) = value {
                 wanted[key] = value;
