@@ -6,8 +6,7 @@ use super::work::AckTo;
 use super::{ChatServer, Place};
 use crate::actors::letters::ConnectionId;
 use crate::chat::entry::{Entry, Kind};
-use crate::chat::message::{Accepted, Alteration, Altering, Draft, Offset, Refused, Via};
-use crate::chat::permission::Denied;
+use crate::chat::message::{Accepted, Alteration, Altering, Draft, Offset, Via};
 use crate::chat::rooms::RoomKey;
 use crate::clock;
 use crate::protocols::codes::Problem;
@@ -71,7 +70,7 @@ impl ChatServer {
         let Altering::React { mark, off } = &alteration.what else {
             return match state.user.as_ref() == Some(&alteration.user) {
                 true => Ok(None),
-                false => Err(Denied::NotAllowed("only who said it may change it").into()),
+                false => Err(Problem::not_yours()),
             };
         };
         let standing = |offset: Offset| Accepted { offset, epoch: room.epoch, ts: clock::wall_ms(), duplicate: true };
@@ -110,9 +109,8 @@ impl ChatServer {
             line: Default::default(),
         };
         let frame = self.frame(|out| match &what {
-            Altering::Edit(data) => frames::edit(out, &entry, data),
-            Altering::Delete => frames::delete(out, &entry),
-            Altering::React { .. } => frames::react(out, &entry),
+            Altering::Edit(data) => frames::change(out, &entry, Some(data)),
+            Altering::Delete | Altering::React { .. } => frames::change(out, &entry, None),
         });
         entry.line = super::line_of(&frame);
         let replaces = self.remember_alteration(key, &user, of, &what, place.offset, lsn);
@@ -153,21 +151,13 @@ impl ChatServer {
     /// What was said before under the same id, or stands already: told when that is kept.
     pub(super) fn repeat(&mut self, before: Accepted, key: RoomKey, to: AckTo) {
         self.metrics.chat.messages_duplicate.inc();
+        // It must not come before the answers to what the same session said earlier.
+        let has_pending = matches!(to, AckTo::Session(connection, ..) if self.has_pending(connection));
+        let is_kept = before.offset == 0 && self.keeping.is_idle() || self.rooms.get(key).is_shown(before.offset);
         self.expect_ack(&to);
-        let is_shown = before.offset == 0 && self.keeping.is_idle() || self.rooms.get(key).is_shown(before.offset);
-        match is_shown {
-            true => self.tell_in_order(to, Ok(before)),
+        match is_kept && !has_pending {
+            true => self.tell(to, Ok(before)),
             false => self.when_kept(Then::Answer(to, Ok(before))),
-        }
-    }
-
-    fn tell_in_order(&mut self, to: AckTo, answer: Result<Accepted, Refused>) {
-        match &to {
-            // It must not come before the answers to what the same session said earlier.
-            AckTo::Session(connection, _) if self.has_pending(*connection) => {
-                self.when_kept(Then::Answer(to, answer));
-            }
-            _ => self.tell(to, answer),
         }
     }
 }

@@ -151,8 +151,13 @@ impl ChatServer {
             }
             (Asked::Rooms(reference), Ok(Some(Answer::RoomsOf(rooms)))) => {
                 let rooms = self.rooms_now(connection, rooms);
-                let list = rooms.iter().map(|room| (&room.room, room.top, room.read));
-                self.send(connection, |out| frames::rooms(out, reference.i, list));
+                let more = rooms.len() >= ROOMS_MAX;
+                let list = rooms.iter().map(|UserRoom { room, top, read }| frames::ListedRoom {
+                    room,
+                    top: *top,
+                    read: *read,
+                });
+                self.send(connection, |out| frames::rooms(out, reference.i, list, more));
             }
             (Asked::Page(_, reference) | Asked::Rooms(reference), _) => {
                 let problem = Problem::new(503, "not-stored", "the store cannot be read now; ask again soon");

@@ -176,13 +176,13 @@ impl ChatServer {
         if self.keeping.engine.is_none() || self.keeping.may_keep().is_err() {
             return;
         }
-        for (key, user) in std::mem::take(&mut self.unkept_reads) {
-            let room = self.rooms.get_mut(key);
-            let Some(offset) = room.reads.marks.get(&user).copied() else { continue };
-            let mark = ReadMark { room: room.name.clone(), user: user.clone(), offset, ts: clock::wall_ms() };
+        for ((room, user), offset) in std::mem::take(&mut self.unkept_reads) {
+            let mark = ReadMark { room: room.clone(), user: user.clone(), offset, ts: clock::wall_ms() };
             let lsn = self.keeping.record(Record::Read(mark), false);
-            self.rooms.get_mut(key).note_record(lsn);
-            self.when(lsn, Then::Read(key, user));
+            if let Some(key) = self.rooms.find(&room) {
+                self.rooms.get_mut(key).note_record(lsn);
+            }
+            self.when(lsn, Then::Read(room, user, offset));
         }
         let n = if all { self.unkept_sessions.len() } else { NOTES_PER_BEAT.min(self.unkept_sessions.len()) };
         for connection in self.unkept_sessions.drain(..n).collect::<Vec<_>>() {
@@ -210,10 +210,10 @@ impl ChatServer {
             return Ok(());
         }
         *mark = offset;
-        if self.keeping.engine.is_some() {
-            self.unkept_reads.insert((key, user.clone()));
-        }
         let room = self.rooms.get(key);
+        if self.keeping.engine.is_some() {
+            self.unkept_reads.insert((room.name.clone(), user.clone()), offset);
+        }
         // In a large room marks are kept but not told, as presence is not: it would cost more than the talk.
         if room.roster.len() <= NAMED_USERS_MAX {
             let name = room.name.clone();
@@ -279,7 +279,7 @@ impl ChatServer {
             }
             room.receipt.told_at = now + u64::from(sessions);
             let Receipt { offset, sessions: n, .. } = room.receipt;
-            let frame = self.frame(|out| frames::got(out, &name, offset, n.min(sessions), sessions));
+            let frame = self.frame(|out| frames::got(out, &name, offset, n.min(sessions) as usize, sessions as usize));
             self.broadcast(key, &frame, 0, None);
         }
     }

@@ -14,7 +14,7 @@ use crate::chat::dedup::IdKey;
 use crate::chat::history::Hot;
 use crate::chat::line;
 use crate::chat::message::{Accepted, Offset, Refused, Via};
-use crate::chat::names::UserName;
+use crate::chat::names::{RoomName, UserName};
 use crate::chat::rooms::RoomKey;
 use crate::engines::engine::Engine;
 use crate::protocols::native_frames as frames;
@@ -63,7 +63,7 @@ pub(super) enum Then {
     /// Where a session stands is kept.
     Session(ConnectionId),
     /// How far a user has read is kept.
-    Read(RoomKey, UserName),
+    Read(RoomName, UserName, Offset),
     /// Everything before is kept.
     Finish(tokio::sync::oneshot::Sender<()>),
 }
@@ -306,8 +306,8 @@ impl ChatServer {
                 Then::Answer(to, Ok(_)) => self.tell(to, Err(refused.clone())),
                 Then::Keep(record) => self.keeping.unsaved.push(*record),
                 Then::Session(connection) => self.note_session(connection),
-                Then::Read(key, user) => {
-                    self.unkept_reads.insert((key, user));
+                Then::Read(room, user, offset) => {
+                    self.unkept_reads.entry((room, user)).or_insert(offset);
                 }
                 other => self.take_step(from, other),
             }

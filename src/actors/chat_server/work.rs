@@ -23,8 +23,8 @@ const AHEAD: usize = 64;
 /// Who hears what became of something that was said.
 #[derive(Debug)]
 pub(super) enum AckTo {
-    /// A session.
-    Session(ConnectionId, Box<Reference>),
+    /// A session: what its request is known by, and whether it changed an entry instead of saying something.
+    Session(ConnectionId, Box<Reference>, bool),
     /// A batch, at this place in it.
     Batch(usize, usize),
     /// Nobody.
@@ -106,8 +106,8 @@ impl ChatServer {
         self.work_on(connection);
     }
 
-    /// The desk of a session.
-    pub(super) fn desk(&mut self, connection: ConnectionId) -> Option<&mut Desk> {
+    /// The desk of a session; made if it has none.
+    fn desk(&mut self, connection: ConnectionId) -> Option<&mut Desk> {
         match self.seat_mut(connection)? {
             Seat::Session { desk, .. } => Some(desk.get_or_insert_default()),
             Seat::Raw { .. } => None,
@@ -209,7 +209,7 @@ impl ChatServer {
 
     /// Something that a session said is on its way to be kept.
     pub(super) fn expect_ack(&mut self, to: &AckTo) {
-        if let AckTo::Session(connection, _) = to
+        if let AckTo::Session(connection, ..) = to
             && let Some(desk) = self.desk(*connection)
         {
             desk.pending += 1;
@@ -225,11 +225,14 @@ impl ChatServer {
                 }
             }
             AckTo::Batch(batch, at) => self.settle(batch, at, answer),
-            AckTo::Session(connection, reference) => {
+            AckTo::Session(connection, reference, change) => {
                 if self.seat(connection).is_none() {
                     return;
                 }
                 match answer {
+                    Ok(place) if change => {
+                        self.send(connection, |out| frames::ack_change(out, &reference, &place));
+                    }
                     Ok(place) => self.send(connection, |out| frames::ack(out, &reference, &place)),
                     Err(refused) => {
                         self.count_refused(&refused);
@@ -245,9 +248,14 @@ impl ChatServer {
         }
     }
 
+    /// Whether something that a session said is not kept yet.
+    pub(super) fn has_pending(&self, connection: ConnectionId) -> bool {
+        matches!(self.seat(connection), Some(Seat::Session { desk: Some(desk), .. }) if desk.pending > 0)
+    }
+
     /// Refuses in order with the answers to what the session said before.
     pub(super) fn refuse(&mut self, connection: ConnectionId, reference: &Reference, problem: &Problem) {
-        if self.desk(connection).is_some_and(|desk| desk.pending > 0) {
+        if self.has_pending(connection) {
             self.metrics.errors.count(problem.why);
             let frame = self.frame(|out| frames::err(out, reference, problem));
             return self.when_kept(super::keeping::Then::Frame(connection, frame));

@@ -92,7 +92,7 @@ impl ChatServer {
         let Some(behind) = self.behind.get_mut(&(connection, key)) else { return };
         let from = std::mem::replace(&mut behind.next, to);
         let name = self.rooms.get(key).name.clone();
-        self.send(connection, |out| frames::gap(out, &name, from, to - 1, "slow"));
+        self.send(connection, |out| frames::gap(out, &name, (from, to - 1), "slow"));
         self.make_live(connection, key);
     }
 
