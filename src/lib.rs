@@ -10,7 +10,7 @@ pub mod chat;
 pub mod cli;
 pub mod clock;
 pub mod config;
-//pub mod engines;
+pub mod engines;
 pub mod http;
 pub mod http_client;
 pub mod limits;

@@ -32,6 +32,7 @@ mod reader;
 mod reading;
 
 pub use reader::Heard;
+use identity::Claim;
 use reader::Reader;
 
 /// Bytes read in one go. One buffer serves all sessions of a thread.
@@ -160,10 +161,10 @@ impl Session {
             Arrival::Raw(handler, uri) => self.house.chat.do_send(OpenRaw { connection, handler, uri }),
             Arrival::Native { token: Some(token), .. } => {
                 // Who fails has been told and is closed.
-                self.hello(&Reference::default(), Some(token), None);
+                self.hello(&Reference::default(), Claim { token: Some(token), ..Claim::default() });
             }
             Arrival::Native { user: Some(user), guest, .. } if guest => {
-                self.hello(&Reference::default(), None, Some(user));
+                self.hello(&Reference::default(), Claim { user: Some(user), ..Claim::default() });
             }
             Arrival::Native { .. } => {
                 let due = self.house.core.borrow().now_ms() + self.house.limits.handshake.millis();

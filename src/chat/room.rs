@@ -174,6 +174,14 @@ impl Room {
         room
     }
 
+    /// From this offset on the log has another life, if the epoch is another one.
+    pub fn begin_life(&mut self, epoch: Epoch, begins: Offset) {
+        if epoch != self.epoch {
+            self.earlier.push((self.epoch, self.begins));
+            (self.epoch, self.begins) = (epoch, begins);
+        }
+    }
+
     /// The oldest offset that a reader can get; `top + 1` for none.
     pub fn first_kept(&self) -> Offset {
         match self.stored_first {

@@ -56,7 +56,7 @@ impl Rooms {
             rooms_max,
             next_epoch: now_us + 1,
             stored,
-            boot: Epoch(now_us),
+            boot: Epoch(0),
             archived: 0,
             hand: 0,
             history_bytes: 0,
@@ -95,6 +95,18 @@ impl Rooms {
         let key = RoomKey(u32::try_from(self.open.insert(room)).expect("limits.rooms is below 2^32"));
         self.names.insert(name.clone(), key);
         Some(key)
+    }
+
+    /// What an earlier process left is restored. Rooms that show before they keep begin a new life, because what
+    /// that process showed last may not have been kept.
+    pub fn begin(&mut self) {
+        self.boot = Epoch(self.next_epoch);
+        self.next_epoch += 1;
+        for (_, room) in &mut self.open {
+            if room.settings.sequenced {
+                room.begin_life(self.boot, room.next_offset());
+            }
+        }
     }
 
     /// The store has all records up to this number.

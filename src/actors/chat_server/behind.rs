@@ -42,7 +42,6 @@ impl ChatServer {
                 }
                 let slow = self.rooms.get(room).settings.slow_reader;
                 self.behind.insert((connection, room), Behind { next: after + 1, head: None, stay, slow });
-                self.metrics.chat.members_behind.inc();
                 self.mail(connection.worker.into(), ToHub::Watch { connection });
                 self.feeding.entry(connection).or_default().push_back((room, stay));
             }

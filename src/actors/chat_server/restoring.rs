@@ -23,7 +23,7 @@ use crate::store::record::{Item, Record};
 impl ChatServer {
     /// Puts back what the archive does not have yet.
     pub(super) fn restore(&mut self) {
-        let Some(opened) = &mut self.opened else { return };
+        let Some(opened) = &mut self.opened else { return self.rooms.begin() };
         let replay = std::mem::take(&mut opened.replay);
         let mut known: HashMap<RoomName, Option<StoredRoom>, RandomState> =
             std::mem::take(&mut opened.rooms).into_iter().collect();
@@ -42,6 +42,7 @@ impl ChatServer {
                 _ => {}
             }
         }
+        self.rooms.begin();
     }
 
     fn restore_entry(
@@ -76,6 +77,7 @@ impl ChatServer {
             log::error!("store: offset {} follows {} in a room", entry.offset, room.next_offset() - 1);
             return;
         }
+        self.rooms.get_mut(key).begin_life(entry.epoch, entry.offset);
         let id = entry.id.as_ref().map(|id| self.keys.key(entry.user.as_ref(), id));
         let id = id.filter(|id| !self.rooms.get(key).knows_id(*id));
         self.rooms.promise(key, entry.ts, lsn, id);
