@@ -33,6 +33,7 @@ use crate::actors::session::SessionHouse;
 use crate::auth::origin::Origins;
 use crate::auth::token::Verifier;
 use crate::auth::visitor::Proxies;
+use crate::chat::names::RoomName;
 use crate::config::Config;
 use crate::config::report::startup_lines;
 use crate::engines::embedded;
@@ -42,6 +43,7 @@ use crate::http::readiness::Readiness;
 use crate::http::routes;
 use crate::log::LogFormat;
 use crate::metrics::Metrics;
+use crate::store::archive::Keep;
 use crate::transports::websocket::Door;
 
 use queues::Queues;
@@ -310,7 +312,12 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
 fn open_store(config: &Config) -> Result<Option<Opened>, ServeError> {
     let Some(database) = config.store.database().map_err(ServeError::Config)? else { return Ok(None) };
     let rooms = config.rooms.clone();
-    let keep = move |name: &str| rooms.keep_of(name);
+    let keep = move |name: &str| {
+        let rule = RoomName::new(name).map(|name| rooms.of(&name));
+        // A name that is none of ours any more follows the general rule.
+        let rule = rule.unwrap_or_else(|_| rooms.of(&RoomName::new("lobby").expect("a room's name")));
+        Keep { age_ms: rule.keep_ms, bytes: rule.keep_bytes, pin: rule.pin, ids_ms: rule.dedup_window_ms }
+    };
     let opened = embedded::open(&database, keep);
     opened.map(Some).map_err(|error| ServeError::System(format!("store.url: {error}")))
 }

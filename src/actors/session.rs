@@ -31,8 +31,8 @@ mod identity;
 mod reader;
 mod reading;
 
-pub use reader::Heard;
 use identity::Claim;
+pub use reader::Heard;
 use reader::Reader;
 
 /// Bytes read in one go. One buffer serves all sessions of a thread.

@@ -79,10 +79,7 @@ pub fn journal_dir(database: &Path) -> PathBuf {
 }
 
 /// Opens a store. `keep` tells by a room's name what it keeps. Nothing runs before [`Opened::start`].
-pub fn open(
-    database: &Path,
-    keep: impl Fn(&str) -> Keep + Send + 'static,
-) -> Result<Opened, String> {
+pub fn open(database: &Path, keep: impl Fn(&str) -> Keep + Send + 'static) -> Result<Opened, String> {
     let archive = SqliteArchive::open(database).map_err(|error| error.to_string())?;
     let applied = archive.applied();
     let (journal, found) =

@@ -73,7 +73,8 @@ impl ChatServer {
                 false => Err(Problem::not_yours()),
             };
         };
-        let standing = |offset: Offset| Accepted { offset, epoch: room.epoch, ts: clock::wall_ms(), duplicate: true };
+        let standing =
+            |offset: Offset| Accepted { offset, epoch: room.epoch, ts: clock::wall_ms(), duplicate: true };
         match state.reaction(&alteration.user, mark.as_str()) {
             Some((on, offset)) if on != *off => Ok(Some(standing(offset))),
             None if *off => Err(Problem::no_entry()),
@@ -153,7 +154,8 @@ impl ChatServer {
         self.metrics.chat.messages_duplicate.inc();
         // It must not come before the answers to what the same session said earlier.
         let has_pending = matches!(to, AckTo::Session(connection, ..) if self.has_pending(connection));
-        let is_kept = before.offset == 0 && self.keeping.is_idle() || self.rooms.get(key).is_shown(before.offset);
+        let is_kept =
+            before.offset == 0 && self.keeping.is_idle() || self.rooms.get(key).is_shown(before.offset);
         self.expect_ack(&to);
         match is_kept && !has_pending {
             true => self.tell(to, Ok(before)),

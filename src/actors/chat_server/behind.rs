@@ -57,7 +57,13 @@ impl ChatServer {
     }
 
     /// A member that has joined and is to get everything from `start`, of which not all is hot.
-    pub(super) fn begin_behind(&mut self, connection: ConnectionId, key: RoomKey, start: Offset, head: Offset) {
+    pub(super) fn begin_behind(
+        &mut self,
+        connection: ConnectionId,
+        key: RoomKey,
+        start: Offset,
+        head: Offset,
+    ) {
         let Some(Membership { stay, .. }) = self.membership(connection, key) else { return };
         let behind = Behind { next: start, head: Some(head), stay, slow: SlowReader::Wait };
         self.behind.insert((connection, key), behind);
@@ -66,7 +72,9 @@ impl ChatServer {
 
     /// Gives a member that is behind its next entries, or makes it live.
     fn feed(&mut self, connection: ConnectionId, key: RoomKey, stay: u32) {
-        let Some(behind) = self.behind.get(&(connection, key)).filter(|behind| behind.stay == stay) else { return };
+        let Some(behind) = self.behind.get(&(connection, key)).filter(|behind| behind.stay == stay) else {
+            return;
+        };
         let (next, slow) = (behind.next, behind.slow);
         let room = self.rooms.get(key);
         let (first_hot, top) = (room.history.first(), room.history.top());
@@ -110,7 +118,10 @@ impl ChatServer {
         let list = match answers.map(|answers| answers.into_iter().next()) {
             Ok(Some(Answer::Entries { list, .. })) => list,
             // Without its log the reader must not go on as if nothing were missing: it comes back later.
-            _ => return self.close(connection, Goodbye { code: 4100, why: "store".into(), wait_ms: Some(1_000) }),
+            _ => {
+                return self
+                    .close(connection, Goodbye { code: 4100, why: "store".into(), wait_ms: Some(1_000) });
+            }
         };
         let Some(behind) = self.behind.get(&(connection, key)) else { return };
         let (next, head) = (behind.next, behind.head);
@@ -118,7 +129,8 @@ impl ChatServer {
         let (name, first_kept) = (room.name.clone(), room.first_kept());
         let end = list.last().map_or(first_kept.max(next + 1), |entry| entry.offset + 1);
         let placed = self.frames_of_range(&name, next, end, &list);
-        let live_at = head.filter(|head| end > *head).map(|head| placed.partition_point(|(last, _)| *last <= head));
+        let live_at =
+            head.filter(|head| end > *head).map(|head| placed.partition_point(|(last, _)| *last <= head));
         let mut all: Vec<Bytes> = placed.into_iter().map(|(_, frame)| frame).collect();
         let told_live = live_at.is_some();
         if let (Some(head), Some(at)) = (head, live_at) {
@@ -166,7 +178,8 @@ impl ChatServer {
         let mut all: Vec<Bytes> = room.history.frames_from(next).cloned().collect();
         match behind.head {
             Some(head) => {
-                let at = usize::try_from((head + 1).saturating_sub(next)).unwrap_or(usize::MAX).min(all.len());
+                let at =
+                    usize::try_from((head + 1).saturating_sub(next)).unwrap_or(usize::MAX).min(all.len());
                 let state = self.live_and_state(connection, key, head);
                 all.splice(at..at, state);
             }

@@ -66,7 +66,7 @@ impl ChatServer {
 
     /// A new token may cover fewer rooms; the session leaves the others and is told so.
     pub(super) fn welcome_again(&mut self, connection: ConnectionId, identity: &Arc<Identity>) {
-        let Some(Seat::Session { identity: known, rooms }) = self.seat_mut(connection) else {
+        let Some(Seat::Session { identity: known, rooms, .. }) = self.seat_mut(connection) else {
             return;
         };
         *known = identity.clone();
@@ -239,7 +239,7 @@ impl ChatServer {
     }
 
     pub(super) fn leave(&mut self, connection: ConnectionId, membership: Membership) {
-        let Some(Seat::Session { identity, rooms }) = self.seat_mut(connection) else {
+        let Some(Seat::Session { identity, rooms, .. }) = self.seat_mut(connection) else {
             return;
         };
         rooms.retain(|known| known.room != membership.room);

@@ -279,7 +279,8 @@ impl ChatServer {
             }
             room.receipt.told_at = now + u64::from(sessions);
             let Receipt { offset, sessions: n, .. } = room.receipt;
-            let frame = self.frame(|out| frames::got(out, &name, offset, n.min(sessions) as usize, sessions as usize));
+            let frame = self
+                .frame(|out| frames::got(out, &name, offset, n.min(sessions) as usize, sessions as usize));
             self.broadcast(key, &frame, 0, None);
         }
     }

@@ -223,8 +223,10 @@ impl ChatServer {
     /// What a room begins with when the store knows it.
     pub(super) fn past_of(&mut self, name: &RoomName, known: StoredRoom) -> Past {
         let StoredRoom { lineage, top, first, tail } = known;
-        let hot = tail.into_iter().map(|entry| {
-            Hot { ts: entry.ts, lsn: 0, frame: self.frame_of_stored(name, &entry) }
+        let hot = tail.into_iter().map(|entry| Hot {
+            ts: entry.ts,
+            lsn: 0,
+            frame: self.frame_of_stored(name, &entry),
         });
         Past { tail: hot.collect(), lives: lineage, top, first }
     }
@@ -251,7 +253,9 @@ impl ChatServer {
         let Some(key) = self.rooms.find(name) else { return };
         let StoredState { kind, user: author, deleted, edited, reactions } = known;
         let changes = &mut self.rooms.get_mut(key).changes;
-        changes.learn(offset, State { deleted, edited, ..State::new(kind, author, false) });
+        let mut state = State::new(kind, author, false);
+        (state.deleted, state.edited) = (deleted, edited);
+        changes.learn(offset, state);
         if let (Some(user), Some(state)) = (user, changes.get_mut(offset)) {
             state.learn(&user, reactions);
         }
@@ -287,7 +291,8 @@ impl ChatServer {
                 let is_reaction = matches!(alteration.what, Altering::React { .. });
                 let known = self.rooms.get(key).changes.get(alteration.of);
                 let is_known = known.is_some_and(|state| !is_reaction || state.knows(user));
-                let is_nothing = self.work.told.no_entries.contains(&(alteration.room.clone(), alteration.of));
+                let is_nothing =
+                    self.work.told.no_entries.contains(&(alteration.room.clone(), alteration.of));
                 if !is_known && !is_nothing && self.rooms.get(key).is_shown(alteration.of) {
                     let user = is_reaction.then(|| user.clone());
                     needs.push(Need::Entry(alteration.room.clone(), alteration.of, user));
@@ -378,6 +383,8 @@ impl Said {
         let line: Line = serde_json::from_slice(line).ok()?;
         let user = line.u.and_then(|user| UserName::new(&user).ok());
         let (deleted, edited) = (line.gone.unwrap_or(false), line.edited.unwrap_or(0));
-        Some(State { deleted, edited, ..State::new(Kind::of_word(line.t)?, user, true) })
+        let mut state = State::new(Kind::of_word(line.t)?, user, true);
+        (state.deleted, state.edited) = (deleted, edited);
+        Some(state)
     }
 }

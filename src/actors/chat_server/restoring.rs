@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use ahash::RandomState;
 use actix::Recipient;
+use ahash::RandomState;
 use std::sync::Arc;
 
 use super::ChatServer;

@@ -131,7 +131,8 @@ impl ChatServer {
             None => room.settings.join == Who::Anyone || is_known,
         };
         let name = room.name.clone();
-        let Some(inbox) = inbox_of(called).filter(|inbox| may_read && by != Some(called) && *inbox != name) else {
+        let Some(inbox) = inbox_of(called).filter(|inbox| may_read && by != Some(called) && *inbox != name)
+        else {
             return;
         };
         let Ok(inbox_key) = self.find_or_open(&inbox) else {
@@ -358,7 +359,9 @@ impl ChatServer {
             false => Err(Problem::new(
                 400,
                 "unknown-type",
-                format!("this server keeps rooms in memory and has no {what}; its operator can set store.url"),
+                format!(
+                    "this server keeps rooms in memory and has no {what}; its operator can set store.url"
+                ),
             )),
         }
     }

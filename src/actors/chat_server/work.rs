@@ -200,13 +200,6 @@ impl ChatServer {
         }
     }
 
-    /// One letter more is answered when the desk is empty.
-    pub(super) fn owe_letter(&mut self, connection: ConnectionId) {
-        if let Some(desk) = self.desk(connection) {
-            desk.letters += 1;
-        }
-    }
-
     /// Something that a session said is on its way to be kept.
     pub(super) fn expect_ack(&mut self, to: &AckTo) {
         if let AckTo::Session(connection, ..) = to
@@ -263,7 +256,12 @@ impl ChatServer {
         self.send_problem(connection, reference, problem);
     }
 
-    pub(super) fn send_problem(&mut self, connection: ConnectionId, reference: &Reference, problem: &Problem) {
+    pub(super) fn send_problem(
+        &mut self,
+        connection: ConnectionId,
+        reference: &Reference,
+        problem: &Problem,
+    ) {
         self.metrics.errors.count(problem.why);
         self.send(connection, |out| frames::err(out, reference, problem));
     }

@@ -42,11 +42,7 @@ impl Session {
     }
 
     /// Returns whether the client is now who it says.
-    pub(super) fn hello(
-        &mut self,
-        reference: &Reference,
-        claim: Claim,
-    ) -> bool {
+    pub(super) fn hello(&mut self, reference: &Reference, claim: Claim) -> bool {
         let Claim { token, user, session } = claim;
         let before = self.identity().cloned();
         let identity = match (token, &before) {

@@ -21,6 +21,8 @@ const BATCH_ITEMS: usize = 1_000;
 const LINGER: Duration = Duration::from_millis(250);
 /// Pause between two looks at what is too old, and between two tries after an error.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Time that is spent on what is too old after each such pause.
+const TIDY_TIME: Duration = Duration::from_millis(50);
 /// Pause between two checkpoints.
 const CHECKPOINT: Duration = Duration::from_secs(5);
 /// Bytes applied after which a checkpoint comes early, so that the journal's segments come free.
@@ -146,7 +148,7 @@ impl Archiver {
         if !self.tidied.due(PAUSE) {
             return;
         }
-        let until = Instant::now() + LINGER;
+        let until = Instant::now() + TIDY_TIME;
         loop {
             match self.archive.forget(&self.keep, clock::cautious_ms()) {
                 Ok(forgotten) => {
