@@ -5,3 +5,4 @@ pub mod archive;
 pub mod committer;
 pub mod journal;
 pub mod record;
+pub mod sqlite;
