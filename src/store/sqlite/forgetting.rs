@@ -179,7 +179,7 @@ fn take_oldest(
     let mut whole = true;
     let mut taken = 0;
     let next = oldest.find(|entry| {
-        room.oldest = entry.ts;
+        (room.first, room.oldest) = (entry.offset, entry.ts);
         if !has_too_much(&room) {
             return true;
         }
@@ -210,7 +210,7 @@ fn take_oldest(
 
 /// Whether the oldest entry of a room has to go.
 fn has_too_much(room: &Room, rule: Keep, now: u64) -> bool {
-    if room.is_empty() {
+    if room.is_empty() || rule.pin && room.first >= room.top {
         return false;
     }
     let is_old = rule.age_ms != u64::MAX && room.oldest.saturating_add(rule.age_ms) < now;
