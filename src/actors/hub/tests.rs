@@ -204,46 +204,85 @@ async fn who_reads_what_waits_is_not_silent() {
 }
 
 #[tokio::test]
-async fn members_that_are_cut_in_a_large_room_do_not_disturb_the_order_of_the_others() {
+async fn members_that_come_and_are_cut_while_a_large_room_is_written_do_not_disturb_the_others() {
     let mut core = new_core();
-    let mut readers: Vec<Reader> = (0..12).map(|n| Reader::attach(&mut core, n)).collect();
     let room = RoomKey(0);
-    for reader in &readers {
-        core.carry_out(join(&reader.connection, room, 1, 0, SlowReader::Wait));
-    }
+    let mut readers: Vec<Reader> = (0..100).map(|n| Reader::attach(&mut core, n)).collect();
     let all: Vec<SharedConnection> = readers.iter().map(|reader| reader.connection.clone()).collect();
-    let first = all[0].borrow().id;
+    // When each of them came. Every third reads.
+    let mut came = Vec::new();
+    for connection in &all[..12] {
+        core.carry_out(join(connection, room, 1, 0, SlowReader::Wait));
+        came.push(0);
+    }
     let (mut last, mut cut) = (0, 0);
-    // Every third reads.
-    while cut < 8 {
+    while cut < all.len() - all.len().div_ceil(3) {
         last += 1;
         core.carry_out(say(room, last, 5_000));
-        // In slices of two, with a letter between them.
+        // In slices of two; each time somebody comes between the first two of them.
         while !core.write_room(room, 2) {
-            core.carry_out(ToHub::Watch { connection: first });
+            if let Some(newcomer) = all.get(came.len()).filter(|_| came.len() < 12 + last as usize) {
+                core.carry_out(join(newcomer, room, 1, last, SlowReader::Wait));
+                came.push(last);
+            }
         }
         core.flush();
         write_on(&mut core, &all).await;
-        for reader in readers.iter_mut().step_by(3) {
-            reader.read_all();
+        readers.iter_mut().step_by(3).for_each(Reader::read_all);
+        for report in core.take_reports() {
+            let Report::Behind { after, .. } = report else { panic!("{report:?}") };
+            assert_eq!(after, last - 1);
+            cut += 1;
         }
-        cut += core.take_reports().iter().filter(|report| matches!(report, Report::Behind { .. })).count();
-        for (n, connection) in all.iter().enumerate() {
-            let membership = connection.borrow().rooms[0];
+        let mut live = 0;
+        for (n, connection) in all[..came.len()].iter().enumerate() {
             let at = core.index_in(connection.borrow().id, room);
-            assert_eq!(at.is_some(), membership.is_live());
             assert!(n % 3 > 0 || at.is_some(), "a reader that reads is never cut");
             if let Some(at) = at {
+                live += 1;
                 assert_eq!(core.rooms[0].members[at].slot, connection.borrow().id.slot);
             }
         }
+        assert_eq!(core.rooms[0].members.len(), live);
     }
-    assert_eq!(core.rooms[0].members.len(), 4);
-    for reader in readers.iter_mut().step_by(3) {
-        while (reader.lines.len() as u64) < last {
+    assert_eq!(came.len(), all.len());
+    for (reader, came) in readers.iter_mut().zip(came).step_by(3) {
+        while (reader.lines.len() as u64) < last - came {
             reader.read_all();
             write_on(&mut core, &all).await;
         }
-        assert_eq!(reader.lines.len() as u64, last);
+        assert_eq!(reader.lines.len() as u64, last - came, "everything since it came, once");
     }
+}
+
+#[tokio::test]
+async fn a_member_is_cut_also_where_a_letter_makes_its_batch_due_before_the_end_of_the_turn() {
+    let mut core = new_core();
+    let reader = Reader::attach(&mut core, 0);
+    let connection = reader.connection.clone();
+    let (id, room) = (connection.borrow().id, RoomKey(0));
+    core.carry_out(join(&connection, room, 4, 0, SlowReader::Gap));
+    let mut last = 0;
+    let is_full = |core: &Core| core.is_too_much(&connection.borrow(), 6_000);
+    while !is_full(&core) {
+        last += 1;
+        core.carry_out(say(room, last, 5_000));
+        core.flush();
+    }
+    let held = connection.borrow().outbox.own_bytes();
+    for n in 1..=2 {
+        core.carry_out(say(room, last + n, 5_000));
+    }
+    assert_eq!(core.take_reports(), [], "they go out at the end of the turn");
+    let frames = text("typing");
+    core.carry_out(ToHub::Deliver { room, frames, count: 1, last: 0, except: Some(id) });
+    assert_eq!(core.take_reports(), [Report::Behind { connection: id, room, stay: 4, after: last }]);
+    core.carry_out(say(room, last + 3, 5_000));
+    core.flush();
+    assert_eq!((core.take_reports(), connection.borrow().outbox.own_bytes()), (vec![], held));
+    assert!(connection.borrow().is_open());
+    // With the same number of frames accepted as are on their way or gone.
+    let counters = core.counters();
+    let there = counters.deliveries_delivered.get() + counters.deliveries_waiting.get();
+    assert_eq!((counters.deliveries_accepted.get(), there), (last, last));
 }
