@@ -327,8 +327,8 @@ pub enum ToHub {
 
 /// Hub → chat server: what one turn of the hub has to report, in order. Bounded by what the chat server asks
 /// for: at most one [`Report::Behind`] for each [`ToHub::Joined`], and one [`Report::Drained`] for each
-/// [`ToHub::Feed`] and [`ToHub::Watch`]. Nothing is reported of a connection that is closed; its session says
-/// [`Closed`].
+/// [`ToHub::Feed`] and [`ToHub::Watch`]. A connection that ends reports nothing more, also if it was asked; its
+/// session says [`Closed`], which earlier reports may cross.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct FromHub(pub Vec<Report>);
