@@ -364,6 +364,117 @@ async fn what_was_acknowledged_or_seen_is_there_after_every_crash() {
     assert_eq!(seen, all, "what the acks said is what everybody sees");
 }
 
+#[tokio::test]
+async fn what_was_shown_too_early_is_taken_back_by_name() {
+    let mut hall = Hall::stored(&[FAST, "rooms.ack=sequenced"]).await;
+    let seed = dice().random::<u64>();
+    let mut dice = StdRng::seed_from_u64(seed);
+    let told: Vec<RefCell<Told>> = (0..WRITERS).map(|_| RefCell::default()).collect();
+    let (mut screen, mut before) = (Screen::default(), Screen::default());
+    for life in 0..LIVES {
+        let mut wire = hall.wire("/v1/ws?user=reader").await;
+        screen.joins(&mut wire).await;
+        let enough = acked(&told) + dice.random_range(50..400);
+        let writers = join_all((0..WRITERS).map(|n| write(&hall, n, life, &told[n as usize])));
+        let end = async {
+            eventually("enough acks", || async { (acked(&told) >= enough).then_some(()) }).await;
+            hall.signal("KILL");
+        };
+        join(join(writers, screen.until_the_end(&mut wire)), end).await;
+        hall.crashes().await;
+        let mut wire = hall.wire("/v1/ws?user=fresh").await;
+        before = Screen::default();
+        before.joins(&mut wire).await;
+        before.up_to_live(&mut wire).await;
+    }
+    // Acks say less here, so everything is said again: what was lost is said now, the rest is a repeat.
+    let mut lost = 0;
+    for n in 0..WRITERS {
+        let mut writer = hall.join("lobby", &format!("writer-{n}")).await;
+        for (id, place) in told[n as usize].borrow().iter() {
+            let ack = writer.asks(publish(id)).await;
+            lost += usize::from(place.is_some() && !ack.has("dup"));
+        }
+    }
+    for screen in [&mut screen, &mut before] {
+        let mut wire = hall.wire("/v1/ws?user=reader").await;
+        screen.joins(&mut wire).await;
+        screen.up_to_live(&mut wire).await;
+    }
+    println!("{} entries, {} taken back, {lost} acks came to nothing", screen.lines.len(), screen.taken_back);
+    assert_eq!(screen.lines, before.lines, "who saw it all and who came late have the same");
+    let mut ids: Vec<String> = screen
+        .lines
+        .iter()
+        .map(|raw| Line::of(raw.clone()))
+        .map(|line| format!("{} {}", line.text("u"), line.text("id")))
+        .collect();
+    ids.sort();
+    let mut expected: Vec<String> = (0..WRITERS)
+        .flat_map(|n| {
+            told[n as usize].borrow().keys().map(|id| format!("writer-{n} {id}")).collect::<Vec<_>>()
+        })
+        .collect();
+    expected.sort();
+    assert_eq!(ids, expected, "each message once");
+}
+
+/// The lobby as a reader shows it who takes off what is taken back.
+#[derive(Default)]
+struct Screen {
+    lines: Vec<String>,
+    epoch: Option<String>,
+    taken_back: usize,
+}
+
+impl Screen {
+    /// Comes back where it was.
+    async fn joins(&mut self, wire: &mut Wire) {
+        let mut join = json!({"t": "join", "r": "lobby", "since": self.lines.len(), "quiet": true});
+        if let Some(epoch) = &self.epoch {
+            join["e"] = json!(epoch);
+        }
+        wire.writer.text(&join.to_string()).await;
+    }
+
+    async fn up_to_live(&mut self, wire: &mut Wire) {
+        while self.takes(wire).await.expect("the server is there") != "live" {}
+    }
+
+    async fn until_the_end(&mut self, wire: &mut Wire) {
+        while self.takes(wire).await.is_some() {}
+    }
+
+    /// Takes the next line; its type.
+    async fn takes(&mut self, wire: &mut Wire) -> Option<String> {
+        let raw = match wire.next_before(Instant::now() + PATIENCE).await.expect("a line, or the end") {
+            Seen::Text(raw) => raw,
+            Seen::End => return None,
+            other => panic!("{other:?}"),
+        };
+        let line = Line::of(raw);
+        match line.t() {
+            "joined" => {
+                assert!(!line.has("missing"), "{}", line.raw);
+                self.epoch = Some(line.text("e").to_owned());
+            }
+            "rewind" => {
+                let kept = line.s() as usize;
+                assert!(kept < self.lines.len(), "{} with {} lines", line.raw, self.lines.len());
+                self.taken_back += self.lines.len() - kept;
+                self.lines.truncate(kept);
+            }
+            "msg" => {
+                assert_eq!(line.s(), self.lines.len() as u64 + 1, "a hole or an overlap: {}", line.raw);
+                self.lines.push(line.raw.clone());
+            }
+            "live" => assert_eq!(line.s(), self.lines.len() as u64, "{}", line.raw),
+            _ => assert_ne!(line.t(), "err", "{}", line.raw),
+        }
+        Some(line.t().to_owned())
+    }
+}
+
 fn acked(told: &[RefCell<Told>]) -> usize {
     told.iter().map(|told| told.borrow().values().flatten().count()).sum()
 }

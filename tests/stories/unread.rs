@@ -100,6 +100,29 @@ async fn marks_and_counts_outlive_a_restart() {
 }
 
 #[tokio::test]
+async fn the_room_hears_how_many_have_got_what_was_said() {
+    let hall = Hall::stored(&[]).await;
+    let mut ann = hall.join("lobby", "ann").await;
+    let (mut bob, mut cid) = (hall.join("lobby", "bob").await, hall.join("lobby", "cid").await);
+    ann.says("one").await;
+    ann.says("two").await;
+    for (n, reader) in [(1, &mut bob), (2, &mut cid)] {
+        reader.sends(json!({"t": "got", "r": "lobby", "s": 2}).to_string()).await;
+        let told = format!(r#"{{"t":"got","r":"lobby","s":2,"n":{n},"of":3}}"#);
+        ann.claims(&told, |line| line.raw == told).await;
+    }
+    // What was got before is no news, and what was not said cannot be got.
+    bob.sends(json!({"t": "got", "r": "lobby", "s": 1}).to_string()).await;
+    bob.sends(json!({"t": "got", "r": "lobby", "s": u64::MAX}).to_string()).await;
+    ann.says("three").await;
+    bob.sends(json!({"t": "got", "r": "lobby", "s": 3}).to_string()).await;
+    let next = ann.hears_a("got").await;
+    assert_eq!(next.raw, r#"{"t":"got","r":"lobby","s":3,"n":1,"of":3}"#);
+    let mut eve = hall.enter("eve").await;
+    eve.asks(json!({"t": "got", "r": "lobby", "s": 1})).await.is_err(403, "not-joined");
+}
+
+#[tokio::test]
 async fn the_list_has_only_rooms_that_one_may_read() {
     let secret = format!("auth.secret={SECRET}");
     let hall = Hall::stored(&[&secret]).await;
