@@ -135,7 +135,7 @@ async fn only_who_said_it_changes_it_and_everybody_who_may_write_reacts() {
 
 #[tokio::test]
 async fn what_cannot_be_changed_is_no_entry() {
-    let hall = Hall::stored(&[]).await;
+    let hall = Hall::stored(&["limits.messages_per_second=0"]).await;
     let mut ann = hall.join("lobby", "ann").await;
     ann.says("one").await;
     change(&mut ann, json!({"t": "react", "r": "lobby", "of": 1, "k": "+1"})).await;
