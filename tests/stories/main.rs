@@ -14,3 +14,4 @@ mod operation;
 mod ordering;
 mod presence;
 mod recovery;
+mod slow_rooms;
