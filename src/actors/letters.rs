@@ -11,11 +11,12 @@ use actix::{Message, Recipient};
 use bytes::Bytes;
 
 use crate::chat::history::PageFrom;
-use crate::chat::message::{Accepted, Draft, Offset, Refused};
+use crate::chat::message::{Accepted, Alteration, Draft, Offset, Refused};
 use crate::chat::names::RoomName;
 use crate::chat::permission::Identity;
 use crate::chat::rooms::RoomKey;
 use crate::chat::settings::SlowReader;
+use crate::engines::engine::EngineSays;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Join, Reference, RequestNumber};
 
@@ -45,6 +46,8 @@ pub struct Open {
     pub again: bool,
     /// Whether it gets no `welcome` for that.
     pub silent: bool,
+    /// The session that it goes on with.
+    pub session: Option<Box<str>>,
 }
 
 /// Session → chat server: a connection on a raw path is there (onOpen).
@@ -92,6 +95,27 @@ pub enum What {
         /// The token lists the room, so that one need not have joined.
         granted: bool,
     },
+    /// Change or react to an entry.
+    Alter {
+        /// What and where.
+        alteration: Alteration,
+        /// The token lists the room, so that one need not have joined.
+        granted: bool,
+    },
+    /// The user has read up to a place.
+    Read {
+        /// Where.
+        room: RoomName,
+        /// All up to here.
+        offset: Offset,
+    },
+    /// The application has got everything up to a place.
+    Got {
+        /// Where.
+        room: RoomName,
+        /// All up to here.
+        offset: Offset,
+    },
     /// Begin or stop typing.
     Typing {
         /// Where.
@@ -121,6 +145,21 @@ pub enum What {
         /// The token lists the room.
         granted: bool,
     },
+    /// Messages with some words.
+    Find {
+        /// Where.
+        room: RoomName,
+        /// What the user typed.
+        words: String,
+        /// Only messages older than this offset.
+        before: Option<Offset>,
+        /// At most so many.
+        n: usize,
+        /// The token lists the room.
+        granted: bool,
+    },
+    /// The user's rooms.
+    Rooms,
     /// A sign of life, in order with the rest.
     Ping,
     /// Already done; say ok.
@@ -175,6 +214,16 @@ pub struct Closed {
 #[derive(Debug, Message)]
 #[rtype(result = "Vec<Result<Accepted, Refused>>")]
 pub struct PublishBatch(pub Vec<Draft>);
+
+/// Engine → chat server: what has been kept, found or forgotten.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FromEngine(pub EngineSays);
+
+/// Wiring → chat server: the last sessions are gone; keep what is only in memory. Answered when it is kept.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Finish;
 
 /// A hub → chat server: a worker thread is there. Sent once, when the thread starts.
 #[derive(Message)]

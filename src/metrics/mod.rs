@@ -131,6 +131,12 @@ pub struct ChatCounters {
     pub messages_refused_rooms: Count,
     /// Refused by the application's own handler.
     pub messages_refused_handler: Count,
+    /// … because the store could not keep them.
+    pub messages_refused_not_stored: Count,
+    /// Steps that wait until something is kept.
+    pub unkept: Level,
+    /// Members that are behind.
+    pub behind: Level,
     /// Bytes in the hot history of all rooms.
     pub history_bytes: Level,
     /// Entries in the hot history of all rooms.
