@@ -1,7 +1,7 @@
 //! A native client over WebSocket: lines out, lines in. [`Client`] is the bare link; [`Guest`] is somebody in
 //! a story, who waits for what he is to hear and keeps a diary.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -60,6 +60,8 @@ pub struct Guest {
     diary: Diary,
     name: String,
     unclaimed: VecDeque<Value>,
+    /// What he has seen up to, in each room.
+    seen: HashMap<String, u64>,
 }
 
 impl Guest {
@@ -68,7 +70,8 @@ impl Guest {
     pub async fn enter(address: SocketAddr, folder: &Path, name: &str, more: Value) -> Guest {
         let diary = Diary::begin(folder.join(format!("{name}.jsonl")));
         let client = eventually("a link", || Client::connect(address)).await;
-        let mut guest = Guest { client, diary, name: name.to_owned(), unclaimed: VecDeque::new() };
+        let mut guest =
+            Guest { client, diary, name: name.to_owned(), unclaimed: VecDeque::new(), seen: HashMap::new() };
         let mut hello = serde_json::json!({"t": "hello", "v": 1, "u": name});
         if let (Value::Object(hello), Value::Object(more)) = (&mut hello, more) {
             hello.extend(more);
@@ -106,14 +109,28 @@ impl Guest {
             let line = line.unwrap_or_else(|_| panic!("{} waited in vain for {what}", self.name));
             let line =
                 line.unwrap_or_else(|| panic!("the link of {} ended before he heard {what}", self.name));
-            self.diary.heard(&line, false);
-            let frame: Value =
-                serde_json::from_str(&line).unwrap_or_else(|error| panic!("no JSON ({error}): {line}"));
+            let frame = self.writes_down(&line);
             if fits(&frame) {
                 return frame;
             }
             self.unclaimed.push_back(frame);
         }
+    }
+
+    /// What he has seen already (he may join a room again) he does not look at twice.
+    fn writes_down(&mut self, line: &str) -> Value {
+        let frame: Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("no JSON ({error}): {line}"));
+        let is_entry = matches!(frame["t"].as_str(), Some("msg" | "edit" | "del" | "react"));
+        let place = frame["r"].as_str().zip(frame["s"].as_u64()).filter(|_| is_entry);
+        let dropped = place.is_some_and(|(room, s)| {
+            let seen = self.seen.entry(room.to_owned()).or_default();
+            let again = s <= *seen;
+            *seen = s.max(*seen);
+            again
+        });
+        self.diary.heard(line, dropped);
+        frame
     }
 
     /// Reads a room up to a place: all entries up to `offset` and how many there were.
@@ -143,7 +160,7 @@ impl Guest {
     pub async fn is_cut(mut self) {
         let end = Instant::now() + PATIENCE;
         while let Some(line) = timeout_at(end, self.client.hear()).await.expect("the link ends") {
-            self.diary.heard(&line, false);
+            self.writes_down(&line);
         }
         self.diary.flush();
     }

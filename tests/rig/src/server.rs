@@ -197,6 +197,16 @@ impl Server {
         child.wait().expect("a child can be waited for");
     }
 
+    /// Waits for the end of a server that somebody else kills.
+    pub async fn is_dead(&mut self) {
+        let look = || {
+            let ended = self.has_ended();
+            async move { ended }
+        };
+        eventually("the end of the server", look).await;
+        self.child = None;
+    }
+
     /// Stops it politely (SIGTERM) and waits for its end, which has to be a good one.
     pub async fn stop(&mut self) {
         let sent = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();

@@ -33,6 +33,8 @@ pub struct Plan {
     pub pause: Duration,
     /// Longest message, in bytes.
     pub bytes: usize,
+    /// Whether he also edits, deletes and reacts, where the server offers that.
+    pub changes: bool,
 }
 
 /// What a writer has done so far.
@@ -205,7 +207,7 @@ impl Writer {
         self.diary.heard(line, false);
         let frame = Frame::read(line).unwrap_or_else(|error| panic!("{}: {error}", self.plan.name));
         match &*frame.t {
-            "welcome" => self.can_edit = line.contains(r#""edit""#),
+            "welcome" => self.can_edit = self.plan.changes && line.contains(r#""edit""#),
             "ack" => self.acked(&frame),
             "err" => self.refused(&frame, line),
             _ => {}

@@ -159,6 +159,12 @@ impl<'a> Reading<'a> {
         if frame.missing_range().is_some() {
             self.passes(room, frame.missing_range(), "missing");
         }
+        let upto = self.stream(room).upto;
+        if upto + n != head {
+            let text =
+                format!("{} in {room}: {n} places are announced after {upto}, up to {head}", self.name);
+            self.report.add(Fault::Unaccounted, text);
+        }
     }
 
     fn stream(&mut self, room: &str) -> &mut Stream {
@@ -262,24 +268,32 @@ impl<'a> Reading<'a> {
         *shown = s.max(*shown);
     }
 
-    /// A page of the log: its entries are those that everybody sees, in their order.
+    /// A page of the log: the entries that everybody sees, or a skip, without a hole.
     fn page(&mut self, room: &str, frame: &Frame) {
         let list: Vec<&RawValue> =
             frame.list.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
-        let mut before = 0;
+        let mut before = None;
         for raw in list {
             let Ok(entry) = Frame::read(raw.get()) else {
                 self.report.add(Fault::Different, format!("{} in {room}: a page with {raw}", self.name));
                 continue;
             };
-            let Some(s) = entry.s.filter(|_| entry.is_entry()) else { continue };
-            if s <= before {
-                let text = format!("{} in {room}: {s} stands after {before} in a page", self.name);
-                self.report.add(Fault::Reordered, text);
+            let is_skip = entry.t == "skip";
+            let range = if is_skip { entry.skipped_range() } else { entry.s.map(|s| (s, s)) };
+            let Some((first, last)) = range else { continue };
+            match before {
+                Some(before) if first <= before => {
+                    let text = format!("{} in {room}: {first} stands after {before} in a page", self.name);
+                    self.report.add(Fault::Reordered, text);
+                }
+                Some(before) if first > before + 1 => self.hole(room, before + 1, first - 1, "in a page"),
+                _ => {}
             }
-            before = s;
-            let ledger = self.rooms.entry(room.to_owned()).or_default();
-            ledger.was_seen(&entry, None, &self.name, self.report);
+            before = Some(last);
+            if entry.is_entry() {
+                let ledger = self.rooms.entry(room.to_owned()).or_default();
+                ledger.was_seen(&entry, None, &self.name, self.report);
+            }
         }
     }
 

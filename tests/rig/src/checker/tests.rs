@@ -277,6 +277,22 @@ fn unaccounted_holes_at_every_place_of_a_stream() {
 }
 
 #[test]
+fn unaccounted_a_wrong_count_or_a_hole_in_a_page() {
+    let joined = r#"{"t":"joined","r":"a","s":3,"e":"e1","n":2}"#;
+    let pages = Pages::from(0).out(HELLO).hears(WELCOME).hears(joined).sees(1..=3).live(3);
+    let report = judged(vec![writer(3), pages]);
+    assert_eq!(found(&report), [(Fault::Unaccounted, 1)], "{report}");
+    let page = |between: &str| {
+        let entry = |s: u64| entry(s).replace(r#""r":"a","#, "");
+        format!(r#"{{"t":"page","r":"a","e":"e1","i":1,"list":[{},{between}{}]}}"#, entry(1), entry(3))
+    };
+    let report = judged(vec![writer(3), reader(3).hears(&page(""))]);
+    assert_eq!(found(&report), [(Fault::Lost, 1), (Fault::Unaccounted, 1)], "{report}");
+    let skip = r#"{"t":"skip","s":2,"n":1},"#;
+    assert!(judged(vec![writer(3), reader(3).hears(&page(skip))]).is_clean());
+}
+
+#[test]
 fn skips_and_gaps_account_for_places() {
     let skip = r#"{"t":"skip","r":"a","s":2,"n":2}"#;
     let gap = r#"{"t":"gap","r":"a","missing":[2,3],"why":"slow"}"#;
