@@ -115,8 +115,12 @@ pub fn startup_lines(config: &Config, http: &[SocketAddr], door: Option<SocketAd
     if sources.is_empty() {
         sources.push("none (set redis.url or queue.door.listen)".into());
     }
+    let engine = match config.store.database() {
+        Ok(Some(file)) => format!("embedded: an ack means on disk, in {} and its journal", file.display()),
+        _ => "memory: rooms live in this process and end with it".to_owned(),
+    };
     format!(
-        "roomcast   {}\nlistening  {} ({demo})\nengine     memory: rooms live in this process, {threads} worker threads\n\
+        "roomcast   {}\nlistening  {} ({demo})\nengine     {engine}; {threads} worker threads\n\
          sources    {}\nstop       Ctrl-C or SIGTERM; sessions are closed politely within {}\n",
         env!("CARGO_PKG_VERSION"),
         listening.join(", "),
