@@ -245,7 +245,15 @@ async fn what_the_chat_server_refuses_is_told_with_a_wait() {
 
 #[actix_web::test]
 async fn the_demo_is_shown_to_whom_it_is_open() {
-    let parts = [("/", "text/html"), ("/style.css", "text/css"), ("/chat.js", "text/javascript")];
+    let parts = [
+        ("/", "text/html"),
+        ("/style.css", "text/css"),
+        ("/chat.js", "text/javascript"),
+        ("/timeline.js", "text/javascript"),
+        ("/lines.js", "text/javascript"),
+        ("/tools.js", "text/javascript"),
+        ("/find.js", "text/javascript"),
+    ];
     let (house, _) = Scene::default().build();
     for (path, kind) in parts {
         let answer = ask(&house, LOCAL, TestRequest::get().uri(path)).await;
