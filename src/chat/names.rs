@@ -12,6 +12,8 @@ use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 pub const NAME_BYTES_MAX: usize = 128;
 /// Longest message id, in bytes of UTF-8.
 pub const ID_BYTES_MAX: usize = 64;
+/// Longest mark of a reaction, in bytes of UTF-8. An emoji of a family of four has 25.
+pub const MARK_BYTES_MAX: usize = 64;
 
 /// Why a name was refused. The text ends with what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +53,21 @@ impl RoomName {
             check_owned(rest)?;
         }
         Ok(RoomName(text.into()))
+    }
+
+    /// The same rules for a name as a person or a backend writes it: of a direct room the two users may stand
+    /// in any order, because who begins does not know better. The name that comes out is the sorted one.
+    ///
+    /// ```
+    /// use roomcast::chat::names::RoomName;
+    /// assert_eq!(RoomName::named_by_client("@bob+ann"), RoomName::new("@ann+bob"));
+    /// assert_eq!(RoomName::named_by_client("b+a"), RoomName::new("b+a"));
+    /// ```
+    pub fn named_by_client(text: &str) -> Result<RoomName, BadName> {
+        match text.strip_prefix('@').and_then(|two| two.split_once('+')) {
+            Some((first, second)) if first > second => RoomName::new(&format!("@{second}+{first}")),
+            _ => RoomName::new(text),
+        }
     }
 
     /// The name as text.
@@ -154,6 +171,28 @@ impl MessageId {
     }
 }
 
+/// What somebody reacts with, for example `+1`: 1-64 bytes, no control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Mark(Box<str>);
+
+impl Mark {
+    /// Checks the rules above.
+    pub fn new(text: &str) -> Result<Mark, BadName> {
+        if text.is_empty() || text.len() > MARK_BYTES_MAX {
+            return Err(BadName("what one reacts with has 1 to 64 bytes; choose something shorter"));
+        }
+        if text.chars().any(char::is_control) {
+            return Err(BadName("what one reacts with has no control characters; take them out"));
+        }
+        Ok(Mark(text.into()))
+    }
+
+    /// The mark as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 fn check_text(text: &str) -> Result<(), BadName> {
     if text.is_empty() || text.len() > NAME_BYTES_MAX {
         return Err(BadName("a name has 1 to 128 bytes; choose one of that length"));
@@ -234,6 +273,33 @@ mod tests {
         let long = "x".repeat(129);
         for bad in ["", &long, "a\nb", "a\u{7f}", "a*", "@", "@a+", "@+a", "@b+a", "@a+b+c", "e\u{301}"] {
             assert!(RoomName::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn who_begins_a_direct_room_need_not_sort() {
+        let named = |text: &str| RoomName::named_by_client(text).map(|room| room.as_str().to_owned());
+        for (text, name) in [
+            ("@bob+ann", "@ann+bob"),
+            ("@ann+bob", "@ann+bob"),
+            ("@é+z", "@z+é"),
+            ("@bob", "@bob"),
+            ("b+a", "b+a"),
+        ] {
+            assert_eq!(named(text).as_deref(), Ok(name));
+        }
+        for bad in ["@b+", "@+b", "@b+a+", "@b+a+c", "@c+b+a", "@b+a*", "@b+a\n", "@"] {
+            assert!(named(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn marks_are_short_and_printable() {
+        for good in ["+1", "👍", "👨‍👩‍👧‍👦", "\"", &"x".repeat(64)] {
+            assert_eq!(Mark::new(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "a\nb", "\u{85}", &"x".repeat(65)] {
+            assert!(Mark::new(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -52,6 +52,40 @@ impl Problem {
         Problem::new(429, "rate", format!("too fast; send it again in {wait_ms} ms")).wait(wait_ms)
     }
 
+    /// What is to be changed was said by somebody else.
+    pub fn not_yours() -> Problem {
+        Problem::new(403, "not-allowed", "only who said it may change it; leave it as it is")
+    }
+
+    /// Nothing that could be changed stands at that offset.
+    pub fn no_entry() -> Problem {
+        Problem::new(404, "no-entry", "nothing stands at that offset any more; ask log for what there is")
+    }
+
+    /// The room was never written to.
+    pub fn no_room() -> Problem {
+        Problem::new(404, "no-room", "nothing has been said in this room yet")
+    }
+
+    /// The session that somebody wants to go on with is not known, or is another user's.
+    pub fn no_session() -> Problem {
+        Problem::new(
+            404,
+            "no-session",
+            "no such session of yours is known any more; join your rooms again, with \"since\" where you can",
+        )
+    }
+
+    /// What was asked for could not be kept; nobody has seen it.
+    pub fn not_stored(wait_ms: u64) -> Problem {
+        Problem::new(
+            503,
+            "not-stored",
+            format!("it could not be stored; send it again with the same id in {wait_ms} ms"),
+        )
+        .wait(wait_ms)
+    }
+
     /// The session is in as many rooms as it may be.
     pub fn too_many_rooms(limit: usize) -> Problem {
         Problem::new(429, "rooms", format!("one session may be in {limit} rooms; leave another room first"))
@@ -110,6 +144,8 @@ impl Goodbye {
     pub const EXPIRED: Goodbye = Goodbye::of(4001, "expired");
     /// Nobody said hello in time.
     pub const NO_HELLO: Goodbye = Goodbye::of(4001, "no-hello");
+    /// Another connection goes on with this session.
+    pub const REPLACED: Goodbye = Goodbye::of(4009, "replaced");
     /// Far too fast for too long.
     pub const RATE: Goodbye = Goodbye::of(4101, "rate");
     /// No sign of life for two pings.

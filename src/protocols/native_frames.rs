@@ -7,15 +7,24 @@ use std::fmt::Display;
 use serde_json::value::RawValue;
 
 use crate::chat::data::Data;
-use crate::chat::message::{Accepted, Draft, Offset, Via};
+use crate::chat::message::{Accepted, Offset};
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::presence::Present;
 use crate::chat::room::{Cut, Missing};
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Reference, RequestNumber};
 
+mod entries;
+#[cfg(test)]
+mod tests;
+
+pub use entries::{change, gap, live, message, page, rewind, skip};
+
 /// What `welcome` says this server can do beyond joining and publishing.
-const CAN: &str = r#"["typing","who","log","re","keep"]"#;
+const CAN: &str = r#"["typing","who","log","re","keep","edit","react","got"]"#;
+/// The same with a store.
+const CAN_WITH_STORE: &str =
+    r#"["typing","who","log","re","keep","edit","react","read","got","find","rooms","session"]"#;
 
 /// One frame in the making: appends keys to a line of JSON.
 struct Line<'a>(&'a mut Vec<u8>);
@@ -93,6 +102,9 @@ pub struct Welcome<'a> {
     pub ping_ms: u64,
     /// Largest message, in bytes.
     pub message_bytes: usize,
+    /// Whether there is a store: what a user has read, her list of rooms, search and sessions that are gone on
+    /// with live in it.
+    pub has_store: bool,
 }
 
 /// `welcome`.
@@ -104,7 +116,7 @@ pub fn welcome(out: &mut Vec<u8>, i: RequestNumber, welcome: &Welcome) {
         .text("session", welcome.session)
         .number("ping", welcome.ping_ms)
         .number("max", welcome.message_bytes as u64)
-        .raw("can", CAN.as_bytes())
+        .raw("can", if welcome.has_store { CAN_WITH_STORE } else { CAN }.as_bytes())
         .end();
 }
 
@@ -122,37 +134,6 @@ pub fn joined(out: &mut Vec<u8>, room: &RoomName, epoch: &str, cut: &Cut, i: Req
     .end();
 }
 
-/// `live`: the replay is over.
-pub fn live(out: &mut Vec<u8>, room: &RoomName, top: Offset) {
-    Line::of(out, "live").room(room).number("s", top).end();
-}
-
-/// `msg`: a draft at its place; the same bytes for every reader. Without an id of the sender's the place
-/// itself is the id.
-pub fn message(out: &mut Vec<u8>, draft: &Draft, place: &Accepted) {
-    let line = Line::of(out, "msg").room(&draft.room);
-    let line = if place.offset > 0 { line.number("s", place.offset) } else { line };
-    let line = match &draft.id {
-        Some(id) => line.text("id", id.as_str()),
-        None => made_id(line, place),
-    };
-    line.some(draft.user.as_ref(), |line, user| line.text("u", user.as_str()))
-        .number("ts", place.ts)
-        .raw("d", draft.data.as_bytes())
-        .some(draft.reply_to, |line, offset| line.number("re", offset))
-        .some(draft.kind.as_deref(), |line, kind| line.text("type", kind))
-        .some(via_text(draft.via), |line, via| line.text("via", via))
-        .end();
-}
-
-fn via_text(via: Via) -> Option<&'static str> {
-    match via {
-        Via::Session => None,
-        Via::Queue => Some("queue"),
-        Via::Api => Some("api"),
-    }
-}
-
 fn made_id<'a>(line: Line<'a>, place: &Accepted) -> Line<'a> {
     let epoch = place.epoch.to_text();
     match place.offset {
@@ -161,14 +142,28 @@ fn made_id<'a>(line: Line<'a>, place: &Accepted) -> Line<'a> {
     }
 }
 
-/// `ack`: for the sender alone.
+/// `ack` of a message: for the sender alone.
 pub fn ack(out: &mut Vec<u8>, reference: &Reference, place: &Accepted) {
+    acknowledge(out, reference, place, |line| made_id(line, place));
+}
+
+/// `ack` of an edit, a delete or a reaction, which have an id only where the sender gave one.
+pub fn ack_change(out: &mut Vec<u8>, reference: &Reference, place: &Accepted) {
+    acknowledge(out, reference, place, |line| line);
+}
+
+fn acknowledge<'a>(
+    out: &'a mut Vec<u8>,
+    reference: &Reference,
+    place: &Accepted,
+    without_id: impl FnOnce(Line<'a>) -> Line<'a>,
+) {
     let line = Line::of(out, "ack").some(reference.room.as_ref(), |line, room| line.room(room));
     let line = if place.offset > 0 { line.number("s", place.offset) } else { line };
     let line = line.request(reference.i);
     let line = match &reference.id {
         Some(id) => line.text("id", id.as_str()),
-        None => made_id(line, place),
+        None => without_id(line),
     };
     let line = line.number("ts", place.ts);
     if place.duplicate { line.raw("dup", b"true") } else { line }.end();
@@ -267,25 +262,45 @@ pub fn who<'a>(
     if more { line.raw("more", b"true") } else { line }.end();
 }
 
-/// `page`: a part of the log. An entry in it is its frame without the room, which stands outside.
-pub fn page<'a>(
+/// `read`: how far a user has read.
+pub fn read(out: &mut Vec<u8>, room: &RoomName, offset: Offset, user: &UserName) {
+    Line::of(out, "read").room(room).number("s", offset).text("u", user.as_str()).end();
+}
+
+/// `got`: with `n` of `of` sessions the application has everything up to `offset`.
+pub fn got(out: &mut Vec<u8>, room: &RoomName, offset: Offset, n: usize, of: usize) {
+    Line::of(out, "got").room(room).number("s", offset).number("n", n as u64).number("of", of as u64).end();
+}
+
+/// A room in a user's list.
+#[derive(Debug, Clone, Copy)]
+pub struct ListedRoom<'a> {
+    /// Which room.
+    pub room: &'a RoomName,
+    /// Offset of its newest entry.
+    pub top: Offset,
+    /// How far the user has read; 0 for nothing.
+    pub read: Offset,
+}
+
+/// `rooms`: a user's rooms, each with what is new there.
+pub fn rooms<'a>(
     out: &mut Vec<u8>,
-    room: &RoomName,
-    epoch: &str,
     i: RequestNumber,
-    entries: impl Iterator<Item = &'a [u8]>,
+    list: impl Iterator<Item = ListedRoom<'a>>,
     more: bool,
 ) {
-    let mut head = Vec::with_capacity(160);
-    Line::of(&mut head, "msg").room(room);
-    let mut line = Line::of(out, "page").room(room).text("e", epoch).request(i);
+    let mut line = Line::of(out, "rooms").request(i);
     line.key("list");
-    write_list(line.0, entries, |out, entry| {
-        debug_assert!(entry.starts_with(&head), "an entry begins with its type and room");
-        out.extend_from_slice(b"{\"t\":\"msg\"");
-        out.extend_from_slice(&entry[head.len()..]);
+    write_list(line.0, list, |out, ListedRoom { room, top, read }| {
+        out.extend_from_slice(b"{\"r\":");
+        write_text(out, room.as_str());
+        write_number(out, ",\"s\":", top);
+        write_number(out, ",\"read\":", read);
+        write_number(out, ",\"unread\":", top.saturating_sub(read));
+        out.push(b'}');
     });
-    line.raw("more", if more { b"true" } else { b"false" }).end();
+    if more { line.raw("more", b"true") } else { line }.end();
 }
 
 fn write_list<T>(out: &mut Vec<u8>, items: impl Iterator<Item = T>, write: impl Fn(&mut Vec<u8>, T)) {
@@ -314,100 +329,4 @@ fn write_info(out: &mut Vec<u8>, info: Option<&Data>) {
 /// The data of a token's `info` claim as the others are shown it.
 pub fn info(raw: &RawValue) -> Option<Data> {
     Data::new(raw).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::chat::message::Epoch;
-    use crate::chat::names::MessageId;
-
-    fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
-        let mut out = Vec::new();
-        write(&mut out);
-        serde_json::from_slice::<serde_json::Value>(&out).expect("every frame is JSON");
-        String::from_utf8(out).unwrap()
-    }
-
-    fn draft() -> Draft {
-        Draft {
-            room: RoomName::new("lobby").unwrap(),
-            user: Some(UserName::new("ann").unwrap()),
-            id: Some(MessageId::new("k7-41").unwrap()),
-            data: Data::text("hi all"),
-            kind: None,
-            reply_to: None,
-            keep: true,
-            via: Via::Session,
-        }
-    }
-
-    const PLACE: Accepted =
-        Accepted { offset: 128, epoch: Epoch(45), ts: 1_763_820_000_123, duplicate: false };
-
-    #[test]
-    fn frames_have_the_keys_and_the_order_of_the_protocol_page() {
-        let reference = Reference { i: None, room: Some(draft().room), id: draft().id };
-        assert_eq!(
-            text(|out| message(out, &draft(), &PLACE)),
-            r#"{"t":"msg","r":"lobby","s":128,"id":"k7-41","u":"ann","ts":1763820000123,"d":"hi all"}"#
-        );
-        assert_eq!(
-            text(|out| ack(out, &reference, &Accepted { duplicate: true, ..PLACE })),
-            r#"{"t":"ack","r":"lobby","s":128,"id":"k7-41","ts":1763820000123,"dup":true}"#
-        );
-        let cut = Cut { start: 121, top: 900, missing: Some(Missing::Range(43, 120)) };
-        assert_eq!(
-            text(|out| joined(out, &draft().room, "k3f9", &cut, Some(3), 3)),
-            r#"{"t":"joined","r":"lobby","s":900,"e":"k3f9","i":3,"n":780,"missing":[43,120],"who":3}"#
-        );
-        let problem = Problem::new(403, "muted", "you can write again in 40 s").wait(40_000);
-        assert_eq!(
-            text(|out| err(out, &Reference { i: Some(3), ..Reference::default() }, &problem)),
-            r#"{"t":"err","i":3,"code":403,"why":"muted","msg":"you can write again in 40 s","wait":40000}"#
-        );
-        assert_eq!(
-            text(|out| bye(out, &Goodbye::restart(1800))),
-            r#"{"t":"bye","code":4200,"why":"restart","wait":1800}"#
-        );
-    }
-
-    #[test]
-    fn a_push_says_so_and_needs_no_user_and_no_id() {
-        let push = Draft { user: None, id: None, via: Via::Queue, kind: Some("order".into()), ..draft() };
-        assert_eq!(
-            text(|out| message(out, &push, &PLACE)),
-            r#"{"t":"msg","r":"lobby","s":128,"id":"19-128","ts":1763820000123,"d":"hi all","type":"order","via":"queue"}"#
-        );
-        let fleeting = Accepted { offset: 0, ..PLACE };
-        assert!(!text(|out| message(out, &push, &fleeting)).contains("\"s\":"));
-    }
-
-    #[test]
-    fn names_are_escaped() {
-        let room = RoomName::new("a\"b\\c").unwrap();
-        assert_eq!(text(|out| live(out, &room, 1)), r#"{"t":"live","r":"a\"b\\c","s":1}"#);
-    }
-
-    #[test]
-    fn a_page_holds_entries_without_the_room() {
-        let entry = text(|out| message(out, &draft(), &PLACE));
-        let frame =
-            text(|out| page(out, &draft().room, "k3f9", Some(7), [entry.as_bytes(); 2].into_iter(), true));
-        let one = r#"{"t":"msg","s":128,"id":"k7-41","u":"ann","ts":1763820000123,"d":"hi all"}"#;
-        assert_eq!(
-            frame,
-            format!(r#"{{"t":"page","r":"lobby","e":"k3f9","i":7,"list":[{one},{one}],"more":true}}"#)
-        );
-    }
-
-    #[test]
-    fn who_is_here_is_a_list_of_users() {
-        let zoe = UserName::new("zoe").unwrap();
-        let info = Data::text("Zoe");
-        assert_eq!(
-            text(|out| presence(out, &draft().room, [(&zoe, Some(&info))].into_iter(), &[], 3)),
-            r#"{"t":"pres","r":"lobby","in":[{"u":"zoe","d":"Zoe"}],"out":[],"who":3}"#
-        );
-    }
 }

@@ -84,9 +84,8 @@ impl<'a> Keys<'a> {
     fn into_draft(self, whole: &RawValue, default_room: &RoomName) -> Result<Draft, Poison> {
         let said = self.content.or(self.data);
         let room = match text_of(given(self.room).or(given(self.channel)), "room", Reason::BadRoom)? {
-            Some(name) => {
-                RoomName::new(&name).map_err(|e| Poison::new(Reason::BadRoom, format!("room: {e}")))?
-            }
+            Some(name) => RoomName::named_by_client(&name)
+                .map_err(|e| Poison::new(Reason::BadRoom, format!("room: {e}")))?,
             None => default_room.clone(),
         };
         let user = text_of(given(self.user), "user", Reason::BadUser)?
@@ -239,6 +238,7 @@ mod tests {
             ("null", "lobby - - - null"),
             (r#"{"r\u006fom":"\u00fcber","content":1}"#, "über - - - 1"),
             (r#"{"room":"@ann","content":1}"#, "@ann - - - 1"),
+            (r#"{"room":"@bob+ann","content":1}"#, "@ann+bob - - - 1"),
             ("{}", "lobby - - - {}"),
         ] {
             assert_eq!(shown(item), wanted, "{item}");

@@ -31,7 +31,13 @@ impl ChatServer {
             frames::welcome(
                 out,
                 i,
-                &Welcome { user: &identity.user, session: &session, ping_ms, message_bytes },
+                &Welcome {
+                    user: &identity.user,
+                    session: &session,
+                    ping_ms,
+                    message_bytes,
+                    has_store: false,
+                },
             );
         });
     }
@@ -142,7 +148,7 @@ impl ChatServer {
         let mut all = Vec::with_capacity(entries.len() + 3 + typing.len());
         all.push(self.frame(|out| frames::joined(out, &name, &epoch, &cut, i, who)));
         all.extend(entries);
-        all.push(self.frame(|out| frames::live(out, &name, cut.top)));
+        all.push(self.frame(|out| frames::live(out, &name, cut.top, None)));
         if presence {
             all.push(self.roster_frame(key));
         }

@@ -165,7 +165,8 @@ impl ChatServer {
         line.clear();
         let room = self.rooms.get(key);
         let (entries, more) = room.history.page(from, n, self.settings.message_bytes);
-        let lines = entries.iter().map(|frame| payload_of(frame));
+        // Pages name the places of what has no line; in memory every place has one.
+        let lines = entries.iter().map(|frame| (0, Some(payload_of(frame))));
         frames::page(&mut line, &room.name, &room.epoch.to_text(), i, lines, more);
         let frame = text_frame(&line);
         self.line = line;
@@ -212,7 +213,7 @@ impl ChatServer {
             What::Log { room, from, n, granted } => match self.room_to_read(connection, &room, granted)? {
                 Some(key) => self.log(connection, reference.i, key, from, n),
                 None => {
-                    return Err(Problem::new(404, "no-room", "nothing has been said in this room yet"));
+                    return Err(Problem::no_room());
                 }
             },
             What::Ping => self.send(connection, |out| frames::pong(out, reference.i)),

@@ -63,7 +63,7 @@ impl Session {
 
     pub(super) fn request(&mut self, reference: Reference, request: Request, now: u64) {
         match request {
-            Request::Hello { token, user, joins, refused } => {
+            Request::Hello { token, user, joins, refused, .. } => {
                 // A hello that fails enters nothing, also where the session was somebody before.
                 if !self.hello(&reference, token, user) {
                     return;
@@ -107,6 +107,16 @@ impl Session {
                 let granted = session.identified()?.lists(&room);
                 Ok(What::Log { room, from, n, granted })
             }),
+            Request::Edit { .. }
+            | Request::Delete { .. }
+            | Request::React { .. }
+            | Request::Read { .. }
+            | Request::Got { .. }
+            | Request::Find { .. }
+            | Request::Rooms => self.refuse(
+                reference,
+                Problem::new(400, "unknown-type", "this server does not offer that yet; leave it out"),
+            ),
         }
     }
 
