@@ -175,10 +175,7 @@ function readUpTo(timeline, s) {
 function inOrder() {
   const all = [...rooms.keys()];
   const box = (one) => (one === chat.inbox ? 0 : isDirect(one) ? 2 : 1);
-  return all
-    .map((one, i) => [one, i])
-    .sort(([a, i], [b, j]) => box(a) - box(b) || i - j)
-    .map(([one]) => one);
+  return all.sort((one, other) => box(one) - box(other));
 }
 
 let drawnRooms = '';
@@ -239,10 +236,9 @@ function heard(message, room) {
     if (!stick) $('latest').hidden = false;
   }
   if (isRead(timeline)) return;
-  const unread = timeline.unread;
-  timeline.news += timeline.read === null ? 1 : 0;
+  timeline.news += 1;
   // The line "new" stands above the first message that nobody has looked at.
-  if (unread <= 1) timeline.newAfter = timeline.read ?? message.s - 1;
+  if (timeline.unread <= 1) timeline.newAfter = timeline.read ?? message.s - 1;
   plan();
 }
 
@@ -265,11 +261,7 @@ function latest() {
 
 async function jump(s) {
   const timeline = here;
-  if (timeline.room.state !== 'live')
-    return void timeline.room.on(
-      'live',
-      once(() => timeline === here && jump(s)),
-    );
+  while (timeline.room.state !== 'live') await new Promise((live) => timeline.room.on('live', live));
   let why = 'it is no longer kept here';
   const there = await timeline.reach(s).catch((error) => void (why = error.message));
   if (timeline !== here) return;
@@ -281,11 +273,6 @@ async function jump(s) {
   row.focus({ preventScroll: true });
   row.classList.add('hit');
 }
-
-const once = (act) => {
-  let done = false;
-  return () => done || ((done = true), act());
-};
 
 function scrolled() {
   const box = $('scroll');
@@ -359,9 +346,8 @@ function start(timeline) {
 function drawUnseen() {
   const row = $('lines').querySelector('.fresh');
   const above = row ? row.offsetTop < $('scroll').scrollTop : here.newAfter !== null && here.newAfter < here.from - 1;
-  if (!above) here.unseen = undefined;
-  const n = here.lines().filter(({ message }) => message?.s > here.newAfter && message.u !== chat.user).length;
-  $('unseen').hidden = !above || here.newAfter === null || n === 0;
+  const n = here.newAfter === null ? 0 : here.view.messages.filter((one) => here.isNew(one)).length;
+  $('unseen').hidden = !above || n === 0;
   $('unseen').textContent = `${n}${row ? '' : ' or more'} new ↑`;
 }
 

@@ -83,7 +83,8 @@ export class Lines {
     const changing = past ? undefined : timeline.changing.get(m.s);
     const fate = own && m.s && !past && !m.gone ? timeline.fate(m) : null;
     const quote = m.re && !past ? quoteOf(timeline.quote(m.re)) : null;
-    return { newDay, more, state, why, changing, quote, n: fate?.n, of: fate?.of, by: fate?.by };
+    const called = this.on.mention(timeline, m)?.text;
+    return { newDay, more, state, why, changing, quote, called, n: fate?.n, of: fate?.of, by: fate?.by };
   }
 
   #fill(line, timeline) {
@@ -118,6 +119,7 @@ export class Lines {
     const focused = row.contains(document.activeElement) && document.activeElement;
     for (const old of [...row.children]) if (!old.matches('.tools')) old.remove(); // the toolbar may be in use
     row.prepend(stamp, body, this.#mark(line));
+    if (m.gone) row.querySelector('.tools')?.remove();
     if (focused && focused !== row) refocus(row, focused);
   }
 

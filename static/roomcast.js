@@ -483,7 +483,8 @@ export class Roomcast extends Emitter {
       ({ name, state, i }) => state === 'joining' && (frame.i ? i === frame.i : name === frame.r),
     );
     if (!room) return this.emit('problem', new RoomcastError(frame));
-    if (frame.code === 409) room.epoch = room.s = null; // our place means nothing there: begin like a newcomer
+    // Our place means nothing there: begin like a newcomer.
+    if (frame.code === 409) Object.assign(room, { lost: room.epoch, epoch: null, s: null });
     const wait = frame.code === 409 ? 0 : patience(frame, room.tries++);
     if (wait !== null) return void setTimeout(() => this.rooms.get(room.name) === room && this.#enter(room), wait);
     room.state = 'refused';
@@ -632,22 +633,20 @@ export class Roomcast extends Emitter {
     const was = room.place;
     const { missing } = frame;
     const [from, to] = Array.isArray(missing) ? missing : [];
-    Object.assign(room, { epoch: frame.e, who: frame.who ?? 0, state: 'replaying', tries: 0 });
+    const lost = room.lost ?? (missing === 'all' ? was?.e : null);
+    Object.assign(room, { epoch: frame.e, who: frame.who ?? 0, state: 'replaying', tries: 0, lost: null });
     room.users.clear(); // the whole list comes after `live`
     room.typing.clear();
-    const shorter = was && frame.s < was.since && !missing; // entries that we saw were taken back
-    if (missing === 'all') {
+    if (lost) {
       room.reads.clear();
       room.marks = {};
     }
-    if (!was || missing === 'all')
+    if (!was || lost)
       room.s = null; // the first entry of the replay says where it begins
     else if (to) room.s = to;
-    else if (shorter) room.s = frame.s - frame.n;
     this.#both(room, 'joined', frame);
-    if (was && missing === 'all') this.#both(room, 'gap', { all: true, was: was.e, why: 'epoch-changed' });
+    if (lost) this.#both(room, 'gap', { all: true, was: lost, why: 'epoch-changed' });
     else if (was && to) this.#both(room, 'gap', { from, to, why: 'too-old' });
-    else if (shorter) this.#both(room, 'rewind', { s: room.s });
     this.#flush();
   }
 

@@ -49,7 +49,8 @@ export class Timeline {
     const logged = messages.map((message) => this.#line(message));
     const known = new Set(messages.map(({ s }) => s));
     for (const s of this.#lines.keys()) if (!known.has(s)) this.#lines.delete(s);
-    const firstNew = this.newAfter === null ? -1 : messages.findIndex((one) => this.#isNew(one, this.newAfter));
+    const reaches = this.newAfter !== null && this.newAfter >= this.from - 1;
+    const firstNew = reaches ? messages.findIndex((one) => this.isNew(one)) : -1;
     if (firstNew >= 0) logged.splice(firstNew, 0, (this.divider ??= { fresh: true }));
     return [...this.past, ...this.#withNotes(logged), ...this.waiting.values()];
   }
@@ -71,7 +72,8 @@ export class Timeline {
     return [...all, ...notes];
   }
 
-  #isNew({ s, u, gone }, after) {
+  /** Whether somebody else said it after what this user had read. */
+  isNew({ s, u, gone }, after = this.newAfter) {
     return s > after && u !== this.chat.user && !gone;
   }
 
@@ -80,7 +82,7 @@ export class Timeline {
     if (this.read === null) return this.news;
     if (!this.tail || this.from === null || this.from > this.read + 1)
       return Math.max(0, (this.room.s ?? 0) - this.read);
-    return this.view.messages.filter((one) => this.#isNew(one, this.read)).length;
+    return this.view.messages.filter((one) => this.isNew(one, this.read)).length;
   }
 
   note(text, range) {
@@ -93,16 +95,13 @@ export class Timeline {
   // ---- what the room tells
 
   joined(frame) {
-    const { s, n = 0, e } = frame;
-    const was = this.epoch;
-    Object.assign(this, { epoch: e, frame });
-    if (was && was !== e && !frame.missing) this.#beganAnew(was);
+    const { s, n = 0 } = frame;
+    this.frame = frame;
     if (this.from === null) Object.assign(this, { from: s - n + 1, to: s - n });
   }
 
   live() {
     this.begun = true; // from here on a message is news, even one told late
-    this.epoch = this.room.epoch;
     this.changed();
   }
 
@@ -167,7 +166,7 @@ export class Timeline {
     this.#moveTo([], { from: null, to: 0, tail: true, older: false });
     Object.assign(this, { notes: [], read: null, newAfter: null, news: 0 });
     for (const known of [this.got, this.changing, this.quoted, this.#asked]) known.clear();
-    if (this.frame) this.joined({ ...this.frame, missing: undefined });
+    if (this.frame) this.joined(this.frame);
     this.changed();
   }
 
@@ -292,6 +291,7 @@ export class Timeline {
       await this.loading; // perhaps that was it
       if (s < this.from) await this.load('before', PAGE_MAX);
     }
+    if (!this.view.get(s)) for (const entry of (await this.#page({ after: s - 1, n: 1 })).list) this.view.add(entry);
     return this.view.get(s) !== undefined;
   }
 
@@ -306,7 +306,7 @@ export class Timeline {
     const to = lastOf(list.at(-1));
     this.#moveTo(list, { from: list[0].s, to, tail: !after.more && to >= this.room.s, older: before.more });
     this.changed();
-    await this.#catchUp(to);
+    this.#catchUp(to).catch(() => {}); // the messages are there; a reaction given much later may not be
   }
 
   /** Reads on after a jump, for what was done later to the messages shown: the messages themselves are left out. */

@@ -24,7 +24,14 @@ export class Tools {
     bar.replaceChildren(this.marks, this.reply, this.edit, this.remove, this.fate);
     bar.onkeydown = (event) => this.#walk(event);
     list.addEventListener('mouseover', ({ target }) => this.#attach(target.closest('.line')));
-    list.addEventListener('focusin', ({ target }) => this.#attach(target.closest('.line')));
+    list.addEventListener('focusin', ({ target }) => {
+      this.#attach(target.closest('.line'));
+      // Held by the keyboard, or by a finger: neither hovers.
+      bar.classList.toggle('held', target.matches(':focus-visible') || matchMedia('(hover: none)').matches);
+    });
+    list.addEventListener('focusout', ({ target, relatedTarget: next }) => {
+      if (!target.closest('.line')?.contains(next)) bar.classList.remove('held');
+    });
     list.addEventListener('mouseleave', () => this.#attach(document.activeElement?.closest('#lines .line')));
   }
 

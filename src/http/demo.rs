@@ -68,7 +68,8 @@ pub fn paths() -> impl Iterator<Item = &'static str> {
 
 /// `GET` of one of [`paths`].
 pub async fn part(request: HttpRequest, house: web::Data<House>) -> HttpResponse {
-    let file = PARTS.iter().find(|file| file.path == request.path()).expect("routed by the same list");
+    let path = request.match_pattern(); // not the path as it was written, which may be escaped
+    let file = PARTS.iter().find(|file| Some(file.path) == path.as_deref()).expect("routed by the same list");
     show(file, &request, &house)
 }
 

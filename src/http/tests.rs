@@ -276,6 +276,8 @@ async fn the_demo_is_shown_to_whom_it_is_open() {
         let text = read_body(far).await;
         assert!(std::str::from_utf8(&text).unwrap().contains("demo.enabled=on"));
     }
+    let escaped = TestRequest::get().uri("/%63hat.js");
+    assert_eq!(status(&house, LOCAL, escaped).await, 200, "the same path, written otherwise");
     let (open, _) = Scene { demo: DemoAccess::On, ..Scene::default() }.build();
     assert_eq!(status(&open, FAR, TestRequest::get().uri("/")).await, 200);
     let (off, _) = Scene { demo: DemoAccess::Off, ..Scene::default() }.build();

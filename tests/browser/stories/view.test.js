@@ -32,7 +32,14 @@ class Log {
 
   append(entry) {
     const s = this.heard.length + 1;
-    const whole = { t: entry.t, r: 'lobby', s, u: ['ann', 'bob', 'zoe'][this.roll(3)], ts: 1_763_820_000_000 + s, ...entry };
+    const whole = {
+      t: entry.t,
+      r: 'lobby',
+      s,
+      u: ['ann', 'bob', 'zoe'][this.roll(3)],
+      ts: 1_763_820_000_000 + s,
+      ...entry,
+    };
     this.heard.push(structuredClone(whole));
     this.kept.push(whole);
     if (entry.t === 'edit') this.#amend(entry.of, { d: entry.d, edited: s }, s);
@@ -59,7 +66,12 @@ class Log {
     }
     if (what < 6) return this.append({ t: 'edit', u: target.u, of: target.s, d: { text: `edit ${this.roll(99)}` } });
     if (what < 7) return this.append({ t: 'del', u: target.u, of: target.s });
-    return this.append({ t: 'react', of: target.s, k: ['+1', 'heart', '"'][this.roll(3)], ...(this.roll(3) ? {} : { off: true }) });
+    return this.append({
+      t: 'react',
+      of: target.s,
+      k: ['+1', 'heart', '"'][this.roll(3)],
+      ...(this.roll(3) ? {} : { off: true }),
+    });
   }
 
   page({ before = Infinity, after = 0, n }) {
@@ -146,7 +158,7 @@ test('what was forgotten and read back is complete again', () => {
       JSON.parse(JSON.stringify(view.messages)),
       JSON.parse(JSON.stringify(of(log.heard).messages)).filter(({ s }) => s >= from),
     );
-    for (let at = from; at > 1; ) {
+    for (let at = from; at > 1;) {
       const page = log.page({ before: at, n: 1 + roll(25) });
       for (const one of page) view.add(one);
       at = page[0].s;
@@ -193,7 +205,10 @@ test('the room of two has one name, sorted as the server sorts', () => {
   ]) {
     assert.equal(Roomcast.direct(one, other), name);
     assert.equal(Roomcast.direct(other, one), name);
-    const bytes = name.slice(1).split('+').map((text) => Buffer.from(text));
+    const bytes = name
+      .slice(1)
+      .split('+')
+      .map((text) => Buffer.from(text));
     assert.ok(Buffer.compare(...bytes) < 0, 'by bytes');
   }
 });
