@@ -24,22 +24,26 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::actors::admission::Admission;
-use crate::actors::chat_server::{ChatServer, ChatSettings, Handlers};
+use crate::actors::chat_server::{ChatServer, ChatSettings, Handlers, StoreHealth};
 use crate::actors::events;
 use crate::actors::hub::{Core, Hub, HubLimits};
-use crate::actors::letters::{Drain, Hello};
+use crate::actors::letters::{Drain, Finish, Hello};
 use crate::actors::panics;
 use crate::actors::session::SessionHouse;
 use crate::auth::origin::Origins;
 use crate::auth::token::Verifier;
 use crate::auth::visitor::Proxies;
+use crate::chat::names::RoomName;
 use crate::config::Config;
 use crate::config::report::startup_lines;
+use crate::engines::embedded;
+use crate::engines::engine::Opened;
 use crate::http::house::House;
 use crate::http::readiness::Readiness;
 use crate::http::routes;
 use crate::log::LogFormat;
 use crate::metrics::Metrics;
+use crate::store::archive::Keep;
 use crate::transports::websocket::Door;
 
 use queues::Queues;
@@ -56,6 +60,8 @@ const START_TIME: Duration = Duration::from_secs(10);
 const SAME_WISH: Duration = Duration::from_millis(100);
 /// Pause between two looks at whether everybody has gone.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
+/// Least time to keep what is only in memory.
+const FINISH_TIME_MIN: Duration = Duration::from_secs(2);
 
 /// Why a server did not start, or stopped.
 #[derive(Debug)]
@@ -165,6 +171,8 @@ struct Plan {
     admission: Arc<Admission>,
     raw_paths: Vec<String>,
     handlers: Mutex<Option<Handlers>>,
+    opened: Mutex<Option<Opened>>,
+    store: Arc<StoreHealth>,
     chat: OnceLock<Addr<ChatServer>>,
     next_worker: AtomicU16,
     up: mpsc::UnboundedSender<Addr<ChatServer>>,
@@ -198,7 +206,7 @@ impl Plan {
         };
         let core = Rc::new(RefCell::new(Core::new(index, hub_limits, self.metrics.worker(index.into()))));
         let queued = Arc::new(AtomicUsize::new(0));
-        let hub = Hub::new(core.clone(), queued.clone()).start();
+        let hub = Hub::new(core.clone(), queued.clone(), chat.clone().recipient()).start();
         chat.do_send(Hello { worker: index.into(), hub: hub.recipient(), queued });
         // The receiver is gone once all threads are up; a thread that comes again need not say so.
         if self.up.send(chat.clone()).is_err() {
@@ -237,7 +245,8 @@ impl Plan {
         };
         let handlers =
             self.handlers.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
-        ChatServer::new(settings, handlers, self.metrics.clone()).start()
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+        ChatServer::new(settings, handlers, self.metrics.clone(), opened, self.store.clone()).start()
     }
 
     fn http_house(&self, worker: &Worker) -> House {
@@ -271,11 +280,15 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         admission: Admission::new(config.limits.connections, config.limits.connections_per_address),
         raw_paths,
         handlers: Mutex::new(Some(handlers)),
+        opened: Mutex::new(open_store(&config)?),
+        store: Arc::default(),
         chat: OnceLock::new(),
         next_worker: AtomicU16::new(0),
         up,
         config,
     });
+    let store = plan.store.clone();
+    plan.ready.add("store", Box::new(move || store.complaint().map_or(Ok(()), Err)));
     if let Some(keys) = plan.verifier.published() {
         let known = keys.clone();
         let complaint = "no keys have come from auth.jwks_url yet; see the log";
@@ -293,6 +306,20 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
     wait_for_signal().await?;
     stop(&plan, &chat, &queues, server).await;
     Ok(())
+}
+
+/// Opens the store, and with it what the last process left.
+fn open_store(config: &Config) -> Result<Option<Opened>, ServeError> {
+    let Some(database) = config.store.database().map_err(ServeError::Config)? else { return Ok(None) };
+    let rooms = config.rooms.clone();
+    let keep = move |name: &str| {
+        let rule = RoomName::new(name).map(|name| rooms.of(&name));
+        // A name that is none of ours any more follows the general rule.
+        let rule = rule.unwrap_or_else(|_| rooms.of(&RoomName::new("lobby").expect("a room's name")));
+        Keep { age_ms: rule.keep_ms, bytes: rule.keep_bytes, pin: rule.pin, ids_ms: rule.dedup_window_ms }
+    };
+    let opened = embedded::open(&database, keep);
+    opened.map(Some).map_err(|error| ServeError::System(format!("store.url: {error}")))
 }
 
 /// The first five lines: for people on standard output, for log services as entries of the log.
@@ -425,6 +452,11 @@ async fn stop(plan: &Plan, chat: &Addr<ChatServer>, queues: &Queues, server: Ser
     let open_sessions = || (0..workers).map(|worker| plan.metrics.worker(worker).sessions.get()).sum::<u64>();
     while open_sessions() > 0 && Instant::now() < deadline {
         tokio::time::sleep(DRAIN_LOOK).await;
+    }
+    // What is only in memory: how far users have read and where sessions stand.
+    let rest = deadline.saturating_duration_since(Instant::now()).max(FINISH_TIME_MIN);
+    if timeout(rest, chat.send(Finish)).await.is_err() {
+        log::warn!("read marks and cursors of the last moment could not be kept");
     }
     let left = open_sessions();
     if left > 0 {

@@ -176,7 +176,7 @@ fn start_server(port: u16, redis: u16, relay: &Relay, when: When) {
             "--redis",
             &format!("redis://127.0.0.1:{redis}"),
         ])
-        .args(["--set", "queue.door.listen=", "--set", "server.node=the-node"])
+        .args(["--store", "none", "--set", "queue.door.listen=", "--set", "server.node=the-node"])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()

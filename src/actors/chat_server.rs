@@ -4,36 +4,57 @@
 //!
 //! Invariant: it never waits and never touches a socket, so a room's order is the order of this mailbox.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ahash::RandomState;
+
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
+use tokio::sync::oneshot;
+
 use crate::actors::events::{self, Incoming, Verdict};
 use crate::actors::letters::{
-    Closed, ConnectionId, Drain, Failed, Hello, Open, OpenRaw, PublishBatch, RawMessage, Said, SaidRaw,
-    ToHub, Turn,
+    Closed, ConnectionId, Drain, Failed, Finish, FromEngine, FromHub, Hello, Open, OpenRaw, PublishBatch,
+    RawMessage, Said, SaidRaw, ToHub, Turn,
 };
 use crate::chat::dedup::IdKeys;
-use crate::chat::message::Refused;
+use crate::chat::message::{Accepted, Offset, Refused};
+use crate::chat::names::{RoomName, UserName};
 use crate::chat::permission::Identity;
 use crate::chat::rooms::{RoomKey, Rooms};
 use crate::chat::settings::RoomsSettings;
+use crate::engines::engine::{EngineSays, Opened};
 use crate::metrics::Metrics;
 use crate::protocols::codes::Goodbye;
-use crate::protocols::websocket::frame::{Opcode, encode_frame};
+use crate::protocols::websocket::frame::{Opcode, encode_frame, payload_of};
+use crate::store::record::Lsn;
 
+use behind::Behind;
+use keeping::{Keeping, Then};
+use work::{Desk, Work};
+
+mod altering;
+mod asking;
+mod behind;
 mod coming;
+mod cursors;
+mod fetching;
+mod keeping;
 mod peers;
+mod restoring;
 mod saying;
 mod state;
+mod work;
+
+pub use keeping::StoreHealth;
 
 /// Pause between two looks at what ends by itself.
 const BEAT: Duration = Duration::from_millis(250);
@@ -81,15 +102,40 @@ struct HubLink {
 /// What a connection is here.
 enum Seat {
     /// A native session.
-    Session { identity: Arc<Identity>, rooms: SmallVec<[Membership; 1]> },
+    Session {
+        identity: Arc<Identity>,
+        rooms: SmallVec<[Membership; 1]>,
+        /// Its name: what another connection goes on with.
+        name: u64,
+        /// Listed to have its cursors kept.
+        noted: bool,
+        /// What it has asked and not got; none while nothing is.
+        desk: Option<Box<Desk>>,
+    },
     /// A connection on a raw path.
     Raw { handler: usize, uri: Box<str> },
+}
+
+impl Seat {
+    fn session(identity: Arc<Identity>) -> Seat {
+        Seat::Session { identity, rooms: SmallVec::new(), name: rand::random(), noted: false, desk: None }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Membership {
     room: RoomKey,
     quiet: bool,
+    /// The number of the letter that made it a live member at its hub.
+    stay: u32,
+    /// Its application has everything up to here.
+    got: Offset,
+}
+
+/// The place that an entry gets.
+struct Place {
+    accepted: Accepted,
+    lsn: Lsn,
 }
 
 /// The connections of one worker, by slot.
@@ -114,19 +160,44 @@ pub struct ChatServer {
     metrics: Arc<Metrics>,
     draining: Option<usize>,
     drain_hand: (usize, usize),
+    /// Letters so far that made somebody a live member.
+    stays: u32,
+    /// What waits to be kept.
+    keeping: Keeping,
+    /// Starts the engine, once this actor has an address.
+    opened: Option<Opened>,
+    /// What waits for the store.
+    work: Work,
+    /// Members that are not live, and who of them is being fed, in order.
+    behind: HashMap<(ConnectionId, RoomKey), Behind, RandomState>,
+    feeding: HashMap<ConnectionId, VecDeque<(RoomKey, u32)>, RandomState>,
+    /// Where sessions are, by name; those that have been in a room.
+    by_name: HashMap<u64, ConnectionId, RandomState>,
+    unkept_sessions: VecDeque<ConnectionId>,
+    unkept_reads: HashMap<(RoomName, UserName), Offset, RandomState>,
+    /// Rooms that have not been told how far their members have got.
+    receipts: BTreeSet<RoomKey>,
     line: Vec<u8>,
 }
 
 impl ChatServer {
-    /// A chat server without rooms and hubs.
-    pub fn new(settings: ChatSettings, handlers: Handlers, metrics: Arc<Metrics>) -> ChatServer {
+    /// A chat server without rooms and hubs. With an engine, what it has not put into its archive yet is
+    /// restored; without one, rooms live in memory.
+    pub fn new(
+        settings: ChatSettings,
+        handlers: Handlers,
+        metrics: Arc<Metrics>,
+        opened: Option<Opened>,
+        health: Arc<StoreHealth>,
+    ) -> ChatServer {
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
-        ChatServer {
-            rooms: Rooms::new(settings.rooms.clone(), settings.rooms_max, epoch),
+        let next = opened.as_ref().map_or(1, |opened| opened.next);
+        let mut chat = ChatServer {
+            rooms: Rooms::new(settings.rooms.clone(), settings.rooms_max, epoch, opened.is_some()),
             settings,
             handlers,
             keys: IdKeys::default(),
-            names: ahash::RandomState::new(),
+            names: RandomState::new(),
             hubs: Vec::new(),
             seats: Vec::new(),
             sessions: 0,
@@ -136,8 +207,20 @@ impl ChatServer {
             metrics,
             draining: None,
             drain_hand: (0, 0),
+            stays: 0,
+            keeping: Keeping::new(next, health),
+            opened,
+            work: Work::default(),
+            behind: HashMap::default(),
+            feeding: HashMap::default(),
+            by_name: HashMap::default(),
+            unkept_sessions: VecDeque::new(),
+            unkept_reads: HashMap::default(),
+            receipts: BTreeSet::new(),
             line: Vec::new(),
-        }
+        };
+        chat.restore();
+        chat
     }
 
     fn mail(&mut self, worker: usize, item: ToHub) {
@@ -159,15 +242,17 @@ impl ChatServer {
         text_frame(&self.line)
     }
 
-    fn broadcast(&mut self, room: RoomKey, frame: &Bytes, except: Option<ConnectionId>) {
+    /// `last`: the frame's offset; 0 when it has no place in the log.
+    fn broadcast(&mut self, room: RoomKey, frame: &Bytes, last: Offset, except: Option<ConnectionId>) {
         for worker in self.rooms.get(room).workers() {
-            self.mail(worker, ToHub::Deliver { room, frames: frame.clone(), count: 1, except });
+            self.mail(worker, ToHub::Deliver { room, frames: frame.clone(), count: 1, last, except });
         }
     }
 
     /// Sends each hub what this turn has for it.
     fn end_turn(&mut self) {
         self.tell_presence();
+        self.keeping.end_turn();
         for link in self.hubs.iter_mut().flatten() {
             if link.items.is_empty() {
                 continue;
@@ -189,6 +274,8 @@ impl ChatServer {
         counters.history_entries.set(self.rooms.history_entries() as u64);
         counters.dedup_ids.set(self.rooms.ids() as u64);
         counters.hub_queued_bytes.set(self.hub_queued() as u64);
+        counters.unkept.set(self.keeping.waiting() as u64);
+        counters.behind.set(self.behind.len() as u64);
     }
 
     fn hub_queued(&self) -> usize {
@@ -212,9 +299,14 @@ fn frame_of(message: &RawMessage) -> Bytes {
     frame.freeze()
 }
 
-/// Server time, Unix milliseconds.
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+/// The line in a frame, without a copy.
+fn line_of(frame: &Bytes) -> Bytes {
+    frame.slice_ref(payload_of(frame))
+}
+
+/// The inbox of a user; none if her name is too long for a room's.
+fn inbox_of(user: &UserName) -> Option<RoomName> {
+    RoomName::new(&format!("@{}", user.as_str())).ok()
 }
 
 impl Actor for ChatServer {
@@ -222,6 +314,7 @@ impl Actor for ChatServer {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.spawn(TurnEnd);
+        self.start_engine(ctx.address().recipient());
         ctx.run_interval(BEAT, |chat, _| chat.beat());
     }
 }
@@ -260,7 +353,8 @@ impl Handler<Open> for ChatServer {
     fn handle(&mut self, open: Open, _: &mut Self::Context) {
         let connection = open.connection;
         self.open(open);
-        self.mail(connection.worker.into(), ToHub::Done(connection));
+        // Answered as the other letters are: when everything that was asked is done.
+        self.take_letter(connection, Vec::new());
     }
 }
 
@@ -282,14 +376,7 @@ impl Handler<Said> for ChatServer {
     type Result = ();
 
     fn handle(&mut self, said: Said, _: &mut Self::Context) {
-        for ask in said.asks {
-            // A session that was closed by one of its asks asks nothing more.
-            if self.seat(said.connection).is_none() {
-                break;
-            }
-            self.answer(said.connection, ask);
-        }
-        self.mail(said.connection.worker.into(), ToHub::Done(said.connection));
+        self.take_letter(said.connection, said.asks);
     }
 }
 
@@ -342,26 +429,58 @@ impl Handler<Closed> for ChatServer {
     }
 }
 
-impl Handler<PublishBatch> for ChatServer {
-    type Result = MessageResult<PublishBatch>;
+impl Handler<FromHub> for ChatServer {
+    type Result = ();
 
-    fn handle(&mut self, batch: PublishBatch, _: &mut Self::Context) -> Self::Result {
-        let mut busy = None;
-        let answers = batch.0.into_iter().map(|draft| {
-            // Behind one that has to wait all wait, so that their order is kept.
-            if let Some(refused) = &busy {
-                return Err(Refused::clone(refused));
-            }
-            let answer = self.moderate(None, draft);
-            if let Err(refused) = &answer {
-                self.count_refused(refused);
-                if matches!(refused, Refused::Busy { .. } | Refused::Draining) {
-                    busy = Some(refused.clone());
+    fn handle(&mut self, letter: FromHub, _: &mut Self::Context) {
+        for report in letter.0 {
+            self.reported(report);
+        }
+    }
+}
+
+impl Handler<FromEngine> for ChatServer {
+    type Result = ();
+
+    fn handle(&mut self, letter: FromEngine, _: &mut Self::Context) {
+        match letter.0 {
+            EngineSays::Kept { upto } => self.kept(upto),
+            EngineSays::Failed { from, why } => self.not_kept(from, &why),
+            EngineSays::Healed => self.healed(),
+            EngineSays::Answered { ticket, answers } => self.answered(ticket, answers),
+            EngineSays::Archived { upto } => self.rooms.note_archived(upto),
+            EngineSays::Forgotten(rooms) => {
+                for (name, first) in rooms {
+                    if let Some(key) = self.rooms.find(&name) {
+                        self.rooms.forget_to(key, first);
+                    }
                 }
             }
-            answer
-        });
-        MessageResult(answers.collect())
+        }
+    }
+}
+
+impl Handler<PublishBatch> for ChatServer {
+    type Result = ResponseFuture<Vec<Result<Accepted, Refused>>>;
+
+    fn handle(&mut self, batch: PublishBatch, _: &mut Self::Context) -> Self::Result {
+        let (reply, answers) = oneshot::channel();
+        let n = batch.0.len();
+        self.take_batch(batch.0, reply);
+        // Without an answer the chat server is gone, and the process with it.
+        Box::pin(async move { answers.await.unwrap_or_else(|_| vec![Err(Refused::Draining); n]) })
+    }
+}
+
+impl Handler<Finish> for ChatServer {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Finish, _: &mut Self::Context) -> Self::Result {
+        self.keep_cursors(true);
+        let (done, kept) = oneshot::channel();
+        self.when_kept(Then::Finish(done));
+        // An error means that the chat server is gone.
+        Box::pin(async move { kept.await.unwrap_or_default() })
     }
 }
 

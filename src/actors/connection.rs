@@ -54,6 +54,28 @@ pub enum Ending {
     ByFault(u16, &'static str),
 }
 
+/// A room of this thread that a connection is a member of.
+#[derive(Debug, Clone, Copy)]
+pub struct Membership {
+    /// Which room.
+    pub room: RoomKey,
+    /// Its index among the live members; [`Membership::BEHIND`] when it is none of them.
+    pub index: u32,
+    /// The number of the letter that made it a live member; see
+    /// [`ToHub::Joined`](crate::actors::letters::ToHub::Joined).
+    pub stay: u32,
+}
+
+impl Membership {
+    /// Stands for the index of a member that is behind.
+    pub const BEHIND: u32 = u32::MAX;
+
+    /// Whether it gets what is said in the room.
+    pub fn is_live(&self) -> bool {
+        self.index != Membership::BEHIND
+    }
+}
+
 /// What the session has to be told by way of its reader.
 #[derive(Debug, Default)]
 pub struct Nudges {
@@ -72,8 +94,8 @@ pub struct Connection {
     pub raw: bool,
     /// Frames on their way.
     pub outbox: Outbox,
-    /// Rooms of this thread that it is a member of, with its index among their members.
-    pub rooms: SmallVec<[(RoomKey, u32); 1]>,
+    /// Rooms of this thread that it is a member of.
+    pub rooms: SmallVec<[Membership; 1]>,
     /// Listed for the next flush.
     pub listed: bool,
     /// How its life is going.
@@ -127,6 +149,18 @@ impl Connection {
     /// Whether frames may still be added.
     pub fn is_open(&self) -> bool {
         self.life == Life::Open
+    }
+
+    /// Whether it is behind in a room.
+    pub fn is_behind(&self) -> bool {
+        self.rooms.iter().any(|membership| !membership.is_live())
+    }
+
+    /// Since when it reads too slowly; none when nothing waits for it. Who is behind in a room may take its
+    /// time for each frame, as nothing more is piled up for it, but it has to take something.
+    pub fn stuck_since_ms(&self) -> Option<u64> {
+        let since = self.outbox.stuck_since_ms()?;
+        if self.is_behind() { self.outbox.idle_since_ms() } else { Some(since) }
     }
 
     /// Wakes the session's reader.

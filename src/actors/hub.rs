@@ -4,8 +4,12 @@
 //! The chat server sends it letters; sessions of the same thread call [`Core`] directly. It knows frames
 //! only as bytes.
 //!
-//! Invariant: a member gets the frames of a room in the order of the letters, none twice and none left
-//! out, from the letter that made it a member to the one that ended it.
+//! A member of a room is live or behind. Who reads too slowly for a room that does not close slow readers is
+//! behind: its lane is cut, nothing of the room is put on its way any more, and the chat server, which is
+//! told so, leads it on at its own pace and makes it live again.
+//!
+//! Invariant: a live member gets the frames of a room in the order of the letters, none twice and none left
+//! out, from the letter that made it live to the one that ended it or to the report that it is behind.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -17,17 +21,23 @@ use std::time::{Duration, Instant};
 
 use actix::fut::ActorFuture;
 use actix::prelude::*;
+use bytes::Bytes;
 
 use crate::actors::connection::Connection;
-use crate::actors::letters::{ConnectionId, ToHub, Turn};
+use crate::actors::letters::{ConnectionId, FromHub, Report, ToHub, Turn};
 use crate::actors::wheel::{TICK_MS, Wheel};
+use crate::chat::message::Offset;
 use crate::chat::rooms::RoomKey;
+use crate::chat::settings::SlowReader;
 use crate::metrics::WorkerCounters;
 
 mod clock;
 mod endings;
+mod lanes;
 mod rooms;
 mod sockets;
+#[cfg(test)]
+mod tests;
 
 /// Largest batch of one room, in bytes; above it the room is flushed within the turn.
 const BATCH_BYTES_MAX: usize = 256 << 10;
@@ -72,12 +82,14 @@ pub struct HubLimits {
 pub struct Hub {
     core: Rc<RefCell<Core>>,
     queued: Arc<AtomicUsize>,
+    chat: Recipient<FromHub>,
 }
 
 impl Hub {
-    /// A hub around the core of this thread. `queued` counts the bytes of letters under way to it.
-    pub fn new(core: Rc<RefCell<Core>>, queued: Arc<AtomicUsize>) -> Hub {
-        Hub { core, queued }
+    /// A hub around the core of this thread. `queued` counts the bytes of letters under way to it; to `chat`
+    /// it reports.
+    pub fn new(core: Rc<RefCell<Core>>, queued: Arc<AtomicUsize>, chat: Recipient<FromHub>) -> Hub {
+        Hub { core, queued, chat }
     }
 }
 
@@ -110,6 +122,7 @@ impl ToHub {
         match self {
             ToHub::Deliver { frames, .. } => frames.len(),
             ToHub::Direct { frame, .. } => frame.len(),
+            ToHub::Feed { frames, .. } => frames.iter().map(Bytes::len).sum(),
             _ => 0,
         }
     }
@@ -124,7 +137,7 @@ impl ActorFuture<Hub> for Flusher {
 
     fn poll(
         self: Pin<&mut Self>,
-        _: &mut Hub,
+        hub: &mut Hub,
         _: &mut actix::Context<Hub>,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
@@ -132,6 +145,11 @@ impl ActorFuture<Hub> for Flusher {
         core.remember_flusher(cx.waker());
         if core.flush() {
             cx.waker().wake_by_ref();
+        }
+        let reports = core.take_reports();
+        if !reports.is_empty() {
+            // The chat server ends only with the process.
+            hub.chat.do_send(FromHub(reports));
         }
         Poll::Pending
     }
@@ -143,22 +161,31 @@ struct Slot {
     connection: Option<SharedConnection>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Member {
     slot: u32,
-    /// Bytes and frames at the front of the batch that are not for this member.
+    /// Bytes and frames at the front of the batch that are not for this member, and the offsets that lie
+    /// between the one before the batch and the last that it has.
     skip: u32,
     skip_frames: u32,
+    skip_offsets: u32,
 }
 
-/// The local side of a room: its members on this thread and what this turn has for them.
+/// The local side of a room: its live members on this thread and what this turn has for them.
 #[derive(Debug, Default)]
 struct LocalRoom {
     members: Vec<Member>,
     batch: Vec<u8>,
     frames: u32,
     dirty: bool,
-    under_way: Option<UnderWay>,
+    /// Whether slow readers fall behind instead of being closed.
+    cuts: bool,
+    /// Offset of the last logged entry that was delivered, up to the end of the batch.
+    last: Offset,
+    /// The same, up to the beginning of the batch.
+    before: Offset,
+    /// Boxed, because only large rooms ever have one.
+    under_way: Option<Box<UnderWay>>,
 }
 
 /// A batch that is being written to a large room slice by slice.
@@ -166,8 +193,27 @@ struct LocalRoom {
 struct UnderWay {
     batch: Vec<u8>,
     frames: u32,
+    before: Offset,
     next: usize,
     end: usize,
+}
+
+/// Frames that go to a room together.
+#[derive(Debug, Clone, Copy)]
+struct Run<'a> {
+    frames: &'a [u8],
+    count: u32,
+    /// Offset of the last logged entry among them; 0 for none.
+    last: Offset,
+}
+
+/// How a connection becomes a live member of a room.
+#[derive(Debug, Clone, Copy)]
+struct Entrance {
+    room: RoomKey,
+    stay: u32,
+    after: Offset,
+    slow: SlowReader,
 }
 
 /// A look at a connection that was put on the wheel. It counts only while it is the last one that was put
@@ -191,6 +237,7 @@ struct Tally {
     bytes_out: u64,
     outbox_bytes: u64,
     pings: u64,
+    lanes_cut: u64,
 }
 
 /// The state of a hub, shared with the sessions of its thread.
@@ -203,6 +250,8 @@ pub struct Core {
     listed: Vec<u32>,
     leaving: Vec<u32>,
     spare: Vec<Vec<u8>>,
+    /// What the chat server hears at the end of the turn.
+    reports: Vec<Report>,
     wheel: Wheel<Due>,
     limits: HubLimits,
     tally: Tally,
@@ -225,6 +274,7 @@ impl Core {
             listed: Vec::new(),
             leaving: Vec::new(),
             spare: Vec::new(),
+            reports: Vec::new(),
             wheel: Wheel::new(0),
             limits,
             tally: Tally::default(),
@@ -272,8 +322,14 @@ impl Core {
 
     fn carry_out(&mut self, item: ToHub) {
         match item {
-            ToHub::Deliver { room, frames, count, except } => self.deliver(room, &frames, count, except),
-            ToHub::Joined { connection, room, frames } => self.join(connection, room, &frames),
+            ToHub::Deliver { room, frames, count, last, except } => {
+                self.deliver(room, Run { frames: &frames, count, last }, except);
+            }
+            ToHub::Joined { connection, room, stay, frames, after, slow } => {
+                self.join(connection, Entrance { room, stay, after, slow }, &frames);
+            }
+            ToHub::Feed { connection, frames } => self.feed(connection, frames),
+            ToHub::Watch { connection } => self.feed(connection, Vec::new()),
             ToHub::Left { connection, room } => {
                 if let Some(connection) = self.find(connection) {
                     self.leave(&connection, room);
@@ -332,6 +388,11 @@ impl Core {
         !self.dirty.is_empty() || !self.listed.is_empty()
     }
 
+    /// What the turn has to report.
+    fn take_reports(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.reports)
+    }
+
     fn publish_tally(&mut self) {
         let counters = &self.counters;
         let tally = std::mem::take(&mut self.tally);
@@ -344,6 +405,7 @@ impl Core {
         counters.socket_bytes_out.add(tally.bytes_out);
         counters.outbox_bytes.set(tally.outbox_bytes);
         counters.pings_sent.add(tally.pings);
+        counters.lanes_cut.add(tally.lanes_cut);
         self.tally = Tally { waiting: tally.waiting, outbox_bytes: tally.outbox_bytes, ..Tally::default() };
     }
 }

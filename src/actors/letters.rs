@@ -1,8 +1,9 @@
 //! Every letter that one actor puts into another's mailbox.
 //!
-//! Two rules keep mailboxes bounded. A session has at most two letters under way to the chat server and
+//! Three rules keep mailboxes bounded. A session has at most two letters under way to the chat server and
 //! stops reading its socket until [`ToHub::Done`] comes back. Whoever pushes from outside waits for the
-//! answer of [`PublishBatch`] before it takes more.
+//! answer of [`PublishBatch`] before it takes more. A hub reports only what it was asked for: see
+//! [`FromHub`].
 
 use std::sync::Arc;
 
@@ -10,10 +11,12 @@ use actix::{Message, Recipient};
 use bytes::Bytes;
 
 use crate::chat::history::PageFrom;
-use crate::chat::message::{Accepted, Draft, Refused};
+use crate::chat::message::{Accepted, Alteration, Draft, Offset, Refused};
 use crate::chat::names::RoomName;
 use crate::chat::permission::Identity;
 use crate::chat::rooms::RoomKey;
+use crate::chat::settings::SlowReader;
+use crate::engines::engine::EngineSays;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Join, Reference, RequestNumber};
 
@@ -43,6 +46,8 @@ pub struct Open {
     pub again: bool,
     /// Whether it gets no `welcome` for that.
     pub silent: bool,
+    /// The session that it goes on with.
+    pub session: Option<Box<str>>,
 }
 
 /// Session → chat server: a connection on a raw path is there (onOpen).
@@ -90,6 +95,27 @@ pub enum What {
         /// The token lists the room, so that one need not have joined.
         granted: bool,
     },
+    /// Change or react to an entry.
+    Alter {
+        /// What and where.
+        alteration: Alteration,
+        /// The token lists the room, so that one need not have joined.
+        granted: bool,
+    },
+    /// The user has read up to a place.
+    Read {
+        /// Where.
+        room: RoomName,
+        /// All up to here.
+        offset: Offset,
+    },
+    /// The application has got everything up to a place.
+    Got {
+        /// Where.
+        room: RoomName,
+        /// All up to here.
+        offset: Offset,
+    },
     /// Begin or stop typing.
     Typing {
         /// Where.
@@ -119,6 +145,21 @@ pub enum What {
         /// The token lists the room.
         granted: bool,
     },
+    /// Messages with some words.
+    Find {
+        /// Where.
+        room: RoomName,
+        /// What the user typed.
+        words: String,
+        /// Only messages older than this offset.
+        before: Option<Offset>,
+        /// At most so many.
+        n: usize,
+        /// The token lists the room.
+        granted: bool,
+    },
+    /// The user's rooms.
+    Rooms,
     /// A sign of life, in order with the rest.
     Ping,
     /// Already done; say ok.
@@ -174,6 +215,16 @@ pub struct Closed {
 #[rtype(result = "Vec<Result<Accepted, Refused>>")]
 pub struct PublishBatch(pub Vec<Draft>);
 
+/// Engine → chat server: what has been kept, found or forgotten.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FromEngine(pub EngineSays);
+
+/// Wiring → chat server: the last sessions are gone; keep what is only in memory. Answered when it is kept.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Finish;
+
 /// A hub → chat server: a worker thread is there. Sent once, when the thread starts.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -207,19 +258,45 @@ pub enum ToHub {
         frames: Bytes,
         /// How many frames.
         count: u32,
+        /// Offset of the last logged entry among them; 0 when there is none (presence, typing).
+        last: Offset,
         /// A member who does not get them.
         except: Option<ConnectionId>,
     },
-    /// A connection becomes a member, after these frames (joined, replay, live) and before all later ones.
+    /// A connection becomes a live member, after these frames (joined, replay, live) and before all later
+    /// ones: the first time, again, or after it was behind.
     Joined {
         /// Which connection.
         connection: ConnectionId,
         /// Which room.
         room: RoomKey,
+        /// Which letter of this kind it is for this connection and room: any number that differs from that
+        /// of the letter before. [`Report::Behind`] brings it back, as reports and letters may cross.
+        stay: u32,
         /// Frames before the live stream; the replayed ones are shared with the room's history.
         frames: Vec<Bytes>,
+        /// The newest offset of the room that the member has, or has been told about, with these frames.
+        after: Offset,
+        /// What happens to it when it reads too slowly. The same for all members of a room.
+        slow: SlowReader,
     },
-    /// A connection is a member no more.
+    /// Frames for a connection that is behind in a room. They are shared with a history and do not count
+    /// against its outbox's limit, so the chat server has one of these under way for a connection, or a few.
+    /// Answered by one [`Report::Drained`] when the kernel has taken their last byte. While more than 64 KiB
+    /// of them wait, the client is not listened to.
+    Feed {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Whole WebSocket frames, one each.
+        frames: Vec<Bytes>,
+    },
+    /// Answered by one [`Report::Drained`] when the kernel has taken all that waits now for this connection;
+    /// in the same turn when nothing does.
+    Watch {
+        /// Which connection.
+        connection: ConnectionId,
+    },
+    /// A connection is a member no more, live or behind.
     Left {
         /// Which connection.
         connection: ConnectionId,
@@ -246,4 +323,35 @@ pub enum ToHub {
     CloseAll,
     /// A room is closed; its number will be given to another.
     Forget(RoomKey),
+}
+
+/// Hub → chat server: what one turn of the hub has to report, in order. Bounded by what the chat server asks
+/// for: at most one [`Report::Behind`] for each [`ToHub::Joined`], and one [`Report::Drained`] for each
+/// [`ToHub::Feed`] and [`ToHub::Watch`]. A connection that ends reports nothing more, also if it was asked; its
+/// session says [`Closed`], which earlier reports may cross.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FromHub(pub Vec<Report>);
+
+/// One thing that a hub reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// A member reads too slowly for its room and is a live member no more. It gets nothing of the room until
+    /// the next [`ToHub::Joined`].
+    Behind {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Which room.
+        room: RoomKey,
+        /// The number of the [`ToHub::Joined`] that this ends. If the chat server has sent another one or
+        /// [`ToHub::Left`] since, the report is out of date and means nothing.
+        stay: u32,
+        /// Everything up to this offset was put on its way, nothing logged behind it was.
+        after: Offset,
+    },
+    /// The answer to a [`ToHub::Feed`] or a [`ToHub::Watch`].
+    Drained {
+        /// Which connection.
+        connection: ConnectionId,
+    },
 }

@@ -32,6 +32,8 @@ pub struct Sent {
     pub bytes: u64,
     /// Calls of the kernel.
     pub writes: u64,
+    /// Marks whose bytes have left; see [`Outbox::mark`].
+    pub marks: u32,
 }
 
 #[derive(Debug)]
@@ -40,6 +42,8 @@ struct Segment {
     frames: u32,
     /// Shared with a room's history: costs no memory of its own and does not count against the limit.
     replay: bool,
+    /// How many want to know when its last byte has left.
+    marks: u32,
     since_ms: u64,
 }
 
@@ -89,9 +93,9 @@ impl Outbox {
         self.waiting_bytes - self.replay_bytes
     }
 
-    /// Whether a replay is still on its way.
-    pub fn has_replay(&self) -> bool {
-        self.replay_bytes > 0
+    /// Bytes shared with a room's history that the kernel has not taken.
+    pub fn replay_bytes(&self) -> usize {
+        self.replay_bytes
     }
 
     /// Bytes waiting behind the segment that is being written. This is what the limit is about: one message
@@ -110,6 +114,34 @@ impl Outbox {
         Some(if first.replay { first.since_ms.max(self.progress_ms) } else { first.since_ms })
     }
 
+    /// When the kernel last took a byte of what waits, or when it first refused it; none when nothing waits.
+    pub fn idle_since_ms(&self) -> Option<u64> {
+        self.waiting.front().map(|first| first.since_ms.max(self.progress_ms))
+    }
+
+    /// When the kernel last took bytes that had waited; 0 when none ever had to.
+    pub fn progress_ms(&self) -> u64 {
+        self.progress_ms
+    }
+
+    /// Lets the age of everything that waits begin now.
+    pub fn renew(&mut self, now_ms: u64) {
+        for segment in &mut self.waiting {
+            segment.since_ms = now_ms;
+        }
+    }
+
+    /// Marks the end of what is on its way; [`Sent::marks`] tells when it has left. Returns whether anything
+    /// is on its way.
+    pub fn mark(&mut self, now_ms: u64) -> bool {
+        self.keep_staged(now_ms);
+        match self.waiting.back_mut() {
+            Some(last) => last.marks += 1,
+            None => return false,
+        }
+        true
+    }
+
     /// Adds frames to this turn's. `buffer` gives an empty buffer when there is none yet.
     pub fn stage(&mut self, frames: &[u8], count: u32, buffer: impl FnOnce() -> Vec<u8>) {
         if self.staged.capacity() == 0 {
@@ -124,7 +156,7 @@ impl Outbox {
         self.keep_staged(now_ms);
         for bytes in frames {
             self.replay_bytes += bytes.len();
-            self.push(Segment { bytes, frames: 1, replay: true, since_ms: now_ms });
+            self.push(Segment { bytes, frames: 1, replay: true, marks: 0, since_ms: now_ms });
         }
     }
 
@@ -147,14 +179,14 @@ impl Outbox {
             Err(e) => return Err(e),
         };
         if written == batch.len() {
-            return Ok(Some(Sent { frames: count.into(), bytes: written as u64, writes: 1 }));
+            return Ok(Some(Sent { frames: count.into(), bytes: written as u64, writes: 1, marks: 0 }));
         }
         self.blocked = true;
         self.progress_ms = now_ms;
-        self.push(Segment { bytes: shared(), frames: count, replay: false, since_ms: now_ms });
+        self.push(Segment { bytes: shared(), frames: count, replay: false, marks: 0, since_ms: now_ms });
         self.begun = written;
         self.waiting_bytes -= written;
-        Ok(Some(Sent { frames: 0, bytes: written as u64, writes: 1 }))
+        Ok(Some(Sent { frames: 0, bytes: written as u64, writes: 1, marks: 0 }))
     }
 
     /// Writes what is on its way, as far as the kernel takes it. The buffer of this turn is given back to
@@ -221,14 +253,14 @@ impl Outbox {
             Err(e) => return Err(e),
         };
         sent.bytes += written as u64;
-        sent.frames += self.advance(written);
+        self.advance(written, now_ms, sent);
         self.progress_ms = now_ms;
         Ok(())
     }
 
-    /// Takes written bytes off the front; returns how many frames left whole.
-    fn advance(&mut self, mut written: usize) -> u64 {
-        let mut frames = 0;
+    /// Takes written bytes off the front.
+    fn advance(&mut self, mut written: usize, now_ms: u64, sent: &mut Sent) {
+        let (mut frames, mut replayed) = (0, false);
         while let Some(first) = self.waiting.front() {
             let rest = first.bytes.len() - self.begun;
             let gone = rest.min(written);
@@ -242,14 +274,20 @@ impl Outbox {
                 break;
             }
             frames += u64::from(first.frames);
+            sent.marks += first.marks;
+            replayed |= first.replay;
             self.waiting.pop_front();
             self.begun = 0;
         }
         self.waiting_frames -= frames;
+        sent.frames += frames;
+        // What stood behind a replay could not leave before it; its reader has not been slow so long.
+        if replayed && self.replay_bytes == 0 {
+            self.renew(now_ms);
+        }
         if self.waiting.is_empty() {
             self.waiting.shrink_to_fit();
         }
-        frames
     }
 
     fn keep_staged(&mut self, now_ms: u64) {
@@ -263,7 +301,7 @@ impl Outbox {
             false => Bytes::from(buffer),
         };
         let frames = std::mem::take(&mut self.staged_frames);
-        self.push(Segment { bytes, frames, replay: false, since_ms: now_ms });
+        self.push(Segment { bytes, frames, replay: false, marks: 0, since_ms: now_ms });
     }
 
     fn push(&mut self, segment: Segment) {
@@ -283,10 +321,11 @@ impl Outbox {
         let Some(first) = first else {
             return cut;
         };
-        // Of the first segment, the frames up to the byte that left last must go out whole.
-        let (mut end, mut frames) = (0, 0);
+        // Of the first segment, the frame that has begun to leave must go out whole.
+        let (mut start, mut end, mut frames) = (0, 0, 0);
         while end < self.begun {
-            end += frame_len(&first.bytes[end..]).expect("a segment holds whole frames of our own");
+            start = end;
+            end += frame_len(&first.bytes[start..]).expect("a segment holds whole frames of our own");
             frames += 1;
         }
         cut.dropped += u64::from(first.frames - frames);
@@ -295,10 +334,13 @@ impl Outbox {
             cut.sent = frames.into();
             return cut;
         }
+        cut.sent = u64::from(frames) - 1;
         self.waiting_bytes = end - self.begun;
         self.replay_bytes = if first.replay { self.waiting_bytes } else { 0 };
-        self.waiting_frames = frames.into();
-        self.waiting.push_back(Segment { bytes: first.bytes.slice(..end), frames, ..first });
+        self.waiting_frames = 1;
+        self.begun -= start;
+        let bytes = first.bytes.slice(start..end);
+        self.waiting.push_back(Segment { bytes, frames: 1, marks: 0, ..first });
         cut
     }
 }

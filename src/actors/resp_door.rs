@@ -230,7 +230,8 @@ impl House {
             let Some(refused) = turn.note(&places, answers, |push, poison| self.bury(push, poison)) else {
                 continue;
             };
-            if refused == Refused::Draining || *stop.borrow() || since.elapsed() > BUSY_MAX {
+            let is_over = matches!(refused, Refused::Draining | Refused::NotStored { .. });
+            if is_over || *stop.borrow() || since.elapsed() > BUSY_MAX {
                 return turn.give_up(&refused);
             }
             self.counters.count_waits(1);

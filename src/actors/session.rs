@@ -31,6 +31,7 @@ mod identity;
 mod reader;
 mod reading;
 
+use identity::Claim;
 pub use reader::Heard;
 use reader::Reader;
 
@@ -160,10 +161,10 @@ impl Session {
             Arrival::Raw(handler, uri) => self.house.chat.do_send(OpenRaw { connection, handler, uri }),
             Arrival::Native { token: Some(token), .. } => {
                 // Who fails has been told and is closed.
-                self.hello(&Reference::default(), Some(token), None);
+                self.hello(&Reference::default(), Claim { token: Some(token), ..Claim::default() });
             }
             Arrival::Native { user: Some(user), guest, .. } if guest => {
-                self.hello(&Reference::default(), None, Some(user));
+                self.hello(&Reference::default(), Claim { user: Some(user), ..Claim::default() });
             }
             Arrival::Native { .. } => {
                 let due = self.house.core.borrow().now_ms() + self.house.limits.handshake.millis();

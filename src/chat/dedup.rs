@@ -69,6 +69,30 @@ impl Dedup {
         self.order.push_back((seen.ts, key));
     }
 
+    /// Adds ids that a store knows, newest first, all older than those remembered so far.
+    pub fn restore(&mut self, ids: impl IntoIterator<Item = (IdKey, Seen)>) {
+        for (key, seen) in ids {
+            if let std::collections::hash_map::Entry::Vacant(place) = self.seen.entry(key) {
+                place.insert(seen);
+                self.order.push_front((seen.ts, key));
+            }
+        }
+    }
+
+    /// Takes back the newest id: its message was not kept after all.
+    pub fn take_back(&mut self, key: IdKey) {
+        if self.seen.remove(&key).is_some()
+            && let Some(at) = self.order.iter().rposition(|(_, known)| *known == key)
+        {
+            self.order.remove(at);
+        }
+    }
+
+    /// When the oldest remembered id was accepted, Unix milliseconds.
+    pub fn oldest_ts(&self) -> Option<u64> {
+        self.order.front().map(|(ts, _)| *ts)
+    }
+
     /// Forgets what was accepted before `ts` (Unix milliseconds).
     pub fn forget_before(&mut self, ts: u64) {
         while self.order.front().is_some_and(|(at, _)| *at < ts) {
@@ -140,5 +164,19 @@ mod tests {
         assert_eq!(dedup.find(key(2)), Some(Seen { offset: 2, ts: 200 }));
         assert_eq!(dedup.forget_half(), 2);
         assert_eq!((dedup.find(key(3)), dedup.len()), (None, 1));
+    }
+
+    #[test]
+    fn what_a_store_knows_is_older_and_what_was_not_kept_is_forgotten() {
+        let keys = IdKeys::default();
+        let mut dedup = Dedup::default();
+        let key = |n: u64| keys.key(None, &MessageId::new(&n.to_string()).unwrap());
+        dedup.remember(key(9), Seen { offset: 9, ts: 900 });
+        dedup.restore([8, 9, 7].map(|n| (key(n), Seen { offset: n, ts: n * 100 })));
+        assert_eq!((dedup.len(), dedup.oldest_ts()), (3, Some(700)));
+        dedup.take_back(key(9));
+        assert_eq!((dedup.find(key(9)), dedup.len()), (None, 2));
+        dedup.forget_before(800);
+        assert_eq!((dedup.find(key(7)), dedup.find(key(8)).is_some()), (None, true));
     }
 }

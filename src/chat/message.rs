@@ -2,7 +2,7 @@
 //! Made by protocols and sources, taken by rooms.
 
 use crate::chat::data::Data;
-use crate::chat::names::{MessageId, RoomName, UserName};
+use crate::chat::names::{Mark, MessageId, RoomName, UserName};
 
 /// Place in a room's log: 1, 2, 3 … with no holes. 0 is the place before the first message.
 pub type Offset = u64;
@@ -64,6 +64,37 @@ pub struct Draft {
     pub via: Via,
 }
 
+/// A change to an entry as its sender asks for it. It becomes an entry of its own.
+#[derive(Debug, Clone)]
+pub struct Alteration {
+    /// In whose log.
+    pub room: RoomName,
+    /// Who asks.
+    pub user: UserName,
+    /// The sender's own id.
+    pub id: Option<MessageId>,
+    /// The entry that it is about.
+    pub of: Offset,
+    /// What is to become of it.
+    pub what: Altering,
+}
+
+/// What is to become of an entry.
+#[derive(Debug, Clone)]
+pub enum Altering {
+    /// It gets new data.
+    Edit(Data),
+    /// It is taken back.
+    Delete,
+    /// Somebody reacts to it, or takes that back.
+    React {
+        /// With what.
+        mark: Mark,
+        /// Whether it is taken back.
+        off: bool,
+    },
+}
+
 /// What became of a draft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted {
@@ -91,6 +122,18 @@ pub enum Refused {
     TooManyRooms,
     /// The application's own handler refused it, in its words.
     ByHandler(String),
+    /// The store cannot keep it now; try again after the wait with the same id.
+    NotStored {
+        /// Milliseconds.
+        wait_ms: u64,
+    },
+}
+
+impl Refused {
+    /// Whether the same draft may be accepted later.
+    pub fn is_for_now(&self) -> bool {
+        matches!(self, Refused::Busy { .. } | Refused::Draining | Refused::NotStored { .. })
+    }
 }
 
 impl std::fmt::Display for Refused {
@@ -100,6 +143,9 @@ impl std::fmt::Display for Refused {
             Refused::Draining => write!(f, "the server is stopping, send it again with the same id"),
             Refused::TooManyRooms => write!(f, "no more rooms can be opened, raise limits.rooms"),
             Refused::ByHandler(why) => write!(f, "refused by the application: {why}"),
+            Refused::NotStored { wait_ms } => {
+                write!(f, "the server cannot keep it now, send it again with the same id in {wait_ms} ms")
+            }
         }
     }
 }

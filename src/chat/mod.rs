@@ -2,6 +2,7 @@
 //! Called by the floors above. Knows no socket, no actor, no Redis and no clock: time comes in as a
 //! value, effects go out as values.
 
+pub mod changes;
 pub mod client;
 pub mod data;
 pub mod dedup;

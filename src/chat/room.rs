@@ -2,13 +2,16 @@
 //! Called by the chat server, which alone owns rooms; so everything of a room happens in one place and
 //! the order needs no lock. Knows no frames' contents and no sockets.
 
-use bytes::Bytes;
+use std::collections::HashMap;
+
+use ahash::RandomState;
 use smallvec::SmallVec;
 
+use crate::chat::changes::Changes;
 use crate::chat::dedup::{Dedup, IdKey, Seen};
-use crate::chat::history::{History, Wanted};
+use crate::chat::history::{History, Hot, Wanted};
 use crate::chat::message::{Accepted, Epoch, Offset};
-use crate::chat::names::RoomName;
+use crate::chat::names::{RoomName, UserName};
 use crate::chat::presence::Roster;
 use crate::chat::settings::RoomSettings;
 use crate::chat::typing::Typing;
@@ -22,16 +25,69 @@ pub struct Room {
     pub epoch: Epoch,
     /// What it keeps and who may do what.
     pub settings: RoomSettings,
-    /// The kept tail of its log.
+    /// The hot tail of its log: what readers may see.
     pub history: History,
     /// Who is here.
     pub roster: Roster,
     /// Who is typing.
     pub typing: Typing,
+    /// How far its users have read, as far as it is in memory.
+    pub reads: Reads,
+    /// What is known of entries that somebody has changed or reacted to.
+    pub changes: Changes,
+    /// How far the application of some member has got, for the receipts.
+    pub receipt: Receipt,
+    /// The lives of the log before the present one, each with its first offset.
+    earlier: Vec<(Epoch, Offset)>,
+    /// The first offset of the present life.
+    begins: Offset,
+    /// The newest offset that was given out; above the history's top while it is not kept yet.
+    promised: Offset,
+    /// The oldest offset that the store keeps; none without a store.
+    stored_first: Option<Offset>,
+    /// Number of the newest record about this room.
+    last_lsn: u64,
     dedup: Dedup,
+    /// All ids said since then are in memory, Unix milliseconds; `u64::MAX` while none have been looked up.
+    ids_since: u64,
     members: SmallVec<[u32; 4]>,
-    /// When it was first found to hold nothing, Unix milliseconds; 0 while it holds something.
+    /// When it was first found to hold nothing, in milliseconds of the steady clock; 0 while it holds something.
     empty_since: u64,
+}
+
+/// Read marks of a room's users.
+#[derive(Debug, Default)]
+pub struct Reads {
+    /// By user, the place up to which she has read.
+    pub marks: HashMap<UserName, Offset, RandomState>,
+    /// Whether a user who is not among them has none.
+    pub complete: bool,
+}
+
+/// A receipt: so many sessions have got all up to a place.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// The place.
+    pub offset: Offset,
+    /// How many sessions.
+    pub sessions: u32,
+    /// When the room may hear of it again, in milliseconds of the steady clock.
+    pub told_at: u64,
+    /// Whether the room has not heard of it yet.
+    pub news: bool,
+}
+
+/// What a store knows of a room when it opens.
+#[derive(Debug, Clone)]
+pub struct Past {
+    /// The lives of its log, oldest first, each with its first offset; at least one.
+    pub lives: Vec<(Epoch, Offset)>,
+    /// Offset of the newest entry ever.
+    pub top: Offset,
+    /// Offset of the oldest entry that is kept; `top + 1` for none.
+    pub first: Offset,
+    /// The newest entries, oldest first.
+    pub tail: Vec<Hot>,
 }
 
 /// How long a room that holds nothing stays open, in milliseconds: who comes back within it finds the same
@@ -60,6 +116,8 @@ pub struct Cut {
     pub top: Offset,
     /// What was asked for and cannot be had any more.
     pub missing: Option<Missing>,
+    /// What the reader saw after this offset was taken back: it was never kept.
+    pub rewind: Option<Offset>,
 }
 
 /// Part of the log that a reader asked for and that is gone.
@@ -75,8 +133,9 @@ pub enum Missing {
 }
 
 impl Room {
-    /// An empty room whose first entry will be at offset 1 of `epoch`.
-    pub fn new(name: RoomName, settings: RoomSettings, epoch: Epoch) -> Room {
+    /// An empty room whose first entry will be at offset 1 of `epoch`. `stored`: there is a store, and it does
+    /// not know the room.
+    pub fn new(name: RoomName, settings: RoomSettings, epoch: Epoch, stored: bool) -> Room {
         Room {
             name,
             epoch,
@@ -84,34 +143,113 @@ impl Room {
             history: History::default(),
             roster: Roster::default(),
             typing: Typing::default(),
+            reads: Reads { complete: true, ..Reads::default() },
+            changes: Changes::default(),
+            receipt: Receipt::default(),
+            earlier: Vec::new(),
+            begins: 1,
+            promised: 0,
+            stored_first: stored.then_some(1),
+            last_lsn: 0,
             dedup: Dedup::default(),
+            ids_since: 0,
             members: SmallVec::new(),
             empty_since: 0,
         }
     }
 
-    /// Where a reader's replay begins. The join cut: all up to `top` is replayed, all after it comes live,
-    /// and both are decided in the same moment.
-    pub fn cut(&self, resume: &Resume) -> Cut {
-        let top = self.history.top();
-        let (wanted, missing) = match resume {
-            Resume::FromNow => (Wanted::Nothing, None),
-            Resume::Last(n) => (Wanted::Last(*n), None),
-            Resume::From(ts) => (Wanted::From(*ts), None),
-            Resume::Since(offset, epoch) => self.since(*offset, epoch.as_deref()),
-        };
-        Cut { start: self.history.start_of(wanted), top, missing }
+    /// A room that a store knows. `rewound`: what was shown last time may not have been kept, so that a new
+    /// life of the log begins, under this epoch.
+    pub fn with_past(name: RoomName, settings: RoomSettings, past: Past, rewound: Option<Epoch>) -> Room {
+        let Past { mut lives, top, first, tail } = past;
+        if let Some(epoch) = rewound {
+            let newest = lives.last().map_or(Epoch(0), |(epoch, _)| *epoch);
+            lives.push((Epoch(epoch.0.max(newest.0 + 1)), top + 1));
+        }
+        let (epoch, begins) = lives.pop().expect("a room that is known has a life");
+        let mut room = Room::new(name, settings, epoch, true);
+        (room.earlier, room.begins, room.promised) = (lives, begins, top);
+        (room.stored_first, room.ids_since, room.reads.complete) = (Some(first), u64::MAX, false);
+        room.history.restore(top, tail);
+        room
     }
 
-    fn since(&self, offset: Offset, epoch: Option<&str>) -> (Wanted, Option<Missing>) {
-        let own = self.epoch.to_text();
-        if epoch.is_some_and(|known| known != own) || offset > self.history.top() {
-            let was = epoch.unwrap_or(&own).into();
-            return (Wanted::All, Some(Missing::All { was }));
+    /// From this offset on the log has another life, if the epoch is another one.
+    pub fn begin_life(&mut self, epoch: Epoch, begins: Offset) {
+        if epoch != self.epoch {
+            self.earlier.push((self.epoch, self.begins));
+            (self.epoch, self.begins) = (epoch, begins);
         }
-        let first = self.history.first();
-        let missing = (offset + 1 < first).then(|| Missing::Range(offset + 1, first - 1));
-        (Wanted::After(offset), missing)
+    }
+
+    /// The oldest offset that a reader can get; `top + 1` for none.
+    pub fn first_kept(&self) -> Offset {
+        match self.stored_first {
+            Some(first) => first.min(self.history.first()),
+            None => self.history.first(),
+        }
+    }
+
+    /// Where a reader's replay begins. The join cut: all up to `top` is replayed, all after it comes live,
+    /// and both are decided in the same moment. `since` is the first offset of a time that the reader asked
+    /// for, where a store was asked for it.
+    pub fn cut(&self, resume: &Resume, since: Option<Offset>) -> Cut {
+        let top = self.history.top();
+        let cut = |start: Offset| Cut { start, top, missing: None, rewind: None };
+        let newest = |n: usize| (top + 1).saturating_sub(n as Offset).max(self.first_kept());
+        match resume {
+            Resume::FromNow => cut(top + 1),
+            Resume::Last(n) => cut(newest(*n)),
+            Resume::From(ts) => {
+                let start = since.unwrap_or_else(|| self.history.start_of(Wanted::From(*ts)));
+                cut(start.clamp(self.first_kept(), top + 1))
+            }
+            Resume::Since(offset, epoch) => match self.follow(*offset, epoch.as_deref()) {
+                Followed::Here => {
+                    let first = self.first_kept();
+                    let missing = (offset + 1 < first).then(|| Missing::Range(offset + 1, first - 1));
+                    Cut { missing, ..cut((offset + 1).max(first)) }
+                }
+                Followed::TakenBack(kept) => {
+                    let first = self.first_kept();
+                    let missing = (kept + 1 < first).then(|| Missing::Range(kept + 1, first - 1));
+                    Cut { missing, rewind: Some(kept), ..cut((kept + 1).max(first)) }
+                }
+                Followed::Lost => {
+                    let was = epoch.clone().unwrap_or_else(|| self.epoch.to_text().into());
+                    Cut { missing: Some(Missing::All { was }), ..cut(newest(self.settings.history)) }
+                }
+            },
+        }
+    }
+
+    /// Whether a reader's position belongs to this log.
+    fn follow(&self, offset: Offset, epoch: Option<&str>) -> Followed {
+        let top = self.history.top();
+        let lives = self.earlier.iter().copied().chain([(self.epoch, self.begins)]);
+        let mut ends = lives.clone().skip(1).map(|(_, begins)| Some(begins - 1)).chain([None]);
+        let found = match epoch {
+            None => Some(None),
+            Some(known) => {
+                lives.zip(&mut ends).find(|((epoch, _), _)| epoch.to_text() == known).map(|(_, end)| end)
+            }
+        };
+        match found {
+            Some(Some(end)) if offset > end => Followed::TakenBack(end),
+            Some(None) if offset > top => Followed::Lost,
+            Some(_) => Followed::Here,
+            None => Followed::Lost,
+        }
+    }
+
+    /// Whether the start of a time that a reader asks for has to be looked up in the store.
+    pub fn must_look_up(&self, ts: u64) -> bool {
+        self.first_kept() < self.history.first() && self.history.oldest_ts().is_none_or(|oldest| oldest > ts)
+    }
+
+    /// The place of an offset: whether a reader may see what stands there.
+    pub fn is_shown(&self, offset: Offset) -> bool {
+        (1..=self.history.top()).contains(&offset)
     }
 
     /// The place of an id that was said here within the window.
@@ -121,15 +259,63 @@ impl Room {
         Some(Accepted { offset, epoch: self.epoch, ts, duplicate: true })
     }
 
-    /// The offset that the next kept message gets.
-    pub fn next_offset(&self) -> Offset {
-        self.history.top() + 1
+    /// How ids that are not in memory have to be looked up, for a message at `now` (Unix milliseconds).
+    pub fn ids_to_ask(&self, now: u64) -> IdsToAsk {
+        match self.ids_since {
+            u64::MAX => IdsToAsk::All,
+            since if since > now.saturating_sub(self.settings.dedup_window_ms) => IdsToAsk::One,
+            _ => IdsToAsk::None,
+        }
     }
 
-    /// Keeps a message as the next entry and remembers its id. `frame` is what every reader gets.
-    pub fn append(&mut self, ts: u64, frame: Bytes, key: Option<IdKey>) -> Accepted {
-        self.history.append(ts, frame, self.settings.history);
-        self.remember(self.history.top(), ts, key)
+    /// Whether an id is in memory.
+    pub fn knows_id(&self, key: IdKey) -> bool {
+        self.dedup.find(key).is_some()
+    }
+
+    /// Adds one id that the store knows.
+    pub fn add_id(&mut self, key: IdKey, seen: Seen) {
+        self.dedup.restore([(key, seen)]);
+    }
+
+    /// Adds ids that the store knows, newest first. `complete`: there are no older ones in the window.
+    pub fn restore_ids(&mut self, ids: Vec<(IdKey, Seen)>, complete: bool) {
+        let oldest = ids.last().map_or(u64::MAX - 1, |(_, seen)| seen.ts);
+        self.dedup.restore(ids);
+        self.ids_since = if complete { 0 } else { oldest + 1 };
+    }
+
+    /// The offset that the next kept message gets.
+    pub fn next_offset(&self) -> Offset {
+        self.promised + 1
+    }
+
+    /// Gives out the next offset to a message that is going to be kept as record `lsn`, and remembers its id.
+    pub fn promise(&mut self, ts: u64, lsn: u64, key: Option<IdKey>) -> Accepted {
+        self.promised += 1;
+        self.last_lsn = self.last_lsn.max(lsn);
+        self.remember(self.promised, ts, key)
+    }
+
+    /// Shows the oldest message that was promised and not shown: from now on it is part of the log.
+    pub fn show(&mut self, hot: Hot, archived: u64) -> Offset {
+        debug_assert!(self.history.top() < self.promised, "a place is given out before it is shown");
+        self.history.append(hot, self.settings.history, archived);
+        self.history.top()
+    }
+
+    /// Takes back the newest promise: the message could not be kept, and nobody has seen it.
+    pub fn take_back(&mut self, key: Option<IdKey>) {
+        debug_assert!(self.history.top() < self.promised, "what was shown stays");
+        self.promised -= 1;
+        self.take_back_id(key);
+    }
+
+    /// Forgets the id of a message that could not be kept.
+    pub fn take_back_id(&mut self, key: Option<IdKey>) {
+        if let Some(key) = key {
+            self.dedup.take_back(key);
+        }
     }
 
     /// Remembers the id of a message that is not kept.
@@ -142,6 +328,19 @@ impl Room {
             self.dedup.remember(key, Seen { offset, ts });
         }
         Accepted { offset, epoch: self.epoch, ts, duplicate: false }
+    }
+
+    /// Something about this room is going to be kept as record `lsn`.
+    pub fn note_record(&mut self, lsn: u64) {
+        self.last_lsn = self.last_lsn.max(lsn);
+    }
+
+    /// The store has forgotten what stands before `first`.
+    pub fn forget_to(&mut self, first: Offset) {
+        if let Some(stored_first) = &mut self.stored_first {
+            *stored_first = first.max(*stored_first);
+            self.history.forget_to(first);
+        }
     }
 
     /// A session on this worker comes in.
@@ -171,18 +370,35 @@ impl Room {
         self.members.iter().sum()
     }
 
-    /// Forgets what is too old. Returns whether the room may be closed: for some time nobody has been in it
-    /// and nothing was remembered of it.
-    pub fn tidy(&mut self, now: u64) -> bool {
-        self.history.forget_before(now.saturating_sub(self.settings.keep_ms));
+    /// Forgets what is too old, and what is hot beyond need. `now` is Unix milliseconds, `steady` those of the
+    /// steady clock; the store has all records up to `archived`. Returns whether the room may be closed: for some
+    /// time nobody has been in it and nothing is remembered of it that is not in the store.
+    pub fn tidy(&mut self, now: u64, steady: u64, archived: u64) -> bool {
         self.dedup.forget_before(now.saturating_sub(self.settings.dedup_window_ms));
-        let holds_something = self.sessions() > 0 || !self.history.is_empty() || !self.dedup.is_empty();
+        let needed = match self.stored_first {
+            Some(_) => {
+                self.history.forget_surplus(self.settings.history, archived);
+                self.changes.forget_surplus(archived);
+                self.last_lsn > archived || self.promised > self.history.top()
+            }
+            None => {
+                self.history.forget_before(now.saturating_sub(self.settings.keep_ms));
+                !self.history.is_empty() || !self.dedup.is_empty()
+            }
+        };
+        let holds_something = self.sessions() > 0 || needed;
         self.empty_since = match (holds_something, self.empty_since) {
             (true, _) => 0,
-            (false, 0) => now,
+            (false, 0) => steady,
             (false, since) => since,
         };
-        !holds_something && now >= self.empty_since + EMPTY_MS
+        !holds_something && steady >= self.empty_since + EMPTY_MS
+    }
+
+    /// Whether the room can be closed at once, because nobody is in it and, with a store, all of it is there.
+    pub fn can_give_way(&self, archived: u64) -> bool {
+        let is_safe = self.last_lsn <= archived && self.promised == self.history.top();
+        self.sessions() == 0 && (self.stored_first.is_none() || is_safe)
     }
 
     /// How many ids are remembered.
@@ -190,14 +406,37 @@ impl Room {
         self.dedup.len()
     }
 
-    /// Gives up the older half of the remembered ids.
+    /// Gives up the older half of the remembered ids; with a store they are looked up there from then on.
     pub fn forget_half_of_ids(&mut self) {
         self.dedup.forget_half();
+        if self.stored_first.is_some() && self.ids_since != u64::MAX {
+            self.ids_since = self.dedup.oldest_ts().unwrap_or(u64::MAX - 1).max(self.ids_since);
+        }
     }
+}
+
+enum Followed {
+    Here,
+    /// What comes after this offset was never kept.
+    TakenBack(Offset),
+    Lost,
+}
+
+/// Which ids have to be looked up in the store before a message with an id can be said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdsToAsk {
+    /// None: memory has them all.
+    None,
+    /// Those of the window; none has been looked up yet.
+    All,
+    /// That of the message.
+    One,
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::chat::dedup::IdKeys;
     use crate::chat::names::MessageId;
@@ -206,13 +445,20 @@ mod tests {
     fn room(history: usize) -> Room {
         let name = RoomName::new("lobby").unwrap();
         let settings = RoomsSettings { history, ..RoomsSettings::default() }.of(&name);
-        Room::new(name, settings, Epoch(1_000))
+        Room::new(name, settings, Epoch(1_000), false)
+    }
+
+    fn append(room: &mut Room, ts: u64, key: Option<IdKey>) -> Accepted {
+        let accepted = room.promise(ts, 0, key);
+        let frame = Bytes::from(accepted.offset.to_string());
+        assert_eq!(room.show(Hot { ts, lsn: 0, frame }, 0), accepted.offset);
+        accepted
     }
 
     fn with(n: u64, history: usize) -> Room {
         let mut room = room(history);
         for i in 1..=n {
-            assert_eq!(room.append(i, Bytes::from(i.to_string()), None).offset, i);
+            assert_eq!(append(&mut room, i, None).offset, i);
         }
         room
     }
@@ -221,26 +467,41 @@ mod tests {
     fn a_reader_gets_what_came_after_what_he_saw() {
         let room = with(131, 512);
         let e = Some(room.epoch.to_text().into());
-        assert_eq!(room.cut(&Resume::Since(128, e.clone())), Cut { start: 129, top: 131, missing: None });
-        assert_eq!(room.cut(&Resume::Since(131, e)), Cut { start: 132, top: 131, missing: None });
-        assert_eq!(room.cut(&Resume::FromNow), Cut { start: 132, top: 131, missing: None });
-        assert_eq!(room.cut(&Resume::Last(2)), Cut { start: 130, top: 131, missing: None });
+        assert_eq!(
+            room.cut(&Resume::Since(128, e.clone()), None),
+            Cut { start: 129, top: 131, missing: None, rewind: None }
+        );
+        assert_eq!(
+            room.cut(&Resume::Since(131, e), None),
+            Cut { start: 132, top: 131, missing: None, rewind: None }
+        );
+        assert_eq!(
+            room.cut(&Resume::FromNow, None),
+            Cut { start: 132, top: 131, missing: None, rewind: None }
+        );
+        assert_eq!(
+            room.cut(&Resume::Last(2), None),
+            Cut { start: 130, top: 131, missing: None, rewind: None }
+        );
     }
 
     #[test]
     fn what_is_gone_is_named_exactly() {
         let room = with(900, 780);
-        let cut = room.cut(&Resume::Since(42, None));
-        assert_eq!(cut, Cut { start: 121, top: 900, missing: Some(Missing::Range(43, 120)) });
-        assert_eq!(room.cut(&Resume::Since(120, None)).missing, None);
+        let cut = room.cut(&Resume::Since(42, None), None);
+        assert_eq!(cut, Cut { start: 121, top: 900, missing: Some(Missing::Range(43, 120)), rewind: None });
+        assert_eq!(room.cut(&Resume::Since(120, None), None).missing, None);
     }
 
     #[test]
     fn another_life_of_the_log_begins_again() {
         let room = with(4, 512);
-        let cut = room.cut(&Resume::Since(42, Some("z81c".into())));
-        assert_eq!(cut, Cut { start: 1, top: 4, missing: Some(Missing::All { was: "z81c".into() }) });
-        let ahead = room.cut(&Resume::Since(5, Some(room.epoch.to_text().into())));
+        let cut = room.cut(&Resume::Since(42, Some("z81c".into())), None);
+        assert_eq!(
+            cut,
+            Cut { start: 1, top: 4, missing: Some(Missing::All { was: "z81c".into() }), rewind: None }
+        );
+        let ahead = room.cut(&Resume::Since(5, Some(room.epoch.to_text().into())), None);
         assert!(matches!(ahead.missing, Some(Missing::All { .. })), "nobody has seen what was never said");
     }
 
@@ -249,7 +510,7 @@ mod tests {
         let mut room = room(512);
         let key = IdKeys::default().key(None, &MessageId::new("o-17").unwrap());
         assert_eq!(room.repeat_of(key, 1_000), None);
-        let first = room.append(1_000, Bytes::from_static(b"x"), Some(key));
+        let first = append(&mut room, 1_000, Some(key));
         let again = room.repeat_of(key, 2_000).unwrap();
         assert_eq!((again.offset, again.ts, again.duplicate), (first.offset, 1_000, true));
         let later = 1_001 + room.settings.dedup_window_ms;
@@ -262,11 +523,86 @@ mod tests {
         room.add_member(1);
         assert_eq!(room.workers().collect::<Vec<_>>(), [1]);
         let later = 10 + room.settings.keep_ms;
-        assert!(!room.tidy(later), "somebody is there");
+        assert!(!room.tidy(later, later, 0), "somebody is there");
         room.remove_member(1);
-        assert!(!room.tidy(later), "somebody may come back soon");
-        assert!(!room.tidy(later + EMPTY_MS - 1));
-        assert!(room.tidy(later + EMPTY_MS));
+        assert!(!room.tidy(later, later, 0), "somebody may come back soon");
+        assert!(!room.tidy(later + EMPTY_MS - 1, later + EMPTY_MS - 1, 0));
+        assert!(room.tidy(later + EMPTY_MS, later + EMPTY_MS, 0));
         assert_eq!(room.next_offset(), 4, "offsets are never given out twice");
+    }
+
+    fn known(top: Offset, first: Offset) -> Past {
+        let tail = (first.max(top.saturating_sub(1))..=top)
+            .map(|n| Hot { ts: n, lsn: 0, frame: Bytes::from(n.to_string()) })
+            .collect();
+        Past { lives: vec![(Epoch(5), 1), (Epoch(7), 40)], top, first, tail }
+    }
+
+    fn reopened(past: Past, rewound: Option<Epoch>) -> Room {
+        let name = RoomName::new("lobby").unwrap();
+        let settings = RoomsSettings::default().of(&name);
+        Room::with_past(name, settings, past, rewound)
+    }
+
+    #[test]
+    fn a_reader_of_an_earlier_life_goes_on_where_it_agrees() {
+        let room = reopened(known(50, 10), None);
+        let since =
+            |offset, epoch: u64| room.cut(&Resume::Since(offset, Some(Epoch(epoch).to_text().into())), None);
+        assert_eq!(since(39, 5), Cut { start: 40, top: 50, missing: None, rewind: None });
+        assert_eq!(since(42, 5), Cut { start: 40, top: 50, missing: None, rewind: Some(39) });
+        assert_eq!(since(45, 7), Cut { start: 46, top: 50, missing: None, rewind: None });
+        assert_eq!(since(4, 5).missing, Some(Missing::Range(5, 9)));
+        assert!(matches!(since(4, 6).missing, Some(Missing::All { .. })));
+        assert_eq!(room.next_offset(), 51);
+    }
+
+    #[test]
+    fn a_life_that_was_cut_short_is_followed_by_another() {
+        let room = reopened(known(50, 1), Some(Epoch(6)));
+        assert_eq!(room.epoch, Epoch(8), "epochs grow");
+        let ahead = room.cut(&Resume::Since(53, Some(Epoch(7).to_text().into())), None);
+        assert_eq!((ahead.start, ahead.rewind), (51, Some(50)));
+    }
+
+    #[test]
+    fn what_could_not_be_kept_leaves_no_trace() {
+        let mut room = reopened(known(50, 1), None);
+        room.restore_ids(Vec::new(), true);
+        let key = IdKeys::default().key(None, &MessageId::new("o-17").unwrap());
+        let (a, b) = (room.promise(1, 8, None), room.promise(2, 9, Some(key)));
+        assert_eq!((a.offset, b.offset, room.history.top()), (51, 52, 50));
+        room.take_back(Some(key));
+        room.take_back(None);
+        assert_eq!((room.next_offset(), room.repeat_of(key, 3)), (51, None));
+    }
+
+    #[test]
+    fn ids_that_are_not_in_memory_are_asked_for() {
+        let mut room = reopened(known(50, 1), None);
+        let now = 10 * room.settings.dedup_window_ms;
+        assert_eq!(room.ids_to_ask(now), IdsToAsk::All);
+        let keys = IdKeys::default();
+        let key = |n: u64| keys.key(None, &MessageId::new(&n.to_string()).unwrap());
+        let ids = |n: u64| (0..n).map(|i| (key(i), Seen { offset: n - i, ts: now - i })).collect::<Vec<_>>();
+        room.restore_ids(ids(10), false);
+        assert_eq!(room.ids_to_ask(now), IdsToAsk::One);
+        room.restore_ids(ids(20), true);
+        assert_eq!(room.ids_to_ask(now), IdsToAsk::None);
+        room.forget_half_of_ids();
+        assert_eq!(room.ids_to_ask(now), IdsToAsk::One);
+        assert!(room.repeat_of(key(0), now).is_some() && room.repeat_of(key(19), now).is_none());
+    }
+
+    #[test]
+    fn a_room_of_a_store_closes_when_the_store_has_all_of_it() {
+        let mut room = reopened(known(50, 1), None);
+        let accepted = room.promise(1, 7, None);
+        assert!(!room.can_give_way(7), "not shown yet");
+        room.show(Hot { ts: 1, lsn: 7, frame: Bytes::from_static(b"51") }, 0);
+        assert_eq!(accepted.offset, 51);
+        assert!(!room.can_give_way(6) && room.can_give_way(7));
+        assert!(!room.tidy(2, 100, 7) && room.tidy(2, 100 + EMPTY_MS, 7));
+        assert!(!room.tidy(2, 100 + EMPTY_MS, 6));
     }
 }

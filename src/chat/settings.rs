@@ -19,6 +19,10 @@ pub struct RoomsSettings {
     pub history_bytes: usize,
     /// Age at which an entry is forgotten. Default 30 days.
     pub keep: Span,
+    /// Most bytes of lines that a room keeps; the oldest go first. Default 0: any.
+    pub keep_bytes: u64,
+    /// Whether the newest entry of a room stays whatever its age. Default false.
+    pub pin: bool,
     /// How long a message id is remembered, so that a repeat is harmless. Default 24 hours.
     pub dedup_window: Span,
     /// Message ids remembered in all rooms together. When it is full, rooms give up their older half in
@@ -45,6 +49,8 @@ impl Default for RoomsSettings {
             history: 512,
             history_bytes: 256 << 20,
             keep: Span::days(30),
+            keep_bytes: 0,
+            pin: false,
             dedup_window: Span::days(1),
             dedup_ids: 1_000_000,
             ack: AckLevel::Auto,
@@ -68,6 +74,10 @@ pub struct RoomRule {
     pub history: Option<usize>,
     /// See [`RoomsSettings::keep`].
     pub keep: Option<Span>,
+    /// See [`RoomsSettings::keep_bytes`].
+    pub keep_bytes: Option<u64>,
+    /// See [`RoomsSettings::pin`].
+    pub pin: Option<bool>,
     /// See [`RoomsSettings::dedup_window`].
     pub dedup_window: Option<Span>,
     /// See [`RoomsSettings::ack`].
@@ -106,7 +116,7 @@ pub enum SlowReader {
     Gap,
     /// It gets the newest entry only.
     Latest,
-    /// The room waits for it.
+    /// It waits: it is served from the log at its own pace and misses nothing.
     Wait,
 }
 
@@ -127,6 +137,14 @@ pub struct RoomSettings {
     pub history: usize,
     /// Age at which an entry is forgotten, in milliseconds.
     pub keep_ms: u64,
+    /// Most bytes of lines that are kept; 0 for any.
+    pub keep_bytes: u64,
+    /// Whether the newest entry stays whatever its age.
+    pub pin: bool,
+    /// Whether readers and senders are told at once, before an entry is durable.
+    pub sequenced: bool,
+    /// What happens to a reader whose outbox is full.
+    pub slow_reader: SlowReader,
     /// How long an id is remembered, in milliseconds.
     pub dedup_window_ms: u64,
     /// Who may join.
@@ -143,6 +161,10 @@ impl RoomsSettings {
         let mut settings = RoomSettings {
             history: self.history,
             keep_ms: self.keep.millis(),
+            keep_bytes: self.keep_bytes,
+            pin: self.pin,
+            sequenced: self.ack == AckLevel::Sequenced,
+            slow_reader: self.slow_reader,
             dedup_window_ms: self.dedup_window.millis(),
             join: self.join,
             publish: self.publish,
@@ -155,6 +177,10 @@ impl RoomsSettings {
             }
             settings.history = rule.history.unwrap_or(settings.history);
             settings.keep_ms = rule.keep.map_or(settings.keep_ms, Span::millis);
+            settings.keep_bytes = rule.keep_bytes.unwrap_or(settings.keep_bytes);
+            settings.pin = rule.pin.unwrap_or(settings.pin);
+            settings.sequenced = rule.ack.map_or(settings.sequenced, |ack| ack == AckLevel::Sequenced);
+            settings.slow_reader = rule.slow_reader.unwrap_or(settings.slow_reader);
             settings.dedup_window_ms = rule.dedup_window.map_or(settings.dedup_window_ms, Span::millis);
             settings.join = rule.join.unwrap_or(settings.join);
             settings.publish = rule.publish.unwrap_or(settings.publish);
@@ -163,19 +189,24 @@ impl RoomsSettings {
         settings
     }
 
-    /// What this version cannot do although the contract of the configuration names it.
-    pub fn check(&self) -> Result<(), String> {
+    /// What this version, or this server without a store, cannot do although the contract of the configuration
+    /// names it.
+    pub fn check(&self, has_store: bool) -> Result<(), String> {
         RoomName::new(&self.default).map_err(|e| format!("rooms.default: {e}"))?;
-        let rules = self.rule.iter().map(|rule| (rule.ack, rule.slow_reader));
-        for (ack, slow_reader) in std::iter::once((Some(self.ack), Some(self.slow_reader))).chain(rules) {
-            if !matches!(ack, None | Some(AckLevel::Auto | AckLevel::Sequenced)) {
-                return Err("rooms.ack: rooms are kept in memory, so an ack can promise \"sequenced\" only; use \"auto\"".into());
-            }
-            if !matches!(slow_reader, None | Some(SlowReader::Close)) {
-                return Err(
-                    "rooms.slow_reader: this version offers \"close\" only; clients resume by themselves"
-                        .into(),
-                );
+        for ack in std::iter::once(Some(self.ack)).chain(self.rule.iter().map(|rule| rule.ack)) {
+            match ack {
+                Some(AckLevel::Replicated) => {
+                    return Err(
+                        "rooms.ack: \"replicated\" needs several nodes; this server is one: use \"auto\""
+                            .into(),
+                    );
+                }
+                Some(AckLevel::Archived) if !has_store => {
+                    return Err(
+                        "rooms.ack: \"archived\" needs a store; set store.url, or use \"auto\"".into()
+                    );
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -209,7 +240,11 @@ mod tests {
     #[test]
     fn what_cannot_be_kept_is_not_promised() {
         let settings: RoomsSettings = toml::from_str("ack = \"archived\"").unwrap();
-        assert!(settings.check().is_err());
-        assert!(RoomsSettings::default().check().is_ok());
+        assert!(settings.check(false).is_err());
+        assert!(settings.check(true).is_ok());
+        assert!(RoomsSettings::default().check(false).is_ok());
+        let settings: RoomsSettings =
+            toml::from_str("[[rule]]\nmatch = \"*\"\nack = \"replicated\"").unwrap();
+        assert!(settings.check(true).is_err());
     }
 }

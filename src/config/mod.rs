@@ -6,6 +6,8 @@ pub mod explain;
 pub mod layers;
 pub mod report;
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::auth::origin::Origins;
@@ -71,14 +73,33 @@ pub enum EngineKind {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreSettings {
-    /// What outlives a restart. Default `none`: rooms are kept in memory.
+    /// What outlives a restart: `sqlite://PATH`, or `none` to keep rooms in memory only. Default
+    /// `sqlite://data/roomcast.db`; the journal lies beside it in `data/roomcast.journal`.
     #[serde(serialize_with = "report::without_password")]
     pub url: String,
 }
 
 impl Default for StoreSettings {
     fn default() -> StoreSettings {
-        StoreSettings { url: "none".into() }
+        StoreSettings { url: "sqlite://data/roomcast.db".into() }
+    }
+}
+
+impl StoreSettings {
+    /// The database file; none when rooms are kept in memory only.
+    pub fn database(&self) -> Result<Option<PathBuf>, String> {
+        if self.url == "none" {
+            return Ok(None);
+        }
+        match self.url.strip_prefix("sqlite://") {
+            Some("") => Err("store.url: name a file, for example \"sqlite://data/roomcast.db\"".into()),
+            Some(path) => Ok(Some(path.into())),
+            None if self.url.starts_with("postgres") => Err(
+                "store.url: this version keeps rooms of one node in a file; use \"sqlite://data/roomcast.db\""
+                    .into(),
+            ),
+            None => Err("store.url: \"sqlite://PATH\" or \"none\" is known".into()),
+        }
     }
 }
 
@@ -102,7 +123,7 @@ impl Config {
         Proxies::new(&self.server.trusted_proxies)?;
         self.auth.check()?;
         Verifier::new(&self.auth)?;
-        self.rooms.check()?;
+        self.rooms.check(self.store.database()?.is_some())?;
         self.queue.check()?;
         self.redis.link()?;
         self.limits.check()?;
@@ -117,10 +138,8 @@ impl Config {
     /// What works but not as one may think; said at start.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.auth.warnings();
-        if self.store.url != "none" {
-            warnings.push(
-                "store.url: this version keeps rooms in memory; they begin anew after a restart".into(),
-            );
+        if self.store.url == "none" {
+            warnings.push("store.url: rooms are kept in memory only; they begin anew after a restart".into());
         }
         if !self.apps.is_empty() {
             warnings

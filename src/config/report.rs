@@ -115,8 +115,12 @@ pub fn startup_lines(config: &Config, http: &[SocketAddr], door: Option<SocketAd
     if sources.is_empty() {
         sources.push("none (set redis.url or queue.door.listen)".into());
     }
+    let engine = match config.store.database() {
+        Ok(Some(file)) => format!("embedded: an ack means on disk, in {} and its journal", file.display()),
+        _ => "memory: rooms live in this process and end with it".to_owned(),
+    };
     format!(
-        "roomcast   {}\nlistening  {} ({demo})\nengine     memory: rooms live in this process, {threads} worker threads\n\
+        "roomcast   {}\nlistening  {} ({demo})\nengine     {engine}; {threads} worker threads\n\
          sources    {}\nstop       Ctrl-C or SIGTERM; sessions are closed politely within {}\n",
         env!("CARGO_PKG_VERSION"),
         listening.join(", "),
@@ -172,7 +176,7 @@ mod tests {
         for word in [
             env!("CARGO_PKG_VERSION"),
             "http://127.0.0.1:8080",
-            "memory",
+            "data/roomcast.db",
             "message_queue",
             "127.0.0.1:6380",
             "20s",

@@ -2,7 +2,9 @@
 //! threads up and shows them by the one table in [`table`]. Knows nothing of those who count.
 //!
 //! Deliveries are message copies on their way to readers. When nothing is under way in this instant:
-//! accepted = delivered + waiting + dropped (all reasons together).
+//! accepted = delivered + waiting + dropped (all reasons together). What is said while a reader is behind in
+//! a room is not on its way to it: such a copy is accepted only if it is caught up later, so that copies
+//! passed over for a gap are in none of these numbers; `lanes_cut` tells how often readers fell behind.
 
 pub mod process;
 pub mod sheet;
@@ -82,6 +84,8 @@ pub struct WorkerCounters {
     pub deliveries_dropped_slow: Count,
     /// Copies thrown away because their reader went away.
     pub deliveries_dropped_closed: Count,
+    /// Times that a reader was taken out of a room's live stream because it was too slow.
+    pub lanes_cut: Count,
     /// Writes to sockets.
     pub socket_writes: Count,
     /// Bytes that the kernel took.
@@ -127,6 +131,12 @@ pub struct ChatCounters {
     pub messages_refused_rooms: Count,
     /// Refused by the application's own handler.
     pub messages_refused_handler: Count,
+    /// … because the store could not keep them.
+    pub messages_refused_not_stored: Count,
+    /// Steps that wait until something is kept.
+    pub unkept: Level,
+    /// Members that are behind.
+    pub behind: Level,
     /// Bytes in the hot history of all rooms.
     pub history_bytes: Level,
     /// Entries in the hot history of all rooms.

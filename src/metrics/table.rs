@@ -54,6 +54,11 @@ impl Metrics {
             "reason",
             dropped,
         );
+        sheet.counter(
+            "roomcast_lanes_cut",
+            "Times that a reader fell behind in a room and was taken out of its live stream",
+            self.sum(|w| w.lanes_cut.get()),
+        );
     }
 
     fn connections(&self, sheet: &mut Sheet) {
@@ -122,8 +127,19 @@ impl Metrics {
             ("draining", chat.messages_refused_draining.get()),
             ("rooms", chat.messages_refused_rooms.get()),
             ("handler", chat.messages_refused_handler.get()),
+            ("not-stored", chat.messages_refused_not_stored.get()),
         ];
         sheet.counters("roomcast_messages_refused", "Messages that got no place", "reason", refused);
+        sheet.gauge(
+            "roomcast_steps_unkept",
+            "Entries and answers that wait until the store has kept something",
+            chat.unkept.get(),
+        );
+        sheet.gauge(
+            "roomcast_members_behind",
+            "Members that are being led up to the present by a cursor",
+            chat.behind.get(),
+        );
         sheet.gauge(
             "roomcast_history_bytes",
             "Bytes of the hot history of all rooms",

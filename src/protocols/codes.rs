@@ -115,6 +115,7 @@ impl From<Refused> for Problem {
             Refused::Draining => Problem::new(503, "draining", msg),
             Refused::TooManyRooms => Problem::new(429, "rooms", msg),
             Refused::ByHandler(why) => Problem::new(403, "not-allowed", why),
+            Refused::NotStored { wait_ms } => Problem::new(503, "not-stored", msg).wait(wait_ms),
         }
     }
 }

@@ -129,7 +129,7 @@ impl Turn {
             let push = &mut self.pushes[*place];
             push.outcome = match answer {
                 Ok(accepted) => Some(Outcome::Accepted(accepted)),
-                Err(refused @ (Refused::Busy { .. } | Refused::Draining)) => {
+                Err(refused) if refused.is_for_now() => {
                     open.get_or_insert(refused);
                     None
                 }

@@ -52,6 +52,8 @@ pub struct Keep {
     pub age_ms: u64,
     /// Most bytes of lines; 0 for any.
     pub bytes: u64,
+    /// Whether the newest entry stays whatever its age.
+    pub pin: bool,
     /// Ids of messages are needed so long, in milliseconds.
     pub ids_ms: u64,
 }

@@ -2,4 +2,7 @@
 //! which people can open and search. Called by the engines; knows rooms only as names and entries.
 
 pub mod archive;
+pub mod committer;
+pub mod journal;
 pub mod record;
+pub mod sqlite;

@@ -6,11 +6,18 @@ mod stage;
 
 mod attacks;
 mod auth;
+mod direct;
+mod editing;
+mod finding;
 mod handlers;
 mod joining;
 mod limits;
 mod malformed;
+mod mentions;
 mod operation;
 mod ordering;
+mod paging;
 mod presence;
 mod recovery;
+mod resuming;
+mod unread;

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 
+use super::cursors::session_text;
 use super::{ChatServer, Membership, Seat, text_frame};
 use crate::actors::events::Verdict;
 use crate::actors::letters::{ConnectionId, Open, ToHub};
 use crate::chat::data::Data;
-use crate::chat::message::Refused;
+use crate::chat::message::{Offset, Refused};
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::permission::Identity;
 use crate::chat::presence::NAMED_USERS_MAX;
+use crate::chat::room::{Cut, Past, Resume};
 use crate::chat::rooms::RoomKey;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Join, Reference, RequestNumber};
@@ -21,52 +22,51 @@ use crate::protocols::native_frames::Welcome;
 
 /// What a user costs in a list beside the name and the data, in bytes.
 const ROSTER_USER_BYTES: usize = 16;
+/// Read marks that a newcomer is told: his own and the newest.
+const READ_MARKS_TOLD: usize = 100;
 
 impl ChatServer {
     pub(super) fn welcome(&mut self, connection: ConnectionId, identity: &Identity, i: RequestNumber) {
-        let session = crate::chat::message::Epoch(self.names.hash_one(connection)).to_text();
+        let Some(Seat::Session { name, .. }) = self.seat(connection) else { return };
+        let session = session_text(*name);
         let (ping_ms, message_bytes) = (self.settings.ping_ms, self.settings.message_bytes);
-        let session = format!("s{session}");
-        self.send(connection, |out| {
-            frames::welcome(
-                out,
-                i,
-                &Welcome {
-                    user: &identity.user,
-                    session: &session,
-                    ping_ms,
-                    message_bytes,
-                    has_store: false,
-                },
-            );
-        });
+        let has_store = self.keeping.engine.is_some();
+        let welcome = Welcome { user: &identity.user, session: &session, ping_ms, message_bytes, has_store };
+        self.send(connection, |out| frames::welcome(out, i, &welcome));
     }
 
     pub(super) fn open(&mut self, open: Open) {
-        let Open { connection, identity, i, again, silent } = open;
-        if again {
-            self.welcome_again(connection, &identity);
-            if !silent {
-                self.welcome(connection, &identity, i);
-            }
+        let Open { connection, identity, i, again, silent, session } = open;
+        if !again && !self.come_in(connection, &identity, i) {
             return;
         }
-        self.take_seat(connection, Seat::Session { identity: identity.clone(), rooms: SmallVec::new() });
-        let Some(peer) = self.peer(connection) else { return };
+        if again {
+            self.welcome_again(connection, &identity);
+        }
+        match session {
+            Some(session) => self.go_on_with(connection, &session, i, silent),
+            None if silent => {}
+            None => self.welcome(connection, &identity, i),
+        }
+    }
+
+    /// Somebody comes for the first time. Returns whether the handler lets him in.
+    fn come_in(&mut self, connection: ConnectionId, identity: &Arc<Identity>, i: RequestNumber) -> bool {
+        self.take_seat(connection, Seat::session(identity.clone()));
+        let Some(peer) = self.peer(connection) else { return false };
         if let Some(Verdict::Refuse(why)) =
             self.call(&peer, None, |handler, effects| handler.on_open(&peer, effects))
         {
             let problem = Problem::new(403, "not-allowed", why);
             self.send(connection, |out| frames::err(out, &Reference { i, ..Reference::default() }, &problem));
             self.close(connection, Goodbye { code: 4003, why: "not-allowed".into(), wait_ms: None });
-            return;
         }
-        self.welcome(connection, &identity, i);
+        self.seat(connection).is_some()
     }
 
     /// A new token may cover fewer rooms; the session leaves the others and is told so.
     pub(super) fn welcome_again(&mut self, connection: ConnectionId, identity: &Arc<Identity>) {
-        let Some(Seat::Session { identity: known, rooms }) = self.seat_mut(connection) else {
+        let Some(Seat::Session { identity: known, rooms, .. }) = self.seat_mut(connection) else {
             return;
         };
         *known = identity.clone();
@@ -98,11 +98,16 @@ impl ChatServer {
             return Err(Problem::too_many_rooms(limit));
         }
         let quiet = join.quiet || !self.rooms.get(key).settings.presence;
-        self.sit_down(connection, &identity, key, member, quiet);
+        let start = match join.resume {
+            Resume::From(ts) => self.work.told.starts.get(&(join.room.clone(), ts)).copied(),
+            _ => None,
+        };
+        let cut = self.rooms.get(key).cut(&join.resume, start);
+        self.forget_behind(connection, key);
+        self.sit_down(connection, &identity, key, member, quiet, cut.start - 1);
         // The others hear of it now, if it is time; the newcomer gets the whole list instead.
         self.tell_presence();
-        let welcome = self.replay(key, join, reference.i);
-        self.mail(connection.worker.into(), ToHub::Joined { connection, room: key, frames: welcome });
+        self.replay(connection, key, &cut, reference.i);
         Ok(())
     }
 
@@ -113,6 +118,7 @@ impl ChatServer {
         key: RoomKey,
         member: Option<Membership>,
         quiet: bool,
+        got: Offset,
     ) {
         let was_shown = member.is_some_and(|member| !member.quiet);
         let room = self.rooms.get_mut(key);
@@ -130,30 +136,84 @@ impl ChatServer {
         if room.roster.has_news() {
             self.untold.insert(key);
         }
-        let Some(Seat::Session { rooms, .. }) = self.seat_mut(connection) else {
+        let Some(Seat::Session { rooms, name, .. }) = self.seat_mut(connection) else {
             return;
         };
         rooms.retain(|known| known.room != key);
-        rooms.push(Membership { room: key, quiet });
+        rooms.push(Membership { room: key, quiet, stay: 0, got });
+        let name = *name;
+        self.by_name.insert(name, connection);
+        self.note_session(connection);
+        self.next_stay(connection, key);
     }
 
-    /// All that a reader gets before the live stream: `joined`, what he missed, `live`, and the state that has
-    /// no place in the log: who is here and who is typing.
-    pub(super) fn replay(&mut self, key: RoomKey, join: &Join, i: RequestNumber) -> Vec<Bytes> {
+    /// A number for a member's next stay among the live ones.
+    pub(super) fn next_stay(&mut self, connection: ConnectionId, key: RoomKey) -> u32 {
+        self.stays = self.stays.wrapping_add(1);
+        let stay = self.stays;
+        if let Some(Seat::Session { rooms, .. }) = self.seat_mut(connection)
+            && let Some(member) = rooms.iter_mut().find(|member| member.room == key)
+        {
+            member.stay = stay;
+        }
+        stay
+    }
+
+    /// Gives a reader all that comes before the live stream: `joined`, what he missed, `live`, and the state
+    /// that has no place in the log. Where not all of it is hot, he is behind until he has got it.
+    fn replay(&mut self, connection: ConnectionId, key: RoomKey, cut: &Cut, i: RequestNumber) {
         let room = self.rooms.get(key);
-        let (cut, epoch, who) = (room.cut(&join.resume), room.epoch.to_text(), room.roster.len());
-        let (name, presence) = (room.name.clone(), room.settings.presence);
-        let entries: Vec<Bytes> = room.history.frames_from(cut.start).cloned().collect();
-        let typing: Vec<UserName> = room.typing.users().cloned().collect();
-        let mut all = Vec::with_capacity(entries.len() + 3 + typing.len());
-        all.push(self.frame(|out| frames::joined(out, &name, &epoch, &cut, i, who)));
-        all.extend(entries);
-        all.push(self.frame(|out| frames::live(out, &name, cut.top, None)));
-        if presence {
+        let (epoch, who, name) = (room.epoch.to_text(), room.roster.len(), room.name.clone());
+        let is_hot = cut.start >= room.history.first();
+        let mut all = vec![self.frame(|out| frames::joined(out, &name, &epoch, cut, i, who))];
+        if let Some(kept) = cut.rewind {
+            all.push(self.frame(|out| frames::rewind(out, &name, kept, &epoch)));
+        }
+        if !is_hot {
+            for frame in all {
+                self.mail(connection.worker.into(), ToHub::Direct { connection, frame });
+            }
+            return self.begin_behind(connection, key, cut.start, cut.top);
+        }
+        all.extend(self.rooms.get(key).history.frames_from(cut.start).cloned());
+        all.extend(self.live_and_state(connection, key, cut.top));
+        self.live(connection, key, all, cut.top);
+    }
+
+    /// `live`, and what a reader has to know beside the log.
+    pub(super) fn live_and_state(
+        &mut self,
+        connection: ConnectionId,
+        key: RoomKey,
+        head: Offset,
+    ) -> Vec<Bytes> {
+        let name = self.rooms.get(key).name.clone();
+        let mut all = vec![self.frame(|out| frames::live(out, &name, head, None))];
+        all.extend(self.state_frames(connection, key));
+        all
+    }
+
+    /// Who is here, who is typing, and how far those who are here have read.
+    pub(super) fn state_frames(&mut self, connection: ConnectionId, key: RoomKey) -> Vec<Bytes> {
+        let mut all = Vec::new();
+        if self.rooms.get(key).settings.presence {
             all.push(self.roster_frame(key));
         }
+        let room = self.rooms.get(key);
+        let name = room.name.clone();
+        let typing: Vec<UserName> = room.typing.users().cloned().collect();
+        let own = self.session(connection).map(|(identity, _)| identity.user.clone());
+        let is_told = |user: &UserName| own.as_ref() == Some(user) || room.roster.get(user).is_some();
+        let marks = room.reads.marks.iter().filter(|(user, offset)| **offset > 0 && is_told(user));
+        // The own mark first: in a large room not all of them are told.
+        let mut marks: Vec<(UserName, Offset)> =
+            marks.map(|(user, offset)| (user.clone(), *offset)).collect();
+        marks.sort_by_key(|(user, offset)| (own.as_ref() != Some(user), std::cmp::Reverse(*offset)));
         for user in typing {
             all.push(self.frame(|out| frames::typing(out, &name, &user, true)));
+        }
+        for (user, offset) in marks.into_iter().take(READ_MARKS_TOLD) {
+            all.push(self.frame(|out| frames::read(out, &name, offset, &user)));
         }
         all
     }
@@ -179,11 +239,12 @@ impl ChatServer {
     }
 
     pub(super) fn leave(&mut self, connection: ConnectionId, membership: Membership) {
-        let Some(Seat::Session { identity, rooms }) = self.seat_mut(connection) else {
+        let Some(Seat::Session { identity, rooms, .. }) = self.seat_mut(connection) else {
             return;
         };
         rooms.retain(|known| known.room != membership.room);
         let user = identity.user.clone();
+        self.note_session(connection);
         self.leave_room(connection, &user, membership);
     }
 
@@ -191,6 +252,7 @@ impl ChatServer {
     /// be given to another room.
     pub(super) fn leave_room(&mut self, connection: ConnectionId, user: &UserName, membership: Membership) {
         let key = membership.room;
+        self.forget_behind(connection, key);
         self.mail(connection.worker.into(), ToHub::Left { connection, room: key });
         let room = self.rooms.get_mut(key);
         room.remove_member(connection.worker.into());
@@ -206,13 +268,14 @@ impl ChatServer {
         }
     }
 
-    pub(super) fn find_or_open(&mut self, name: &RoomName) -> Result<RoomKey, Refused> {
-        if let Some(key) = self.rooms.find_or_open(name) {
+    /// Opens a room; makes place for it if need be.
+    pub(super) fn open_room(&mut self, name: &RoomName, past: Option<Past>) -> Result<RoomKey, Refused> {
+        if let Some(key) = self.rooms.find_or_open(name, past.clone()) {
             return Ok(key);
         }
         if let Some(key) = self.rooms.give_one_up() {
             self.forget(key);
         }
-        self.rooms.find_or_open(name).ok_or(Refused::TooManyRooms)
+        self.rooms.find_or_open(name, past).ok_or(Refused::TooManyRooms)
     }
 }

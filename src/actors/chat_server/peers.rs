@@ -55,7 +55,7 @@ impl ChatServer {
         connection: ConnectionId,
     ) -> Option<(&Arc<Identity>, &SmallVec<[Membership; 1]>)> {
         match self.seat(connection)? {
-            Seat::Session { identity, rooms } => Some((identity, rooms)),
+            Seat::Session { identity, rooms, .. } => Some((identity, rooms)),
             Seat::Raw { .. } => None,
         }
     }
@@ -98,11 +98,7 @@ impl ChatServer {
                     self.mail(to.worker.into(), ToHub::Direct { connection: to, frame });
                 }
             }
-            Effect::Say(draft) => {
-                if let Err(refused) = self.publish(draft) {
-                    log::warn!("a handler's message was not said: {refused}");
-                }
-            }
+            Effect::Say(draft) => self.say_for_handler(draft),
             Effect::Close(connection, code, why) => {
                 self.close(connection, Goodbye { code, why: why.into(), wait_ms: None });
             }
@@ -121,12 +117,17 @@ impl ChatServer {
     /// Somebody is gone: out of all rooms, then onClose.
     pub(super) fn gone(&mut self, connection: ConnectionId, code: u16) {
         let Some(peer) = self.peer(connection) else { return };
+        self.keep_session(connection);
+        self.feeding.remove(&connection);
         let place = &mut self.seats[usize::from(connection.worker)][connection.slot as usize];
         let Some((_, seat)) = place.take() else { return };
         self.sessions -= 1;
         let raw = match seat {
             Seat::Raw { handler, .. } => Some(handler),
-            Seat::Session { identity, rooms } => {
+            Seat::Session { identity, rooms, name, .. } => {
+                if self.by_name.get(&name) == Some(&connection) {
+                    self.by_name.remove(&name);
+                }
                 for membership in rooms {
                     self.leave_room(connection, &identity.user, membership);
                 }

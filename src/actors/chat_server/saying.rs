@@ -1,54 +1,206 @@
-//! Saying something: from a draft to a place in the room, and the answers to what else a session asks.
+//! Saying something: from a draft to a place in the room and a record of it.
 
-use super::{BUSY_WAIT_MS, ChatServer, HUB_QUEUED_MAX, now_ms, text_frame};
+use super::keeping::{Passing, Shown, Then};
+use super::work::{AckTo, Job};
+use super::{ChatServer, HUB_QUEUED_MAX, Place, inbox_of, line_of};
 use crate::actors::events::{Incoming, Peer, Verdict};
-use crate::actors::letters::{Ask, ConnectionId, ToHub, What};
-use crate::chat::history::PageFrom;
+use crate::actors::letters::{Ask, ConnectionId, What};
+use crate::chat::data::Data;
+use crate::chat::dedup::IdKey;
+use crate::chat::entry::{Entry, Kind};
+use crate::chat::line;
 use crate::chat::message::{Accepted, Draft, Refused, Via};
-use crate::chat::names::RoomName;
+use crate::chat::names::{RoomName, UserName};
 use crate::chat::permission::Denied;
 use crate::chat::rooms::RoomKey;
+use crate::chat::settings::Who;
+use crate::clock;
 use crate::protocols::codes::Problem;
-use crate::protocols::native::{Reference, RequestNumber};
+use crate::protocols::native::Reference;
 use crate::protocols::native_frames as frames;
-use crate::protocols::websocket::frame::payload_of;
+use crate::store::record::{Record, Seen};
 
 /// Rooms that are asked to give something up when memory is short.
 const SHORT_ROOMS: usize = 64;
 
 impl ChatServer {
-    /// Gives a draft its place and tells the room. The handler has been asked already.
-    pub(super) fn publish(&mut self, draft: Draft) -> Result<Accepted, Refused> {
-        if self.draining.is_some() && draft.via != Via::Session {
-            return Err(Refused::Draining);
-        }
+    /// Gives a draft its place; the room hears of it and `to` is told when it is kept. The handler has been
+    /// asked already.
+    pub(super) fn publish(&mut self, draft: Draft, to: AckTo) -> Result<(), Refused> {
+        self.check_draining(draft.via)?;
         if self.hub_queued() > HUB_QUEUED_MAX {
-            return Err(Refused::Busy { wait_ms: BUSY_WAIT_MS });
+            return Err(Refused::Busy { wait_ms: super::BUSY_WAIT_MS });
         }
         let key = self.find_or_open(&draft.room)?;
-        let now = now_ms();
         let id = draft.id.as_ref().map(|id| self.keys.key(draft.user.as_ref(), id));
-        if let Some(before) = id.and_then(|id| self.rooms.repeat_of(key, id, now)) {
-            self.metrics.chat.messages_duplicate.inc();
-            return Ok(before);
+        if let Some(before) = id.and_then(|id| self.rooms.repeat_of(key, id, clock::cautious_ms())) {
+            self.repeat(before, key, to);
+            return Ok(());
         }
-        self.end_typing(key, draft.user.as_ref());
-        let room = self.rooms.get(key);
-        let offset = if draft.keep { room.next_offset() } else { 0 };
-        let place = Accepted { offset, epoch: room.epoch, ts: now, duplicate: false };
-        let frame = self.frame(|out| frames::message(out, &draft, &place));
-        self.broadcast(key, &frame, None);
-        let accepted = match draft.keep {
-            true => self.rooms.append(key, now, frame, id),
-            false => self.rooms.pass_on(key, now, id),
-        };
-        debug_assert_eq!(accepted, place);
-        self.count_accepted(draft.via);
+        match draft.keep {
+            true => {
+                self.keeping.may_keep()?;
+                self.append(key, draft, id, to);
+            }
+            false => self.pass_on(key, draft, id, to)?,
+        }
         // Bounded, and enough: a message adds less than the older half of a few rooms.
         if self.rooms.is_short() {
             self.tidy(SHORT_ROOMS);
         }
-        Ok(accepted)
+        Ok(())
+    }
+
+    pub(super) fn check_draining(&self, via: Via) -> Result<(), Refused> {
+        match self.draining.is_some() && via != Via::Session {
+            true => Err(Refused::Draining),
+            false => Ok(()),
+        }
+    }
+
+    /// The place that the next entry of a room gets, and the number that its record will have.
+    pub(super) fn next_place(&self, key: RoomKey) -> Place {
+        let room = self.rooms.get(key);
+        let accepted = Accepted {
+            offset: room.next_offset(),
+            epoch: room.epoch,
+            ts: clock::wall_ms(),
+            duplicate: false,
+        };
+        Place { accepted, lsn: self.keeping.newest() + 1 }
+    }
+
+    fn append(&mut self, key: RoomKey, draft: Draft, id: Option<IdKey>, to: AckTo) {
+        let Place { accepted: place, .. } = self.next_place(key);
+        let frame = self.frame(|out| frames::message(out, &draft, &place));
+        let called = line::mentions_in(draft.data.as_bytes());
+        let Draft { room, user, id: name, reply_to, via, .. } = draft;
+        let entry = Entry {
+            room: room.clone(),
+            epoch: place.epoch,
+            offset: place.offset,
+            ts: place.ts,
+            kind: Kind::Message,
+            user: user.clone(),
+            id: name,
+            of: reply_to.unwrap_or(0),
+            mark: None,
+            off: false,
+            line: line_of(&frame),
+        };
+        let shown = Shown { key, place, frame, id, change: None, user: user.clone(), via, to };
+        self.keep_entry(key, Record::Entry(entry), shown);
+        for called in called {
+            self.tell_inbox(key, &called, user.as_ref(), &place);
+        }
+    }
+
+    /// Gives an entry its place for good, and shows it when its record is kept; in a room that shows first, at
+    /// once.
+    pub(super) fn keep_entry(&mut self, key: RoomKey, record: Record, shown: Shown) {
+        self.keep_entry_with(key, record, shown, false);
+    }
+
+    fn keep_entry_with(&mut self, key: RoomKey, record: Record, shown: Shown, with_last: bool) {
+        let (ts, id) = (shown.place.ts, shown.id);
+        self.expect_ack(&shown.to);
+        if self.keeping.engine.is_none() {
+            self.rooms.promise(key, ts, 0, id);
+            return self.show(0, shown);
+        }
+        let again = self.rooms.get(key).settings.sequenced.then(|| record.clone());
+        let lsn = self.keeping.record(record, with_last);
+        let place = self.rooms.promise(key, ts, lsn, id);
+        debug_assert_eq!(place, shown.place);
+        match again {
+            Some(record) => {
+                self.show(lsn, shown);
+                self.when(lsn, Then::Keep(Box::new(record)));
+            }
+            None => self.when(lsn, Then::Show(Box::new(shown))),
+        }
+    }
+
+    /// Puts a pointer to a message into the inbox of a user whom it calls by name, if she may read it. Both are
+    /// kept together or not at all.
+    fn tell_inbox(&mut self, key: RoomKey, called: &UserName, by: Option<&UserName>, place: &Accepted) {
+        let room = self.rooms.get(key);
+        let is_known = room.roster.get(called).is_some() || room.reads.marks.contains_key(called);
+        let may_read = match room.name.owners() {
+            Some(owners) => owners.include(called),
+            None => room.settings.join == Who::Anyone || is_known,
+        };
+        let name = room.name.clone();
+        let Some(inbox) = inbox_of(called).filter(|inbox| may_read && by != Some(called) && *inbox != name)
+        else {
+            return;
+        };
+        let Ok(inbox_key) = self.find_or_open(&inbox) else {
+            log::warn!("an inbox cannot be opened, a mention is not told; raise limits.rooms");
+            return;
+        };
+        let pointer = serde_json::json!({ "r": name.as_str(), "s": place.offset }).to_string();
+        let data = serde_json::from_str(&pointer).ok().and_then(|raw| Data::new(raw).ok());
+        let data = data.expect("an object of two values is data");
+        let user = by.cloned();
+        let draft = Draft {
+            room: inbox,
+            user,
+            id: None,
+            data,
+            kind: Some("mention".into()),
+            reply_to: None,
+            keep: true,
+            via: Via::Session,
+        };
+        let Place { accepted: place, .. } = self.next_place(inbox_key);
+        let frame = self.frame(|out| frames::message(out, &draft, &place));
+        let entry = Entry {
+            room: draft.room,
+            epoch: place.epoch,
+            offset: place.offset,
+            ts: place.ts,
+            kind: Kind::Message,
+            user: draft.user,
+            id: None,
+            of: 0,
+            mark: None,
+            off: false,
+            line: line_of(&frame),
+        };
+        let shown = Shown {
+            key: inbox_key,
+            place,
+            frame,
+            id: None,
+            change: None,
+            user: None,
+            via: Via::Session,
+            to: AckTo::Nobody,
+        };
+        self.keep_entry_with(inbox_key, Record::Entry(entry), shown, true);
+    }
+
+    /// Says a message that takes no place, behind all that was said before. Its id is kept, if it has one.
+    fn pass_on(&mut self, key: RoomKey, draft: Draft, id: Option<IdKey>, to: AckTo) -> Result<(), Refused> {
+        let ts = clock::wall_ms();
+        let lsn = match (&draft.id, &self.keeping.engine) {
+            (Some(name), Some(_)) => {
+                self.keeping.may_keep()?;
+                let (room, user) = (draft.room.clone(), draft.user.clone());
+                let lsn = self.keeping.record(Record::Seen(Seen { room, user, id: name.clone(), ts }), false);
+                self.rooms.get_mut(key).note_record(lsn);
+                lsn
+            }
+            _ => self.keeping.newest(),
+        };
+        let place = self.rooms.pass_on(key, ts, id);
+        self.end_typing(key, draft.user.as_ref());
+        let frame = self.frame(|out| frames::message(out, &draft, &place));
+        self.expect_ack(&to);
+        self.rooms.get_mut(key).note_record(lsn);
+        self.when(lsn, Then::Pass(Box::new(Passing { key, place, frame, id, via: draft.via, to })));
+        Ok(())
     }
 
     pub(super) fn count_accepted(&self, via: Via) {
@@ -66,131 +218,97 @@ impl ChatServer {
             Refused::Draining => &self.metrics.chat.messages_refused_draining,
             Refused::TooManyRooms => &self.metrics.chat.messages_refused_rooms,
             Refused::ByHandler(_) => &self.metrics.chat.messages_refused_handler,
+            Refused::NotStored { .. } => &self.metrics.chat.messages_refused_not_stored,
         };
         counter.inc();
+    }
+
+    /// Lets the handler look at a draft, and change or refuse it.
+    pub(super) fn ask_handler(
+        &mut self,
+        from: Option<ConnectionId>,
+        mut draft: Draft,
+    ) -> Result<Draft, Refused> {
+        if self.handlers.rooms.is_none() {
+            return Ok(draft);
+        }
+        let peer = Peer { connection: from, user: draft.user.clone(), uri: "".into() };
+        let room = draft.room.clone();
+        let verdict = self.call(&peer, None, |handler, effects| {
+            handler.on_message(&peer, Incoming::Draft(&mut draft), effects)
+        });
+        match verdict {
+            Some(Verdict::Accept) => {}
+            Some(Verdict::Refuse(why)) => return Err(Refused::ByHandler(why)),
+            None => return Err(Refused::ByHandler("the application failed on this message".into())),
+        }
+        // Who may speak was checked for the room that was named.
+        draft.room = room;
+        Ok(draft)
     }
 
     /// Asks the handler, then publishes.
     pub(super) fn moderate(
         &mut self,
         from: Option<ConnectionId>,
-        mut draft: Draft,
-    ) -> Result<Accepted, Refused> {
-        if self.handlers.rooms.is_some() {
-            let peer = Peer { connection: from, user: draft.user.clone(), uri: "".into() };
-            let room = draft.room.clone();
-            let verdict = self.call(&peer, None, |handler, effects| {
-                handler.on_message(&peer, Incoming::Draft(&mut draft), effects)
-            });
-            match verdict {
-                Some(Verdict::Accept) => {}
-                Some(Verdict::Refuse(why)) => return Err(Refused::ByHandler(why)),
-                None => {
-                    return Err(Refused::ByHandler("the application failed on this message".into()));
-                }
-            }
-            // Who may speak was checked for the room that was named.
-            draft.room = room;
-        }
-        self.publish(draft)
+        draft: Draft,
+        to: AckTo,
+    ) -> Result<(), Refused> {
+        let draft = self.ask_handler(from, draft)?;
+        self.publish(draft, to)
     }
 
-    pub(super) fn say(
+    /// What a handler says. It does not come back to it.
+    pub(super) fn say_for_handler(&mut self, draft: Draft) {
+        let mut needs = Vec::new();
+        if self.keeping.engine.is_some() {
+            self.needs_of_draft(&draft, &mut needs);
+        }
+        if !needs.is_empty() {
+            return self.fetch(needs, Some(Job::Say(Box::new(draft))));
+        }
+        if let Err(refused) = self.publish(draft, AckTo::Nobody) {
+            log::warn!("a handler's message was not said: {refused}");
+        }
+    }
+
+    fn say(
         &mut self,
         connection: ConnectionId,
+        reference: &Reference,
         draft: Draft,
         granted: bool,
-    ) -> Result<Accepted, Problem> {
+    ) -> Result<(), Problem> {
         let joined =
             self.rooms.find(&draft.room).is_some_and(|key| self.membership(connection, key).is_some());
         if !joined && !granted {
             return Err(Denied::NotJoined.into());
         }
-        self.moderate(Some(connection), draft).map_err(|refused| {
+        let to = AckTo::Session(connection, Box::new(reference.clone()), false);
+        self.moderate(Some(connection), draft, to).map_err(|refused| {
             self.count_refused(&refused);
             refused.into()
         })
     }
 
-    /// The room of a question: one that the session is in, or that its token lists.
-    pub(super) fn room_to_read(
-        &self,
-        connection: ConnectionId,
-        name: &RoomName,
-        granted: bool,
-    ) -> Result<Option<RoomKey>, Problem> {
-        let key = self.rooms.find(name);
-        match key.is_some_and(|key| self.membership(connection, key).is_some()) || granted {
-            true => Ok(key),
-            false => Err(Denied::NotJoined.into()),
-        }
-    }
-
-    pub(super) fn who(
-        &mut self,
-        connection: ConnectionId,
-        i: RequestNumber,
-        key: RoomKey,
-        after: Option<&str>,
-        n: usize,
-    ) {
-        let mut line = std::mem::take(&mut self.line);
-        line.clear();
-        let room = self.rooms.get(key);
-        let mut page = Vec::new();
-        let (mut bytes, mut more) = (0, false);
-        for (user, present) in room.roster.after(after) {
-            bytes += user.as_str().len() + present.info.as_ref().map_or(0, |info| info.as_bytes().len());
-            if page.len() == n || !page.is_empty() && bytes > self.settings.message_bytes {
-                more = true;
-                break;
-            }
-            page.push((user, present));
-        }
-        frames::who(&mut line, &room.name, room.history.top(), i, page.into_iter(), more);
-        let frame = text_frame(&line);
-        self.line = line;
-        self.mail(connection.worker.into(), ToHub::Direct { connection, frame });
-    }
-
-    pub(super) fn log(
-        &mut self,
-        connection: ConnectionId,
-        i: RequestNumber,
-        key: RoomKey,
-        from: PageFrom,
-        n: usize,
-    ) {
-        let mut line = std::mem::take(&mut self.line);
-        line.clear();
-        let room = self.rooms.get(key);
-        let (entries, more) = room.history.page(from, n, self.settings.message_bytes);
-        // Pages name the places of what has no line; in memory every place has one.
-        let lines = entries.iter().map(|frame| (0, Some(payload_of(frame))));
-        frames::page(&mut line, &room.name, &room.epoch.to_text(), i, lines, more);
-        let frame = text_frame(&line);
-        self.line = line;
-        self.mail(connection.worker.into(), ToHub::Direct { connection, frame });
-    }
-
     pub(super) fn answer(&mut self, connection: ConnectionId, ask: Ask) {
         let Ask { reference, what } = ask;
         if let Err(problem) = self.try_answer(connection, &reference, what) {
-            self.metrics.errors.count(problem.why);
-            self.send(connection, |out| frames::err(out, &reference, &problem));
+            self.refuse(connection, &reference, &problem);
         }
     }
 
-    pub(super) fn try_answer(
+    fn try_answer(
         &mut self,
         connection: ConnectionId,
         reference: &Reference,
         what: What,
     ) -> Result<(), Problem> {
         match what {
-            What::Publish { draft, granted } => {
-                let place = self.say(connection, draft, granted)?;
-                self.send(connection, |out| frames::ack(out, reference, &place));
+            What::Publish { draft, granted } => self.say(connection, reference, draft, granted)?,
+            What::Alter { alteration, granted } => {
+                let to = AckTo::Session(connection, Box::new(reference.clone()), true);
+                self.alter(connection, alteration, granted, to)?;
             }
             What::Join(join) => self.join(connection, reference, &join)?,
             What::Leave(room) => {
@@ -203,6 +321,8 @@ impl ChatServer {
                     self.send(connection, |out| frames::ok(out, reference));
                 }
             }
+            What::Read { room, offset } => self.read_to(connection, &room, offset)?,
+            What::Got { room, offset } => self.got_to(connection, &room, offset)?,
             What::Typing { room, on } => self.type_on(connection, &room, on)?,
             What::Who { room, after, n, granted } => match self.room_to_read(connection, &room, granted)? {
                 Some(key) => self.who(connection, reference.i, key, after.as_deref(), n),
@@ -211,16 +331,50 @@ impl ChatServer {
                 }),
             },
             What::Log { room, from, n, granted } => match self.room_to_read(connection, &room, granted)? {
-                Some(key) => self.log(connection, reference.i, key, from, n),
-                None => {
-                    return Err(Problem::no_room());
-                }
+                Some(key) => self.log(connection, reference, key, from, n),
+                None => return Err(Problem::no_room()),
             },
+            What::Find { room, words, before, n, granted } => {
+                self.check_store("search")?;
+                match self.room_to_read(connection, &room, granted)? {
+                    Some(_) => self.find(connection, reference, room, words, before, n),
+                    None => return Err(Problem::no_room()),
+                }
+            }
+            What::Rooms => {
+                self.check_store("a list of rooms")?;
+                self.list_rooms(connection, reference);
+            }
             What::Ping => self.send(connection, |out| frames::pong(out, reference.i)),
             What::Done => self.send(connection, |out| frames::ok(out, reference)),
             What::Refuse(problem) => return Err(problem),
             What::Bye(goodbye) => self.close(connection, goodbye),
         }
         Ok(())
+    }
+
+    fn check_store(&self, what: &str) -> Result<(), Problem> {
+        match self.keeping.engine.is_some() {
+            true => Ok(()),
+            false => Err(Problem::new(
+                400,
+                "unknown-type",
+                format!(
+                    "this server keeps rooms in memory and has no {what}; its operator can set store.url"
+                ),
+            )),
+        }
+    }
+
+    /// The room of a name, opened if need be. With a store, what it knows of the room has been asked for.
+    pub(super) fn find_or_open(&mut self, name: &RoomName) -> Result<RoomKey, Refused> {
+        if let Some(key) = self.rooms.find(name) {
+            return Ok(key);
+        }
+        match self.keeping.engine.is_some() {
+            // It was asked for, and there was no place for it.
+            true => Err(Refused::TooManyRooms),
+            false => self.open_room(name, None),
+        }
     }
 }

@@ -2,12 +2,13 @@
 
 use smallvec::SmallVec;
 
-use super::{ChatServer, Seat, TIDY_ROOMS, now_ms};
+use super::{ChatServer, Seat, TIDY_ROOMS};
 use crate::actors::letters::{ConnectionId, ToHub};
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::permission::Denied;
 use crate::chat::presence::NAMED_USERS_MAX;
 use crate::chat::rooms::RoomKey;
+use crate::clock;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native_frames as frames;
 
@@ -31,7 +32,7 @@ impl ChatServer {
         };
         let user = identity.user.clone();
         let room = self.rooms.get_mut(key);
-        let news = if on { room.typing.begin(&user, now_ms()) } else { room.typing.end(&user) };
+        let news = if on { room.typing.begin(&user, clock::steady_ms()) } else { room.typing.end(&user) };
         if on {
             self.typing.insert(key);
         }
@@ -50,7 +51,7 @@ impl ChatServer {
     ) {
         let name = self.rooms.get(key).name.clone();
         let frame = self.frame(|out| frames::typing(out, &name, user, on));
-        self.broadcast(key, &frame, except);
+        self.broadcast(key, &frame, 0, except);
     }
 
     /// Tells rooms who came and went, as far as they may be told now.
@@ -58,7 +59,7 @@ impl ChatServer {
         if self.untold.is_empty() {
             return;
         }
-        let now = now_ms();
+        let now = clock::steady_ms();
         let due: SmallVec<[RoomKey; 8]> =
             self.untold.iter().filter(|key| self.rooms.get(**key).roster.due_at() <= now).copied().collect();
         for key in due {
@@ -80,12 +81,12 @@ impl ChatServer {
                 let came = difference.came.iter().zip(infos.iter().map(|info| info.as_deref()));
                 self.frame(|out| frames::presence(out, &name, came, &difference.went, who))
             };
-            self.broadcast(key, &frame, None);
+            self.broadcast(key, &frame, 0, None);
         }
     }
 
     pub(super) fn beat(&mut self) {
-        let now = now_ms();
+        let now = clock::steady_ms();
         for key in std::mem::take(&mut self.typing) {
             let ended = self.rooms.get_mut(key).typing.take_ended(now);
             for user in ended {
@@ -96,6 +97,8 @@ impl ChatServer {
             }
         }
         self.tidy(TIDY_ROOMS);
+        self.keep_cursors(false);
+        self.tell_receipts();
         self.drain_some();
         // A timer rings after the end of its turn; without this its letters would wait for the next one.
         self.end_turn();
@@ -103,7 +106,7 @@ impl ChatServer {
 
     /// Looks at some rooms for what is too old or too much.
     pub(super) fn tidy(&mut self, n: usize) {
-        for key in self.rooms.tidy(now_ms(), n) {
+        for key in self.rooms.tidy(clock::cautious_ms(), clock::steady_ms(), n) {
             self.forget(key);
         }
     }
@@ -112,6 +115,7 @@ impl ChatServer {
     pub(super) fn forget(&mut self, key: RoomKey) {
         self.untold.remove(&key);
         self.typing.remove(&key);
+        self.receipts.remove(&key);
         for link in self.hubs.iter_mut().flatten() {
             link.items.push(ToHub::Forget(key));
         }

@@ -63,7 +63,7 @@ impl Core {
             connection.wake();
         }
         let age_max = self.limits.outbox_age_ms;
-        if let Some(since) = connection.outbox.stuck_since_ms() {
+        if let Some(since) = connection.stuck_since_ms() {
             if now >= since.saturating_add(age_max) {
                 self.close_slow(connection);
                 return None;
@@ -71,7 +71,7 @@ impl Core {
         } else if connection.ping_at_ms > 0 && now >= connection.ping_at_ms {
             self.ping(connection, now);
         }
-        let stuck = connection.outbox.stuck_since_ms().map(|since| since.saturating_add(age_max));
+        let stuck = connection.stuck_since_ms().map(|since| since.saturating_add(age_max));
         let ping = (connection.ping_at_ms > 0).then(|| connection.ping_at_ms.max(now + TICK_MS));
         let alarm = (connection.alarm_at_ms > 0).then_some(connection.alarm_at_ms);
         [stuck, ping, alarm].into_iter().flatten().min()
@@ -79,7 +79,9 @@ impl Core {
 
     pub(super) fn ping(&mut self, connection: &mut Connection, now: u64) {
         let ping_ms = self.limits.ping_ms;
-        if now.saturating_sub(connection.heard_ms) >= ping_ms.saturating_mul(2) {
+        // Who took bytes is there; while some wait, none is pinged and so none answers.
+        let alive_ms = connection.heard_ms.max(connection.outbox.progress_ms());
+        if now.saturating_sub(alive_ms) >= ping_ms.saturating_mul(2) {
             return self.say_goodbye(connection, Goodbye::NO_PONG, POLITE);
         }
         let mut frame = BytesMut::with_capacity(2);

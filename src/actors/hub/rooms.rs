@@ -2,9 +2,35 @@
 
 use bytes::Bytes;
 
-use super::{BATCH_BYTES_MAX, Core, LocalRoom, Member, REPLAY_COPY_MAX, SharedConnection, UnderWay, track};
+use super::{
+    BATCH_BYTES_MAX, Core, Entrance, LocalRoom, Member, REPLAY_COPY_MAX, Run, SharedConnection, UnderWay,
+    track,
+};
+use crate::actors::connection::Membership;
 use crate::actors::letters::ConnectionId;
+use crate::chat::message::Offset;
 use crate::chat::rooms::RoomKey;
+use crate::chat::settings::SlowReader;
+
+impl LocalRoom {
+    /// A member from here on: what the batch holds already is not for it.
+    fn newcomer(&self, slot: u32) -> Member {
+        let mut member = Member { slot, skip: 0, skip_frames: 0, skip_offsets: 0 };
+        self.skip_batch(&mut member);
+        member
+    }
+
+    fn skip_batch(&self, member: &mut Member) {
+        member.skip = self.batch.len() as u32;
+        member.skip_frames = self.frames;
+        member.skip_offsets = (self.last - self.before) as u32;
+    }
+
+    /// Notes how far the room's log has been delivered, when nobody is there to hear it.
+    fn pass(&mut self, last: Offset) {
+        (self.last, self.before) = (last, last);
+    }
+}
 
 impl Core {
     pub(super) fn room(&mut self, key: RoomKey) -> &mut LocalRoom {
@@ -15,23 +41,30 @@ impl Core {
         &mut self.rooms[index]
     }
 
-    pub(super) fn deliver(&mut self, key: RoomKey, frames: &[u8], count: u32, except: Option<ConnectionId>) {
+    pub(super) fn deliver(&mut self, key: RoomKey, run: Run<'_>, except: Option<ConnectionId>) {
         if self.room(key).members.is_empty() {
+            if run.last > 0 {
+                self.room(key).pass(run.last);
+            }
             return;
         }
-        if let Some(index) = except.and_then(|id| self.index_in(id, key)) {
-            self.settle(key, index);
-            let room = self.room(key);
-            room.members[index].skip += frames.len() as u32;
-            room.members[index].skip_frames += count;
-        }
+        // Gets what came before; this it skips.
+        let except = except.and_then(|id| self.settle(id, key));
         let spare = if self.room(key).batch.capacity() == 0 { self.spare.pop() } else { None };
         let room = self.room(key);
         if let Some(buffer) = spare {
             room.batch = buffer;
         }
-        room.batch.extend_from_slice(frames);
-        room.frames += count;
+        room.batch.extend_from_slice(run.frames);
+        room.frames += run.count;
+        if run.last > 0 {
+            room.last = run.last;
+        }
+        if let Some(index) = except {
+            let mut member = room.members[index];
+            room.skip_batch(&mut member);
+            room.members[index] = member;
+        }
         let full = room.batch.len() > BATCH_BYTES_MAX;
         if !room.dirty {
             room.dirty = true;
@@ -43,33 +76,27 @@ impl Core {
         }
     }
 
-    /// The index of a connection of this thread among the members of a room.
+    /// The index of a connection of this thread among the live members of a room.
     pub(super) fn index_in(&self, id: ConnectionId, key: RoomKey) -> Option<usize> {
         if id.worker != self.worker {
             return None;
         }
         let connection = self.find(id)?;
         let connection = connection.borrow();
-        connection.rooms.iter().find(|(room, _)| *room == key).map(|(_, index)| *index as usize)
+        let membership = connection.rooms.iter().find(|membership| membership.room == key)?;
+        membership.is_live().then_some(membership.index as usize)
     }
 
-    pub(super) fn join(&mut self, id: ConnectionId, key: RoomKey, frames: &[Bytes]) {
+    pub(super) fn join(&mut self, id: ConnectionId, entrance: Entrance, frames: &[Bytes]) {
         let Some(connection) = self.find(id) else {
             self.tally.accepted += frames.len() as u64;
             self.tally.dropped_closed += frames.len() as u64;
             return;
         };
-        match self.index_in(id, key) {
-            // Again in the same room: first what it still has to hear as a member.
-            Some(index) => self.settle(key, index),
-            None if connection.borrow().is_open() => {
-                let room = self.room(key);
-                let index = room.members.len() as u32;
-                let (skip, skip_frames) = (room.batch.len() as u32, room.frames);
-                room.members.push(Member { slot: id.slot, skip, skip_frames });
-                connection.borrow_mut().rooms.push((key, index));
-            }
-            None => {}
+        // Again in the same room: first what it still has to hear as a member.
+        let member = self.settle(id, entrance.room);
+        if connection.borrow().is_open() {
+            self.make_live(&connection, entrance, member);
         }
         let bytes: usize = frames.iter().map(Bytes::len).sum();
         if bytes <= REPLAY_COPY_MAX {
@@ -89,53 +116,85 @@ impl Core {
         self.list(&mut open);
     }
 
-    /// Gives one member what the batch holds for it so far, so that it gets what follows only. A batch that is
-    /// under way is finished first.
-    pub(super) fn settle(&mut self, key: RoomKey, index: usize) {
-        self.finish_under_way(key);
-        let room = &mut self.rooms[key.0 as usize];
-        let member = &mut room.members[index];
-        let (from, frames) = (member.skip as usize, room.frames - member.skip_frames);
-        member.skip = room.batch.len() as u32;
-        member.skip_frames = room.frames;
-        let slot = member.slot;
-        if frames == 0 {
-            return;
+    /// Makes a connection a live member, or numbers the stay of one that is a live member anew.
+    fn make_live(&mut self, connection: &SharedConnection, entrance: Entrance, member: Option<usize>) {
+        let Entrance { room: key, stay, after, slow } = entrance;
+        let mut open = connection.borrow_mut();
+        let room = self.room(key);
+        room.cuts = slow != SlowReader::Close;
+        if room.members.is_empty() && after > 0 {
+            room.pass(after);
         }
-        let connection = self.slots[slot as usize].connection.clone().expect("a member is connected");
-        let mut connection = connection.borrow_mut();
+        debug_assert_eq!(after, room.last, "nobody joins behind or ahead of what is delivered");
+        let index = member.unwrap_or(room.members.len()) as u32;
+        if member.is_none() {
+            let newcomer = room.newcomer(open.id.slot);
+            room.members.push(newcomer);
+        }
+        let known = open.rooms.iter().position(|membership| membership.room == key);
+        let Some(known) = known else {
+            return open.rooms.push(Membership { room: key, index, stay });
+        };
+        let was_behind = !open.rooms[known].is_live();
+        open.rooms[known] = Membership { room: key, index, stay };
+        if was_behind {
+            self.has_caught_up(&mut open);
+        }
+    }
+
+    /// Gives one member what the batch holds for it so far, so that it gets what follows only. A batch that is
+    /// under way is finished first. Returns where it stands among the live members, if it still is one.
+    pub(super) fn settle(&mut self, id: ConnectionId, key: RoomKey) -> Option<usize> {
+        self.index_in(id, key)?;
+        self.finish_under_way(key);
+        let index = self.index_in(id, key)?;
+        let room = &mut self.rooms[key.0 as usize];
+        let (cuts, had) = (room.cuts, room.members[index]);
+        let mut member = had;
+        room.skip_batch(&mut member);
+        room.members[index] = member;
+        let frames = room.frames - had.skip_frames;
+        if frames == 0 {
+            return Some(index);
+        }
+        let after = room.before + Offset::from(had.skip_offsets);
+        let connection = self.slots[had.slot as usize].connection.clone().expect("a member is connected");
+        let mut open = connection.borrow_mut();
+        let bytes = self.rooms[key.0 as usize].batch.len() - had.skip as usize;
+        if cuts && open.is_open() && self.is_too_much(&open, bytes) {
+            self.cut_lane(&mut open, key, after);
+            drop(open);
+            let end = self.rooms[key.0 as usize].members.len();
+            self.take_out(key, index, end);
+            return None;
+        }
         self.tally.accepted += u64::from(frames);
-        if !connection.is_open() {
+        if !open.is_open() {
             self.tally.dropped_closed += u64::from(frames);
-            return;
+            return Some(index);
         }
         let Core { rooms, spare, tally, .. } = self;
-        let part = &rooms[key.0 as usize].batch[from..];
-        track(tally, &mut connection, |open| {
-            open.outbox.stage(part, frames, || spare.pop().unwrap_or_default())
-        });
-        self.list(&mut connection);
+        let part = &rooms[key.0 as usize].batch[had.skip as usize..];
+        track(tally, &mut open, |open| open.outbox.stage(part, frames, || spare.pop().unwrap_or_default()));
+        self.list(&mut open);
+        Some(index)
     }
 
     pub(super) fn leave(&mut self, connection: &SharedConnection, key: RoomKey) {
-        let (id, at) = {
-            let open = connection.borrow();
-            (open.id, open.rooms.iter().position(|(room, _)| *room == key))
-        };
-        let Some(at) = at else { return };
-        let index = self.index_in(id, key).expect("its list of rooms has it");
-        self.settle(key, index);
-        connection.borrow_mut().rooms.swap_remove(at);
-        let room = &mut self.rooms[key.0 as usize];
-        room.members.swap_remove(index);
-        let Some(moved) = room.members.get(index) else {
+        let id = connection.borrow().id;
+        let member = self.settle(id, key);
+        let mut open = connection.borrow_mut();
+        let Some(known) = open.rooms.iter().position(|membership| membership.room == key) else {
             return;
         };
-        let moved = self.slots[moved.slot as usize].connection.clone().expect("a member is connected");
-        for (room, place) in &mut moved.borrow_mut().rooms {
-            if *room == key {
-                *place = index as u32;
+        open.rooms.swap_remove(known);
+        match member {
+            Some(index) => {
+                drop(open);
+                let end = self.rooms[key.0 as usize].members.len();
+                self.take_out(key, index, end);
             }
+            None => self.has_caught_up(&mut open),
         }
     }
 
@@ -157,34 +216,33 @@ impl Core {
 
     pub(super) fn leave_all(&mut self, connection: &SharedConnection) {
         loop {
-            let Some((key, _)) = connection.borrow().rooms.last().copied() else {
+            let Some(membership) = connection.borrow().rooms.last().copied() else {
                 return;
             };
-            self.leave(connection, key);
+            self.leave(connection, membership.room);
         }
     }
 
     /// Writes a room's batch to at most so many members. Returns whether nothing is left.
     pub(super) fn write_room(&mut self, key: RoomKey, members_max: usize) -> bool {
-        let room = &mut self.rooms[key.0 as usize];
-        if room.under_way.is_none() {
-            let spare = self.spare.pop().unwrap_or_default();
-            let batch = std::mem::replace(&mut room.batch, spare);
-            let frames = std::mem::take(&mut room.frames);
-            room.under_way = Some(UnderWay { batch, frames, next: 0, end: room.members.len() });
-        }
-        let Some(mut job) = room.under_way.take() else {
-            return true;
+        let mut job = match self.rooms[key.0 as usize].under_way.take() {
+            Some(job) => *job,
+            None => self.take_batch(key),
         };
-        let stop = job.end.min(job.next.saturating_add(members_max));
+        let mut members_left = members_max;
         let mut shared: Option<Bytes> = None;
-        for index in job.next..stop {
-            self.write_member(key, index, &job, &mut shared);
+        while job.next < job.end && members_left > 0 {
+            members_left -= 1;
+            if self.write_member(key, job.next, &job, &mut shared) {
+                job.next += 1;
+            } else {
+                self.take_out(key, job.next, job.end);
+                job.end -= 1;
+            }
         }
-        job.next = stop;
         let room = &mut self.rooms[key.0 as usize];
         if job.next < job.end {
-            room.under_way = Some(job);
+            room.under_way = Some(Box::new(job));
             return false;
         }
         job.batch.clear();
@@ -204,6 +262,18 @@ impl Core {
         false
     }
 
+    fn take_batch(&mut self, key: RoomKey) -> UnderWay {
+        let spare = self.spare.pop().unwrap_or_default();
+        let room = &mut self.rooms[key.0 as usize];
+        UnderWay {
+            batch: std::mem::replace(&mut room.batch, spare),
+            frames: std::mem::take(&mut room.frames),
+            before: std::mem::replace(&mut room.before, room.last),
+            next: 0,
+            end: room.members.len(),
+        }
+    }
+
     pub(super) fn finish_under_way(&mut self, key: RoomKey) {
         if self.rooms[key.0 as usize].under_way.is_some() {
             // What remains dirty is found again by the next flush, as the room is still in the list.
@@ -211,31 +281,37 @@ impl Core {
         }
     }
 
-    /// Gives one member its part of a batch: straight to the socket where nothing else waits for it.
+    /// Gives one member its part of a batch: straight to the socket where nothing else waits for it. Returns
+    /// whether it stays a live member.
     pub(super) fn write_member(
         &mut self,
         key: RoomKey,
         index: usize,
         job: &UnderWay,
         shared: &mut Option<Bytes>,
-    ) {
-        let member = &mut self.rooms[key.0 as usize].members[index];
-        let (skip, skip_frames) = (member.skip as usize, member.skip_frames);
-        (member.skip, member.skip_frames) = (0, 0);
-        let slot = member.slot;
-        let frames = job.frames - skip_frames;
+    ) -> bool {
+        let room = &mut self.rooms[key.0 as usize];
+        let (cuts, member) = (room.cuts, &mut room.members[index]);
+        let had = *member;
+        (member.skip, member.skip_frames, member.skip_offsets) = (0, 0, 0);
+        let frames = job.frames - had.skip_frames;
         if frames == 0 {
-            return;
+            return true;
         }
+        let skip = had.skip as usize;
         let part = &job.batch[skip..];
-        let Some(connection) = self.slots[slot as usize].connection.clone() else {
-            return;
+        let Some(connection) = self.slots[had.slot as usize].connection.clone() else {
+            return true;
         };
         let mut open = connection.borrow_mut();
+        if cuts && open.is_open() && self.is_too_much(&open, part.len()) {
+            self.cut_lane(&mut open, key, job.before + Offset::from(had.skip_offsets));
+            return false;
+        }
         self.tally.accepted += u64::from(frames);
         if !open.is_open() {
             self.tally.dropped_closed += u64::from(frames);
-            return;
+            return true;
         }
         if open.rooms.len() == 1 && open.outbox.is_empty() {
             let now = self.turn_ms;
@@ -250,10 +326,11 @@ impl Core {
                     self.give_up(&mut open);
                 }
             }
-            return;
+            return true;
         }
         let Core { spare, tally, .. } = self;
         track(tally, &mut open, |open| open.outbox.stage(part, frames, || spare.pop().unwrap_or_default()));
         self.list(&mut open);
+        true
     }
 }

@@ -7,7 +7,7 @@ use actix_rt::net::TcpStream;
 
 use super::{BATCH_BYTES_MAX, Core, SharedConnection, Slot, track};
 use crate::actors::connection::{Connection, Life};
-use crate::actors::letters::ConnectionId;
+use crate::actors::letters::{ConnectionId, Report};
 use crate::actors::outbox::Sent;
 
 impl Core {
@@ -105,7 +105,7 @@ impl Core {
     /// The kernel takes no more: the reader's task waits for it, the wheel for the end of patience.
     pub(super) fn wait_for_socket(&mut self, connection: &mut Connection) {
         connection.wake();
-        let due = connection.outbox.stuck_since_ms().unwrap_or(0) + self.limits.outbox_age_ms;
+        let due = connection.stuck_since_ms().unwrap_or(0) + self.limits.outbox_age_ms;
         self.look_by(connection, due);
     }
 
@@ -132,7 +132,13 @@ impl Core {
             outbox.flush(socket, now, spare)
         });
         match result {
-            Ok(sent) => self.count(&sent),
+            Ok(sent) => {
+                self.count(&sent);
+                if connection.is_open() {
+                    let drained = Report::Drained { connection: connection.id };
+                    self.reports.extend((0..sent.marks).map(|_| drained));
+                }
+            }
             Err(_) => return self.give_up(connection),
         }
         if connection.outbox.is_blocked() && !was_blocked {
@@ -147,5 +153,8 @@ impl Core {
         connection.outbox.unblock();
         self.write_connection(&mut connection);
         self.publish_tally();
+        if !self.reports.is_empty() {
+            self.wake_flusher();
+        }
     }
 }

@@ -66,7 +66,7 @@ impl Queue {
         for (entry, answer) in asked.into_iter().zip(answers) {
             match answer {
                 Ok(accepted) => self.note_accepted(entry.id, accepted),
-                Err(refused @ (Refused::Busy { .. } | Refused::Draining)) => {
+                Err(refused) if refused.is_for_now() => {
                     round.refused.get_or_insert(refused);
                     round.again.push(entry);
                 }

@@ -20,7 +20,10 @@ impl Patience {
 
     pub(super) fn next_wait(&mut self, refused: &Refused) -> Duration {
         self.since.get_or_insert_with(Instant::now);
-        let asked = if let Refused::Busy { wait_ms } = refused { *wait_ms } else { Patience::LONGEST_MS };
+        let asked = match refused {
+            Refused::Busy { wait_ms } | Refused::NotStored { wait_ms } => *wait_ms,
+            _ => Patience::LONGEST_MS,
+        };
         self.wait_ms = (self.wait_ms * 2).clamp(5, Patience::LONGEST_MS);
         Duration::from_millis(self.wait_ms.max(asked.min(Patience::LONGEST_MS)))
     }

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use super::identity::Claim;
 use super::{Mind, PATIENCE_S, REQUESTS_PER_MESSAGE, Session};
 use crate::actors::letters::{Ask, What};
 use crate::chat::client::TooFast;
-use crate::chat::message::{Draft, Via};
+use crate::chat::message::{Alteration, Altering, Draft, Offset, Via};
+use crate::chat::names::{MessageId, RoomName};
+use crate::chat::permission::Identity;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native;
 use crate::protocols::native::{Join, Publish, Reference, Request};
@@ -63,9 +66,9 @@ impl Session {
 
     pub(super) fn request(&mut self, reference: Reference, request: Request, now: u64) {
         match request {
-            Request::Hello { token, user, joins, refused, .. } => {
+            Request::Hello { token, user, session, joins, refused } => {
                 // A hello that fails enters nothing, also where the session was somebody before.
-                if !self.hello(&reference, token, user) {
+                if !self.hello(&reference, Claim { token, user, session }) {
                     return;
                 }
                 for join in joins {
@@ -107,16 +110,24 @@ impl Session {
                 let granted = session.identified()?.lists(&room);
                 Ok(What::Log { room, from, n, granted })
             }),
-            Request::Edit { .. }
-            | Request::Delete { .. }
-            | Request::React { .. }
-            | Request::Read { .. }
-            | Request::Got { .. }
-            | Request::Find { .. }
-            | Request::Rooms => self.refuse(
-                reference,
-                Problem::new(400, "unknown-type", "this server does not offer that yet; leave it out"),
-            ),
+            Request::Edit { room, of, data, id } => {
+                let what = Altering::Edit(data);
+                self.ask(reference, |session| session.alter(room, of, id, what, now));
+            }
+            Request::Delete { room, of, id } => {
+                self.ask(reference, |session| session.alter(room, of, id, Altering::Delete, now));
+            }
+            Request::React { room, of, mark, off, id } => {
+                let what = Altering::React { mark, off };
+                self.ask(reference, |session| session.alter(room, of, id, what, now));
+            }
+            Request::Read { room, offset } => self.ask(reference, |_| Ok(What::Read { room, offset })),
+            Request::Got { room, offset } => self.ask(reference, |_| Ok(What::Got { room, offset })),
+            Request::Find { room, words, before, n } => self.ask(reference, |session| {
+                let granted = session.identified()?.lists(&room);
+                Ok(What::Find { room, words, before, n, granted })
+            }),
+            Request::Rooms => self.ask(reference, |_| Ok(What::Rooms)),
         }
     }
 
@@ -179,14 +190,36 @@ impl Session {
         Ok(What::Join(join))
     }
 
+    /// An edit, a delete or a reaction: said in the room as a message is.
+    fn alter(
+        &mut self,
+        room: RoomName,
+        of: Offset,
+        id: Option<MessageId>,
+        what: Altering,
+        now: u64,
+    ) -> Result<What, Problem> {
+        let identity = self.identified()?;
+        self.may_say(&identity, &room, now)?;
+        let (granted, user) = (identity.lists(&room), identity.user.clone());
+        Ok(What::Alter { alteration: Alteration { room, user, id, of, what }, granted })
+    }
+
+    fn may_say(&mut self, identity: &Identity, room: &RoomName, now: u64) -> Result<(), Problem> {
+        identity.may_publish(room, &self.house.rooms.of(room))?;
+        let per_second = self.house.limits.messages_per_second;
+        match &mut self.mind {
+            Mind::Native(native) => {
+                native.messages.take(per_second, now).map_err(|fast| Problem::too_fast(fast.wait_ms))
+            }
+            Mind::Raw { .. } => Ok(()),
+        }
+    }
+
     pub(super) fn publish(&mut self, publish: Publish, now: u64) -> Result<What, Problem> {
         let identity = self.identified()?;
         let Publish { room, id, data, reply_to, keep } = publish;
-        identity.may_publish(&room, &self.house.rooms.of(&room))?;
-        let per_second = self.house.limits.messages_per_second;
-        if let Mind::Native(native) = &mut self.mind {
-            native.messages.take(per_second, now).map_err(|fast| Problem::too_fast(fast.wait_ms))?;
-        }
+        self.may_say(&identity, &room, now)?;
         let granted = identity.lists(&room);
         let user = Some(identity.user.clone());
         let draft = Draft { room, user, id, data, kind: None, reply_to, keep, via: Via::Session };

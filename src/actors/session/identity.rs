@@ -11,6 +11,17 @@ use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Reference, RequestNumber};
 use crate::protocols::native_frames as frames;
 
+/// Who a client says it is.
+#[derive(Debug, Default)]
+pub(super) struct Claim {
+    /// A token.
+    pub(super) token: Option<String>,
+    /// The name of a guest.
+    pub(super) user: Option<String>,
+    /// The session that it goes on with.
+    pub(super) session: Option<Box<str>>,
+}
+
 impl Session {
     pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
         match &self.mind {
@@ -31,12 +42,8 @@ impl Session {
     }
 
     /// Returns whether the client is now who it says.
-    pub(super) fn hello(
-        &mut self,
-        reference: &Reference,
-        token: Option<String>,
-        user: Option<String>,
-    ) -> bool {
+    pub(super) fn hello(&mut self, reference: &Reference, claim: Claim) -> bool {
+        let Claim { token, user, session } = claim;
         let before = self.identity().cloned();
         let identity = match (token, &before) {
             (Some(token), _) => self.verify(&token),
@@ -60,7 +67,7 @@ impl Session {
                 return false;
             }
         };
-        self.take_identity(reference.i, identity, false);
+        self.take_identity(reference.i, identity, false, session);
         true
     }
 
@@ -73,7 +80,13 @@ impl Session {
     }
 
     /// From now on the client is this. `silent`: no `welcome` if it was somebody before.
-    pub(super) fn take_identity(&mut self, i: RequestNumber, mut identity: Identity, silent: bool) {
+    pub(super) fn take_identity(
+        &mut self,
+        i: RequestNumber,
+        mut identity: Identity,
+        silent: bool,
+        session: Option<Box<str>>,
+    ) {
         let again = match self.identity() {
             Some(known) => {
                 identity.granted.clone_from(&known.granted);
@@ -91,7 +104,8 @@ impl Session {
         self.post();
         let connection = self.connection.borrow().id;
         self.connection.borrow_mut().letter_sent();
-        self.house.chat.do_send(Open { connection, identity, i, again, silent: silent && again });
+        let silent = silent && again;
+        self.house.chat.do_send(Open { connection, identity, i, again, silent, session });
     }
 
     pub(super) fn auth(&mut self, reference: Reference, token: &str) {
@@ -99,7 +113,7 @@ impl Session {
         match identity {
             Err(problem) => self.refuse(reference, problem),
             Ok(identity) => {
-                self.take_identity(None, identity, true);
+                self.take_identity(None, identity, true, None);
                 self.push(reference, What::Done);
             }
         }
@@ -135,7 +149,7 @@ impl Session {
     /// A newcomer's first line may be a join: then he is a guest, if guests may come.
     pub(super) fn come_as_guest(&mut self) {
         if self.may_be_guest() {
-            self.hello(&Reference::default(), None, None);
+            self.hello(&Reference::default(), Claim::default());
         }
     }
 

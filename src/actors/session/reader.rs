@@ -12,6 +12,10 @@ use super::READ_BUFFER;
 use crate::actors::connection::Life;
 use crate::actors::hub::{Core, SharedConnection};
 
+/// Most bytes of a replay that may wait while the client is listened to. Its requests can so come while it
+/// catches up, each between two pieces.
+const REPLAY_WAITING_MAX: usize = 64 << 10;
+
 /// What the reader hands to the session.
 #[derive(Debug)]
 pub enum Heard {
@@ -54,6 +58,10 @@ impl Reader {
     }
 
     /// A client that does not read its answers is not listened to, nor one whose letters are not dealt with.
+    ///
+    /// This bounds what a client can make us hold: while it is listened to, at most half an outbox of answers
+    /// and [`REPLAY_WAITING_MAX`] of a replay wait for it; on top come the answers to the two letters that
+    /// it may have under way, which the outbox's limit and the size of a room's history bound.
     fn must_wait(&self) -> bool {
         let connection = self.connection.borrow();
         if !connection.is_open() {
@@ -63,7 +71,8 @@ impl Reader {
             true => connection.outbox.own_bytes() > 0,
             false => {
                 let half = self.core.borrow().limits().outbox_bytes / 2;
-                connection.outbox.has_replay() || connection.outbox.behind_bytes() > half
+                connection.outbox.replay_bytes() > REPLAY_WAITING_MAX
+                    || connection.outbox.behind_bytes() > half
             }
         };
         outbox_full || connection.is_ending() || !connection.may_send_letter()

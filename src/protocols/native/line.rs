@@ -19,7 +19,7 @@ use crate::protocols::codes::Problem;
 const PAGE_DEFAULT: usize = 50;
 
 /// The types of frames that are offered.
-const TYPES: [&str; 17] = [
+pub(super) const TYPES: [&str; 17] = [
     "hello", "join", "leave", "pub", "edit", "del", "react", "read", "got", "typing", "who", "log", "find",
     "rooms", "auth", "ping", "bye",
 ];

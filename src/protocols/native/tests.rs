@@ -230,3 +230,45 @@ fn escapes_in_text_and_unknown_keys_are_fine() {
     assert!(matches!(request, Ok(Request::Join(_))));
     assert_eq!(reference.room.unwrap().as_str(), "café");
 }
+
+/// The page that the rules come from.
+const PAGE: &str = include_str!("../../../docs/protocol.md");
+
+#[test]
+fn every_frame_that_the_protocol_page_tells_a_client_to_send_is_understood() {
+    let section = PAGE.split("\n## What a client sends\n").nth(1).unwrap();
+    let table = section.split("\n## ").next().unwrap();
+    let mut types = Vec::new();
+    for row in table.lines().filter(|line| line.starts_with("| `")) {
+        let frame = row.split('`').nth(1).unwrap().replace("\"d\":…", "\"d\":1");
+        ok(&frame);
+        // The keys that may be added stand behind it, each of them alone.
+        let spans = row.split(" | ").next().unwrap().split('`').skip(3).step_by(2);
+        for more in spans.filter(|span| span.starts_with('"') && span.contains(':')) {
+            ok(&format!("{},{more}}}", frame.strip_suffix('}').unwrap()));
+        }
+        types.push(
+            serde_json::from_str::<serde_json::Value>(&frame).unwrap()["t"].as_str().unwrap().to_owned(),
+        );
+    }
+    types.push("hello".into());
+    types.sort();
+    let mut offered = line::TYPES.map(str::to_owned);
+    offered.sort();
+    assert_eq!(types, offered, "the page shows every type once");
+}
+
+#[test]
+fn every_frame_on_the_protocol_page_is_json() {
+    let mut n = 0;
+    for block in PAGE.split("\n```json\n").skip(1) {
+        for line in block.split("\n```").next().unwrap().lines() {
+            let line = line.replace("\"d\":…", "\"d\":1");
+            let json =
+                serde_json::from_str::<serde_json::Value>(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            assert!(json["t"].is_string(), "{line}");
+            n += 1;
+        }
+    }
+    assert!(n > 30, "{n} frames");
+}

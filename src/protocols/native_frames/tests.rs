@@ -44,7 +44,7 @@ fn frames_have_the_keys_and_the_order_of_the_protocol_page() {
         text(|out| ack(out, &reference, &Accepted { duplicate: true, ..PLACE })),
         r#"{"t":"ack","r":"lobby","s":128,"id":"k7-41","ts":1763820000123,"dup":true}"#
     );
-    let cut = Cut { start: 121, top: 900, missing: Some(Missing::Range(43, 120)) };
+    let cut = Cut { start: 121, top: 900, missing: Some(Missing::Range(43, 120)), rewind: None };
     assert_eq!(
         text(|out| joined(out, &draft().room, "k3f9", &cut, Some(3), 3)),
         r#"{"t":"joined","r":"lobby","s":900,"e":"k3f9","i":3,"n":780,"missing":[43,120],"who":3}"#
@@ -242,11 +242,11 @@ fn welcome_offers_only_what_there_is() {
         let json: Value = serde_json::from_str(&line).unwrap();
         serde_json::from_value(json["can"].clone()).unwrap()
     };
-    let in_memory = ["typing", "who", "log", "re", "keep", "edit", "react", "got"];
+    let in_memory = ["typing", "who", "log", "re", "keep", "edit", "react", "read", "got"];
     assert_eq!(can(false), in_memory);
     let mut more: Vec<String> = can(true);
     more.retain(|word| !in_memory.contains(&word.as_str()));
-    assert_eq!(more, ["read", "find", "rooms", "session"]);
+    assert_eq!(more, ["find", "rooms", "session"]);
 }
 
 /// The keys of an object in the order in which they stand.
@@ -343,7 +343,7 @@ proptest! {
             ("u", entry.user.as_ref().map(|user| json!(user.as_str()))),
             ("d", data.is_some().then(|| json.clone())),
             ("k", entry.mark.as_ref().map(|mark| json!(mark))),
-            ("off", entry.off.then(|| json!(true))),
+            ("off", entry.off.then_some(Value::Bool(true))),
         ] {
             if let Some(value) = value {
                 wanted[key] = value;

@@ -1,0 +1,165 @@
+//! Changes to what was said: edits, deletes and reactions. Each becomes an entry of its own, so that everybody
+//! sees them in the same order as everything else.
+
+use super::keeping::{Change, Shown, Then};
+use super::work::AckTo;
+use super::{ChatServer, Place};
+use crate::actors::letters::ConnectionId;
+use crate::chat::entry::{Entry, Kind};
+use crate::chat::message::{Accepted, Alteration, Altering, Draft, Offset, Via};
+use crate::chat::rooms::RoomKey;
+use crate::clock;
+use crate::protocols::codes::Problem;
+use crate::protocols::native_frames as frames;
+use crate::store::record::Record;
+
+impl ChatServer {
+    /// Carries out what a session asks for. The answer comes when it is kept.
+    pub(super) fn alter(
+        &mut self,
+        connection: ConnectionId,
+        mut alteration: Alteration,
+        granted: bool,
+        to: AckTo,
+    ) -> Result<(), Problem> {
+        let key = self.room_to_read(connection, &alteration.room, granted)?;
+        let Some(key) = key else { return Err(Problem::no_entry()) };
+        self.check_draining(Via::Session)?;
+        let id = alteration.id.as_ref().map(|id| self.keys.key(Some(&alteration.user), id));
+        if let Some(before) = id.and_then(|id| self.rooms.repeat_of(key, id, clock::cautious_ms())) {
+            self.repeat(before, key, to);
+            return Ok(());
+        }
+        if self.keeping.engine.is_none() {
+            self.learn_from_history(key, alteration.of);
+        }
+        let done = self.check_alteration(key, &alteration)?;
+        if let Some(before) = done {
+            self.repeat(before, key, to);
+            return Ok(());
+        }
+        if let Altering::Edit(data) = &mut alteration.what {
+            let draft = Draft {
+                room: alteration.room.clone(),
+                user: Some(alteration.user.clone()),
+                id: alteration.id.clone(),
+                data: data.clone(),
+                kind: None,
+                reply_to: None,
+                keep: true,
+                via: Via::Session,
+            };
+            // An edit must not say what a message may not.
+            *data = self.ask_handler(Some(connection), draft)?.data;
+        }
+        self.keeping.may_keep()?;
+        self.append_alteration(key, alteration, id, to);
+        Ok(())
+    }
+
+    /// Whether somebody may change an entry like this. Returns the place of a reaction that stands already.
+    fn check_alteration(&self, key: RoomKey, alteration: &Alteration) -> Result<Option<Accepted>, Problem> {
+        let room = self.rooms.get(key);
+        let state = match room.is_shown(alteration.of) {
+            true => room.changes.get(alteration.of),
+            false => None,
+        };
+        let Some(state) = state.filter(|state| state.kind == Kind::Message && !state.deleted) else {
+            return Err(Problem::no_entry());
+        };
+        let Altering::React { mark, off } = &alteration.what else {
+            return match state.user.as_ref() == Some(&alteration.user) {
+                true => Ok(None),
+                false => Err(Problem::not_yours()),
+            };
+        };
+        let standing =
+            |offset: Offset| Accepted { offset, epoch: room.epoch, ts: clock::wall_ms(), duplicate: true };
+        match state.reaction(&alteration.user, mark.as_str()) {
+            Some((on, offset)) if on != *off => Ok(Some(standing(offset))),
+            None if *off => Err(Problem::no_entry()),
+            _ => Ok(None),
+        }
+    }
+
+    fn append_alteration(
+        &mut self,
+        key: RoomKey,
+        alteration: Alteration,
+        id: Option<crate::chat::dedup::IdKey>,
+        to: AckTo,
+    ) {
+        let Alteration { room, user, id: name, of, what } = alteration;
+        let Place { accepted: place, lsn } = self.next_place(key);
+        let (kind, mark, off) = match &what {
+            Altering::Edit(_) => (Kind::Edit, None, false),
+            Altering::Delete => (Kind::Delete, None, false),
+            Altering::React { mark, off } => (Kind::React, Some(mark.as_str().into()), *off),
+        };
+        let mut entry = Entry {
+            room,
+            epoch: place.epoch,
+            offset: place.offset,
+            ts: place.ts,
+            kind,
+            user: Some(user.clone()),
+            id: name,
+            of,
+            mark,
+            off,
+            line: Default::default(),
+        };
+        let frame = self.frame(|out| match &what {
+            Altering::Edit(data) => frames::change(out, &entry, Some(data)),
+            Altering::Delete | Altering::React { .. } => frames::change(out, &entry, None),
+        });
+        entry.line = super::line_of(&frame);
+        let replaces = self.remember_alteration(key, &user, of, &what, place.offset, lsn);
+        let change = match what {
+            Altering::Edit(data) => Some(Change { of, data: Some(data), replaces }),
+            Altering::Delete => Some(Change { of, data: None, replaces }),
+            Altering::React { .. } => None,
+        };
+        let shown = Shown { key, place, frame, id, change, user: None, via: Via::Session, to };
+        self.keep_entry(key, Record::Entry(entry), shown);
+    }
+
+    /// Notes in memory what becomes of an entry. Returns the edit that is replaced; 0 for none.
+    fn remember_alteration(
+        &mut self,
+        key: RoomKey,
+        user: &crate::chat::names::UserName,
+        of: Offset,
+        what: &Altering,
+        offset: Offset,
+        lsn: u64,
+    ) -> Offset {
+        let Some(state) = self.rooms.get_mut(key).changes.get_mut(of) else { return 0 };
+        state.lsn = lsn;
+        match what {
+            Altering::Edit(_) => std::mem::replace(&mut state.edited, offset),
+            Altering::Delete => {
+                state.deleted = true;
+                std::mem::take(&mut state.edited)
+            }
+            Altering::React { mark, off } => {
+                state.react(user, mark.as_str(), !*off, offset);
+                0
+            }
+        }
+    }
+
+    /// What was said before under the same id, or stands already: told when that is kept.
+    pub(super) fn repeat(&mut self, before: Accepted, key: RoomKey, to: AckTo) {
+        self.metrics.chat.messages_duplicate.inc();
+        // It must not come before the answers to what the same session said earlier.
+        let has_pending = matches!(to, AckTo::Session(connection, ..) if self.has_pending(connection));
+        let is_kept =
+            before.offset == 0 && self.keeping.is_idle() || self.rooms.get(key).is_shown(before.offset);
+        self.expect_ack(&to);
+        match is_kept && !has_pending {
+            true => self.tell(to, Ok(before)),
+            false => self.when_kept(Then::Answer(to, Ok(before))),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The start: what the engine has kept and its archive does not have yet goes back into the rooms, exactly as it
+//! was before the process ended.
+
+use std::collections::HashMap;
+
+use actix::Recipient;
+use ahash::RandomState;
+use std::sync::Arc;
+
+use super::ChatServer;
+use super::keeping::Change;
+use crate::actors::letters::FromEngine;
+use crate::chat::data::Data;
+use crate::chat::entry::{Entry, Kind};
+use crate::chat::history::Hot;
+use crate::chat::line;
+use crate::chat::names::RoomName;
+use crate::chat::room::Past;
+use crate::engines::engine::EngineSays;
+use crate::store::archive::StoredRoom;
+use crate::store::record::{Item, Record};
+
+impl ChatServer {
+    /// Puts back what the archive does not have yet.
+    pub(super) fn restore(&mut self) {
+        let Some(opened) = &mut self.opened else { return self.rooms.begin() };
+        let replay = std::mem::take(&mut opened.replay);
+        let mut known: HashMap<RoomName, Option<StoredRoom>, RandomState> =
+            std::mem::take(&mut opened.rooms).into_iter().collect();
+        self.rooms.note_archived(replay.first().map_or(opened.next, |item| item.lsn) - 1);
+        for item in replay {
+            match item {
+                Item { lsn, record: Record::Entry(entry), .. } => {
+                    self.restore_entry(lsn, entry, &mut known);
+                }
+                Item { record: Record::Read(mark), .. } => {
+                    if let Some(key) = self.rooms.find(&mark.room) {
+                        self.rooms.get_mut(key).reads.marks.insert(mark.user, mark.offset);
+                    }
+                }
+                // The archive knows them before anybody can ask.
+                _ => {}
+            }
+        }
+        self.rooms.begin();
+    }
+
+    fn restore_entry(
+        &mut self,
+        lsn: u64,
+        entry: Entry,
+        known: &mut HashMap<RoomName, Option<StoredRoom>, RandomState>,
+    ) {
+        let key = match self.rooms.find(&entry.room) {
+            Some(key) => key,
+            None => {
+                let past = match known.remove(&entry.room).flatten() {
+                    Some(room) => self.past_of(&entry.room, room),
+                    // The journal alone knows the room: its life began with this entry.
+                    None => Past {
+                        lives: vec![(entry.epoch, entry.offset)],
+                        top: entry.offset - 1,
+                        first: entry.offset,
+                        tail: Vec::new(),
+                    },
+                };
+                let Ok(key) = self.open_room(&entry.room, Some(past)) else {
+                    log::error!("store: limits.rooms is too low for the rooms that were in use; raise it");
+                    return;
+                };
+                key
+            }
+        };
+        let room = self.rooms.get(key);
+        if entry.offset != room.next_offset() {
+            // A record between them was damaged; the store has told which. The archive keeps what there is.
+            log::error!("store: offset {} follows {} in a room", entry.offset, room.next_offset() - 1);
+            return;
+        }
+        self.rooms.get_mut(key).begin_life(entry.epoch, entry.offset);
+        let id = entry.id.as_ref().map(|id| self.keys.key(entry.user.as_ref(), id));
+        let id = id.filter(|id| !self.rooms.get(key).knows_id(*id));
+        self.rooms.promise(key, entry.ts, lsn, id);
+        let frame = super::text_frame(&entry.line);
+        let offset = self.rooms.show(key, Hot { ts: entry.ts, lsn, frame });
+        let data = match entry.kind {
+            Kind::Edit => line::data_of(&entry.line).map(<[u8]>::to_vec),
+            _ => None,
+        };
+        if matches!(entry.kind, Kind::Edit | Kind::Delete) {
+            let raw = data.as_deref().and_then(|data| serde_json::from_slice(data).ok());
+            let data = raw.and_then(|raw| Data::new(raw).ok());
+            let replaces = self.edit_before(key, entry.of, offset);
+            self.change_hot(key, offset, &Change { of: entry.of, data, replaces });
+        }
+    }
+
+    /// The hot edit of the same message before this one; 0 for none.
+    fn edit_before(&self, key: crate::chat::rooms::RoomKey, of: u64, offset: u64) -> u64 {
+        #[derive(serde::Deserialize)]
+        struct Line<'a> {
+            t: &'a str,
+            of: Option<u64>,
+        }
+        let history = &self.rooms.get(key).history;
+        let is_edit = |at: &u64| {
+            let frame = history.get(*at);
+            let line = frame.map(|frame| crate::protocols::websocket::frame::payload_of(frame));
+            let line = line.and_then(|line| serde_json::from_slice::<Line>(line).ok());
+            line.is_some_and(|line| line.t == "edit" && line.of == Some(of))
+        };
+        (history.first()..offset).rev().find(is_edit).unwrap_or(0)
+    }
+
+    /// Starts the engine, which tells this actor what happens.
+    pub(super) fn start_engine(&mut self, address: Recipient<FromEngine>) {
+        let Some(opened) = self.opened.take() else { return };
+        let sink = Arc::new(move |says: EngineSays| address.do_send(FromEngine(says)));
+        match (opened.start)(sink) {
+            Ok(engine) => self.keeping.engine = Some(engine),
+            // Going on without a store would break what was promised.
+            Err(error) => {
+                log::error!("store: {error}");
+                std::process::exit(1);
+            }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The engine of one node without any service beside it: a journal with group commit makes an item durable,
+//! and behind it an archive takes the same items, to be asked and searched. Opened and started by the wiring,
+//! used by the chat server. Three kinds of threads work here: the journal's, one that fills the archive, and
+//! two that answer questions.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::chat::names::RoomName;
+use crate::engines::engine::{Ask, Engine, EngineSays, Opened, Sink};
+use crate::store::archive::{Answer, Archive, ArchiveReader, Keep, Question, StoredRoom};
+use crate::store::committer::{Committer, FromJournal};
+use crate::store::journal::Journal;
+use crate::store::record::{Item, Lsn, Record};
+use crate::store::sqlite::SqliteArchive;
+
+use archiver::{Archiver, ToArchiver};
+
+mod archiver;
+
+/// How long a question waits for the archive to have all that it must know.
+const BEHIND_MAX: Duration = Duration::from_secs(5);
+/// Threads that answer questions. Searches have one of their own, so that a reader who comes back does not
+/// wait for them.
+const READERS: usize = 2;
+
+/// How far the archive is; shared by the threads.
+#[derive(Default)]
+pub(super) struct Progress {
+    applied: Mutex<Lsn>,
+    moved: Condvar,
+    /// Bytes of items that the archive does not have yet.
+    behind_bytes: AtomicU64,
+}
+
+impl Progress {
+    fn set(&self, applied: Lsn) {
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = applied;
+        self.moved.notify_all();
+    }
+
+    /// Waits until everything up to `lsn` is there; calls `hurry` if it is not. Returns whether it is.
+    fn wait_for(&self, lsn: Lsn, hurry: impl FnOnce()) -> bool {
+        let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        if *applied >= lsn {
+            return true;
+        }
+        hurry();
+        let waited = self.moved.wait_timeout_while(applied, BEHIND_MAX, |applied| *applied < lsn);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+}
+
+/// Bytes that an item holds in memory while it waits for the archive, about.
+pub(super) fn weight(item: &Item) -> u64 {
+    let words = match &item.record {
+        Record::Entry(entry) => entry.line.len(),
+        Record::Dead(letter) => letter.item.len(),
+        Record::Session(note) => note.rooms.len() * 64,
+        Record::Seen(_) | Record::Read(_) | Record::DeadGone(_) => 0,
+    };
+    words as u64 + 128
+}
+
+/// The engine.
+pub struct Embedded {
+    committer: Committer,
+    readers: [Sender<Ask>; READERS],
+    progress: Arc<Progress>,
+}
+
+/// Where the journal of a store lies: beside the file, with the ending `journal`.
+pub fn journal_dir(database: &Path) -> PathBuf {
+    database.with_extension("journal")
+}
+
+/// Opens a store. `keep` tells by a room's name what it keeps. Nothing runs before [`Opened::start`].
+pub fn open(database: &Path, keep: impl Fn(&str) -> Keep + Send + 'static) -> Result<Opened, String> {
+    let archive = SqliteArchive::open(database).map_err(|error| error.to_string())?;
+    let applied = archive.applied();
+    let (journal, found) =
+        Journal::open(&journal_dir(database), applied).map_err(|error| error.to_string())?;
+    found.notes.iter().for_each(|note| log::warn!("store: {}", note.escape_debug()));
+    for (from, to) in &found.lost {
+        log::error!("store: records {from} to {to} are damaged and lost; run `roomcast verify`");
+    }
+    let replay = found.items;
+    let next = replay.last().map_or(applied, |item| item.lsn).max(applied) + 1;
+    let mut reader = archive.reader().map_err(|error| error.to_string())?;
+    let rooms = rooms_of(&replay, reader.as_mut())?;
+    let queued = replay.clone();
+    let start = move |sink: Sink| -> Result<Box<dyn Engine>, String> {
+        Embedded::start(Box::new(archive), journal, queued, Box::new(keep), sink)
+            .map(|engine| Box::new(engine) as Box<dyn Engine>)
+    };
+    Ok(Opened { replay, rooms, next, start: Box::new(start) })
+}
+
+/// What the archive knows of the rooms in which something happened that it does not know yet.
+fn rooms_of(
+    replay: &[Item],
+    reader: &mut dyn ArchiveReader,
+) -> Result<Vec<(RoomName, Option<StoredRoom>)>, String> {
+    let mut rooms: Vec<(RoomName, Option<StoredRoom>)> = Vec::new();
+    let mut known = std::collections::HashSet::new();
+    for item in replay {
+        let Record::Entry(entry) = &item.record else { continue };
+        if !known.insert(entry.room.clone()) {
+            continue;
+        }
+        let question = Question::Room { room: entry.room.clone(), tail: 0, tail_bytes: 0 };
+        let Answer::Room(room) = reader.answer(&question).map_err(|error| error.to_string())? else {
+            return Err("the archive gave an answer of another kind than was asked for".into());
+        };
+        rooms.push((entry.room.clone(), room));
+    }
+    Ok(rooms)
+}
+
+impl Embedded {
+    fn start(
+        archive: Box<dyn Archive>,
+        journal: Journal,
+        queued: Vec<Item>,
+        keep: Box<dyn Fn(&str) -> Keep + Send>,
+        sink: Sink,
+    ) -> Result<Embedded, String> {
+        let progress = Arc::new(Progress::default());
+        progress.set(archive.applied());
+        let (to_archiver, archiver_inbox) = channel();
+        let says = sink.clone();
+        let on_event = move |event: FromJournal| match event {
+            FromJournal::Kept { upto } => says(EngineSays::Kept { upto }),
+            FromJournal::Failed { from, why, .. } => says(EngineSays::Failed { from, why }),
+            FromJournal::Healed => says(EngineSays::Healed),
+        };
+        let (queue, counted) = (to_archiver.clone(), progress.clone());
+        let to_archive = move |items: Arc<Vec<Item>>| {
+            counted.behind_bytes.fetch_add(items.iter().map(weight).sum(), Relaxed);
+            // The archiver ends only with the process.
+            queue.send(ToArchiver::Items(items)).unwrap_or_default();
+        };
+        progress.behind_bytes.fetch_add(queued.iter().map(weight).sum(), Relaxed);
+        if !queued.is_empty() {
+            to_archiver.send(ToArchiver::Items(Arc::new(queued))).unwrap_or_default();
+        }
+        let mut readers = Vec::with_capacity(READERS);
+        for n in 0..READERS {
+            let reader = archive.reader().map_err(|error| error.to_string())?;
+            readers.push(answering(n, reader, progress.clone(), to_archiver.clone(), sink.clone())?);
+        }
+        let committer = Committer::start(journal, Box::new(on_event), Box::new(to_archive));
+        let archiver = Archiver::new(archive, progress.clone(), committer.clone(), keep, sink);
+        spawn("archive", move || archiver.run(&archiver_inbox))?;
+        let readers = readers.try_into().expect("as many as asked for");
+        Ok(Embedded { committer, readers, progress })
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let thread = thread::Builder::new().name(name.into()).spawn(work);
+    thread.map(drop).map_err(|error| format!("cannot start the thread {name}: {error}"))
+}
+
+/// A thread that answers.
+fn answering(
+    n: usize,
+    mut reader: Box<dyn ArchiveReader>,
+    progress: Arc<Progress>,
+    archiver: Sender<ToArchiver>,
+    sink: Sink,
+) -> Result<Sender<Ask>, String> {
+    let (asks, inbox): (Sender<Ask>, Receiver<Ask>) = channel();
+    spawn(&format!("reader-{n}"), move || {
+        for ask in inbox {
+            let hurry = || archiver.send(ToArchiver::Hurry).unwrap_or_default();
+            let answers = if progress.wait_for(ask.after, hurry) {
+                ask.questions.iter().map(|question| reader.answer(question)).collect::<Result<_, _>>()
+            } else {
+                Err(crate::store::archive::ArchiveError("the archive is behind; try again".into()))
+            };
+            let answers = answers.map_err(|error| error.to_string());
+            sink(EngineSays::Answered { ticket: ask.ticket, answers });
+        }
+    })?;
+    Ok(asks)
+}
+
+impl Engine for Embedded {
+    fn keep(&mut self, items: Vec<Item>) {
+        self.committer.append(items);
+    }
+
+    fn go_on(&mut self, next: Lsn) {
+        self.committer.resume(next);
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        let is_search = ask.questions.iter().any(|question| matches!(question, Question::Find { .. }));
+        if self.readers[usize::from(is_search)].send(ask).is_err() {
+            // A thread of the store that ends without being told to has panicked, and the process with it.
+            log::error!("store: the thread that reads the archive is gone");
+        }
+    }
+
+    fn backlog_bytes(&self) -> u64 {
+        self.progress.behind_bytes.load(Relaxed)
+    }
+}
+
+/// Time since something was last done.
+pub(super) struct Since(Option<Instant>);
+
+impl Since {
+    pub(super) fn never() -> Since {
+        Since(None)
+    }
+
+    /// Whether it is due again; then it counts as done now.
+    pub(super) fn due(&mut self, pause: Duration) -> bool {
+        let due = self.0.is_none_or(|last| last.elapsed() >= pause);
+        if due {
+            self.0 = Some(Instant::now());
+        }
+        due
+    }
+}

@@ -1,0 +1,171 @@
+//! The thread that fills the archive behind the journal, lets the journal forget what the archive has for
+//! good, and forgets what rooms need not keep. It is alone with the archive's writing side.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Progress, Since, weight};
+use crate::chat::entry::Kind;
+use crate::clock;
+use crate::engines::engine::{EngineSays, Sink};
+use crate::store::archive::{Archive, Keep};
+use crate::store::committer::Committer;
+use crate::store::record::{Item, Record};
+
+/// Items in one transaction.
+const BATCH_ITEMS: usize = 1_000;
+/// How long the archive may be behind an idle journal.
+const LINGER: Duration = Duration::from_millis(250);
+/// Pause between two looks at what is too old, and between two tries after an error.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Time that is spent on what is too old after each such pause.
+const TIDY_TIME: Duration = Duration::from_millis(50);
+/// Pause between two checkpoints.
+const CHECKPOINT: Duration = Duration::from_secs(5);
+/// Bytes applied after which a checkpoint comes early, so that the journal's segments come free.
+const CHECKPOINT_BYTES: u64 = 32 << 20;
+/// Words that were taken back leave the disk within this time.
+const SCRUB: Duration = Duration::from_secs(2);
+
+/// What the archiver is told.
+pub enum ToArchiver {
+    /// Items that are durable in the journal.
+    Items(Arc<Vec<Item>>),
+    /// Somebody waits for what has come so far.
+    Hurry,
+}
+
+/// The thread's state.
+pub struct Archiver {
+    archive: Box<dyn Archive>,
+    progress: Arc<Progress>,
+    committer: Committer,
+    keep: Box<dyn Fn(&str) -> Keep + Send>,
+    sink: Sink,
+    /// Whether words were taken back that may still stand in the journal.
+    scrub: bool,
+    unchecked_bytes: u64,
+    checkpoint: Since,
+    scrubbed: Since,
+    tidied: Since,
+}
+
+impl Archiver {
+    pub(super) fn new(
+        archive: Box<dyn Archive>,
+        progress: Arc<Progress>,
+        committer: Committer,
+        keep: Box<dyn Fn(&str) -> Keep + Send>,
+        sink: Sink,
+    ) -> Archiver {
+        Archiver {
+            archive,
+            progress,
+            committer,
+            keep,
+            sink,
+            scrub: false,
+            unchecked_bytes: 0,
+            checkpoint: Since::never(),
+            scrubbed: Since::never(),
+            tidied: Since::never(),
+        }
+    }
+
+    /// Works until nobody can send any more.
+    pub(super) fn run(mut self, inbox: &Receiver<ToArchiver>) {
+        loop {
+            match inbox.recv_timeout(PAUSE) {
+                Ok(ToArchiver::Items(items)) => self.fill(items, inbox),
+                Ok(ToArchiver::Hurry) => {}
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.let_journal_forget();
+            self.tidy();
+        }
+    }
+
+    /// Gathers what comes within the linger and applies it.
+    fn fill(&mut self, first: Arc<Vec<Item>>, inbox: &Receiver<ToArchiver>) {
+        let until = Instant::now() + LINGER;
+        let mut batch = Arc::unwrap_or_clone(first);
+        while batch.len() < BATCH_ITEMS {
+            match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(ToArchiver::Items(items)) => batch.extend(Arc::unwrap_or_clone(items)),
+                Ok(ToArchiver::Hurry) | Err(_) => break,
+            }
+        }
+        for items in batch.chunks(BATCH_ITEMS) {
+            self.apply(items);
+        }
+    }
+
+    fn apply(&mut self, items: &[Item]) {
+        let mut failures = 0u32;
+        while let Err(error) = self.archive.append(items) {
+            if failures.is_power_of_two() || failures == 0 {
+                log::error!("store: {} items wait for the archive: {error}", items.len());
+            }
+            failures += 1;
+            thread::sleep(PAUSE);
+        }
+        if failures > 0 {
+            log::info!("store: the archive takes items again");
+        }
+        let bytes = items.iter().map(weight).sum();
+        self.unchecked_bytes += bytes;
+        self.progress.behind_bytes.fetch_sub(bytes, Relaxed);
+        self.scrub |= items.iter().any(takes_words_back);
+        let upto = self.archive.applied();
+        self.progress.set(upto);
+        (self.sink)(EngineSays::Archived { upto });
+    }
+
+    fn let_journal_forget(&mut self) {
+        let scrub = self.scrub && self.scrubbed.due(SCRUB);
+        let many = self.unchecked_bytes > CHECKPOINT_BYTES;
+        if !scrub && !many && (self.unchecked_bytes == 0 || !self.checkpoint.due(CHECKPOINT)) {
+            return;
+        }
+        if scrub {
+            self.committer.scrub();
+        }
+        match self.archive.checkpoint() {
+            Ok(durable) => {
+                self.unchecked_bytes = 0;
+                self.scrub &= !scrub;
+                self.committer.free(durable);
+            }
+            Err(error) => log::warn!("store: no checkpoint, the journal keeps its segments: {error}"),
+        }
+    }
+
+    fn tidy(&mut self) {
+        if !self.tidied.due(PAUSE) {
+            return;
+        }
+        let until = Instant::now() + TIDY_TIME;
+        loop {
+            match self.archive.forget(&self.keep, clock::cautious_ms()) {
+                Ok(forgotten) => {
+                    if !forgotten.rooms.is_empty() {
+                        self.unchecked_bytes += 1;
+                        (self.sink)(EngineSays::Forgotten(forgotten.rooms));
+                    }
+                    if !forgotten.more || Instant::now() > until {
+                        return;
+                    }
+                }
+                Err(error) => return log::warn!("store: nothing old is forgotten now: {error}"),
+            }
+        }
+    }
+}
+
+fn takes_words_back(item: &Item) -> bool {
+    matches!(&item.record, Record::Entry(entry) if matches!(entry.kind, Kind::Edit | Kind::Delete))
+}

@@ -1,0 +1,4 @@
+//! How what rooms accept is kept, on this node or on several. The chat server knows the contract only.
+
+pub mod embedded;
+pub mod engine;

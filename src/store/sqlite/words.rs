@@ -1,0 +1,233 @@
+//! Words for the search: how text is cut into them, how they stand in the index, and what a typed search asks
+//! the index. Knows no record.
+//!
+//! The index (FTS5, table `words`) keeps only which rows have a word. Its row number holds room and offset, so
+//! that the hits of a room lie side by side and a search in one room never walks those of another.
+
+use std::collections::HashMap;
+
+use rusqlite::Connection;
+use unicode_normalization::UnicodeNormalization;
+
+use crate::chat::line;
+use crate::chat::message::Offset;
+
+/// Bits of a row number that hold the offset; the 28 above them hold the number of the room. 34 billion
+/// entries a room and 268 million rooms are more than one SQLite file has place for.
+const OFFSET_BITS: u32 = 35;
+/// A longer word is cut here, in bytes, in the index and in a search.
+const WORD_BYTES_MAX: usize = 64;
+/// Words of a search that count; more are left out.
+const SEARCH_WORDS_MAX: usize = 32;
+
+/// The row of an entry in the index; none where the numbers are too large, then it cannot be found.
+pub fn row_of(room: i64, offset: Offset) -> Option<i64> {
+    let fits = room < 1 << (63 - OFFSET_BITS) && offset < 1 << OFFSET_BITS;
+    fits.then_some((room << OFFSET_BITS) | offset as i64)
+}
+
+/// The offset in a row number.
+pub fn offset_of(row: i64) -> Offset {
+    (row & ((1 << OFFSET_BITS) - 1)) as Offset
+}
+
+/// The words of a line's data in the form of the index, with a space between; empty for none.
+pub fn of_line(line: &[u8]) -> String {
+    line::data_of(line).map(|data| indexed(&line::words_of(data))).unwrap_or_default()
+}
+
+fn indexed(text: &str) -> String {
+    let folded = fold(text);
+    let mut all = String::with_capacity(folded.len() + 8);
+    let mut add = |word: &str| {
+        if !all.is_empty() {
+            all.push(' ');
+        }
+        all.push_str(word);
+    };
+    for piece in pieces(&folded) {
+        match piece {
+            Piece::Word(word) => add(word),
+            Piece::Run(run) => {
+                pairs(run).for_each(&mut add);
+                add(last_of(run));
+            }
+        }
+    }
+    all
+}
+
+/// What a search asks the index: every word quoted, so that nothing in it is syntax. A word at the very end of
+/// the text may be the start of one. None for a text without words.
+pub fn search(text: &str) -> Option<String> {
+    let folded = fold(text);
+    let found = pieces(&folded);
+    let end = folded.as_bytes().as_ptr_range().end;
+    let mut terms: Vec<String> = Vec::new();
+    for piece in found {
+        match piece {
+            Piece::Word(word) if word.as_bytes().as_ptr_range().end == end => {
+                terms.push(format!("\"{word}\"*"))
+            }
+            Piece::Word(word) => terms.push(format!("\"{word}\"")),
+            Piece::Run(run) if run.chars().nth(1).is_none() => terms.push(format!("\"{run}\"*")),
+            Piece::Run(run) => terms.extend(pairs(run).map(|pair| format!("\"{pair}\""))),
+        }
+    }
+    terms.truncate(SEARCH_WORDS_MAX);
+    (!terms.is_empty()).then(|| terms.join(" "))
+}
+
+/// Lower case, without accents, compatible forms made one; so `Ｃafé` is found by `cafe`.
+fn fold(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_ascii_lowercase();
+    }
+    let is_accent = |c: &char| ('\u{300}'..='\u{36f}').contains(c);
+    text.nfkd().flat_map(char::to_lowercase).filter(|c| !is_accent(c)).nfc().collect()
+}
+
+/// A part of a text that words are made of.
+enum Piece<'a> {
+    /// A word, at most [`WORD_BYTES_MAX`] bytes of it.
+    Word(&'a str),
+    /// Letters of a script that puts no space between words. Every two neighbours stand in the index as a
+    /// word, and the last one alone.
+    Run(&'a str),
+}
+
+fn pieces(folded: &str) -> Vec<Piece<'_>> {
+    let mut found = Vec::new();
+    let mut open: Option<(usize, bool)> = None;
+    for (at, c) in folded.char_indices() {
+        // A mark belongs to the letter before it.
+        let is_mark = open.is_some() && unicode_normalization::char::is_combining_mark(c);
+        let kind = (is_mark || c.is_alphanumeric()).then(|| match open {
+            Some((_, run)) if is_mark => run,
+            _ => is_unspaced(c),
+        });
+        if kind == open.map(|(_, run)| run) {
+            continue;
+        }
+        found.extend(open.map(|(from, run)| piece(&folded[from..at], run)));
+        open = kind.map(|run| (at, run));
+    }
+    found.extend(open.map(|(from, run)| piece(&folded[from..], run)));
+    found
+}
+
+fn piece(text: &str, run: bool) -> Piece<'_> {
+    if run {
+        return Piece::Run(text);
+    }
+    let mut end = text.len().min(WORD_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    Piece::Word(&text[..end])
+}
+
+/// Chinese, Japanese, and the scripts of South East Asia.
+fn is_unspaced(c: char) -> bool {
+    matches!(c, '\u{e00}'..='\u{eff}' | '\u{1000}'..='\u{109f}' | '\u{1780}'..='\u{17ff}'
+        | '\u{2e80}'..='\u{312f}' | '\u{31a0}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}')
+}
+
+fn pairs(run: &str) -> impl Iterator<Item = &str> {
+    let ends = run.char_indices().skip(1).map(|(at, c)| at + c.len_utf8());
+    run.char_indices().zip(ends).map(|((from, _), to)| &run[from..to])
+}
+
+fn last_of(run: &str) -> &str {
+    run.char_indices().next_back().map_or(run, |(at, _)| &run[at..])
+}
+
+/// The changes of the index that belong to one transaction. Put together first, so that words which come and
+/// go within it are never written.
+#[derive(Debug, Default)]
+pub struct WordChanges(HashMap<i64, Change>);
+
+#[derive(Debug)]
+struct Change {
+    /// What the index has; none for a new row.
+    old: Option<String>,
+    /// What it is to have; none for nothing.
+    new: Option<String>,
+}
+
+impl WordChanges {
+    /// A new row.
+    pub fn add(&mut self, row: i64, words: String) {
+        self.0.insert(row, Change { old: None, new: Some(words) });
+    }
+
+    /// A row that had words gets others; none to take it out.
+    pub fn replace(&mut self, row: i64, old: String, new: Option<String>) {
+        match self.0.get_mut(&row) {
+            Some(change) => change.new = new,
+            None => {
+                self.0.insert(row, Change { old: Some(old), new });
+            }
+        }
+    }
+
+    /// Writes all: first what goes, then what comes, each by rising row; FTS5 wants it so, or it starts a new
+    /// segment of the index for every row. Whether words went.
+    pub fn write(self, db: &Connection) -> Result<bool, rusqlite::Error> {
+        let mut rows: Vec<(i64, Change)> = self.0.into_iter().collect();
+        rows.sort_unstable_by_key(|(row, _)| *row);
+        let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        let mut gone = false;
+        for (row, change) in rows.iter().filter(|(_, change)| given(&change.old)) {
+            gone = true;
+            db.prepare_cached("INSERT INTO words (words, rowid, text) VALUES ('delete', ?1, ?2)")?
+                .execute((row, &change.old))?;
+        }
+        let mut insert = db.prepare_cached("INSERT INTO words (rowid, text) VALUES (?1, ?2)")?;
+        for (row, change) in rows.iter().filter(|(_, change)| given(&change.new)) {
+            insert.execute((row, &change.new))?;
+        }
+        Ok(gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_becomes_words() {
+        for (text, words) in [
+            ("Hello, World-wide 42!", "hello world wide 42"),
+            ("Ｃafé ÄRGER ﬁn Straße", "cafe arger fin straße"),
+            ("東京都 x", "東京 京都 都 x"),
+            ("abc日本def", "abc 日本 本 def"),
+            ("हिन्दी", "हिन्दी"),
+            ("-- \"*\" ()", ""),
+        ] {
+            assert_eq!(indexed(text), words, "{text}");
+        }
+        assert_eq!(indexed(&"ä".repeat(99)), "a".repeat(64));
+    }
+
+    #[test]
+    fn what_is_typed_is_never_syntax() {
+        let asked = |text: &str| search(text).unwrap_or_default();
+        assert_eq!(asked("Hello wor"), "\"hello\" \"wor\"*");
+        assert_eq!(asked("hello wor "), "\"hello\" \"wor\"");
+        assert_eq!(asked("a\" OR text:b* NOT (c)"), "\"a\" \"or\" \"text\" \"b\" \"not\" \"c\"");
+        assert_eq!(asked("東"), "\"東\"*");
+        assert_eq!(asked("東京都"), "\"東京\" \"京都\"");
+        assert_eq!(search(" \"*\" "), None);
+        assert_eq!(asked(&"x ".repeat(99)).split(' ').count(), SEARCH_WORDS_MAX);
+    }
+
+    #[test]
+    fn a_row_holds_room_and_offset() {
+        let row = row_of(7, 1 << 34).unwrap();
+        assert_eq!(offset_of(row), 1 << 34);
+        assert!(row_of(7, 5).unwrap() < row && row < row_of(8, 1).unwrap());
+        assert_eq!(row_of(1 << 28, 1), None);
+        assert_eq!(row_of(1, 1 << 35), None);
+    }
+}
