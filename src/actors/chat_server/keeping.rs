@@ -64,8 +64,8 @@ pub(super) enum Then {
     Session(ConnectionId),
     /// How far a user has read is kept.
     Read(RoomName, UserName, Offset),
-    /// Everything before is kept.
-    Finish(tokio::sync::oneshot::Sender<()>),
+    /// Everything before is kept; somebody waits to hear whether.
+    Finish(tokio::sync::oneshot::Sender<bool>),
 }
 
 /// An entry on its way.
@@ -185,6 +185,11 @@ impl Keeping {
     }
 }
 
+/// Whoever waited may have gone, and needs no answer then.
+fn tell_if_there(done: tokio::sync::oneshot::Sender<bool>, kept: bool) {
+    done.send(kept).unwrap_or_default();
+}
+
 impl Then {
     fn bytes(&self) -> usize {
         match self {
@@ -232,8 +237,7 @@ impl ChatServer {
             }
             Then::Answer(to, answer) => self.tell(to, answer),
             Then::Frame(connection, frame) => self.send_at_last(connection, frame),
-            // Whoever waited for it has gone, and so has the server.
-            Then::Finish(done) => done.send(()).unwrap_or_default(),
+            Then::Finish(done) => tell_if_there(done, true),
             Then::Keep(_) | Then::Session(_) | Then::Read(..) => {}
         }
     }
@@ -305,6 +309,7 @@ impl ChatServer {
                 Then::Read(room, user, offset) => {
                     self.unkept_reads.entry((room, user)).or_insert(offset);
                 }
+                Then::Finish(done) => tell_if_there(done, false),
                 other => self.take_step(from, other),
             }
         }

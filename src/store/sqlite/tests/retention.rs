@@ -2,7 +2,7 @@ use super::*;
 use crate::store::archive::{Forgotten, Keep, StoredRoom};
 use crate::store::record::{Cursor, ReadMark, Seen, SessionNote};
 
-const FOR_EVER: Keep = Keep { age_ms: u64::MAX, bytes: 0, ids_ms: u64::MAX };
+const FOR_EVER: Keep = Keep { age_ms: u64::MAX, bytes: 0, pin: false, ids_ms: u64::MAX };
 const DAY: u64 = 24 * 3_600_000;
 
 impl Store {
