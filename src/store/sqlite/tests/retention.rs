@@ -55,6 +55,17 @@ fn entries_go_by_age_and_a_room_never_gives_an_offset_twice() {
 }
 
 #[test]
+fn a_pinned_entry_stays_whatever_its_age() {
+    let mut store = Store::new();
+    store.put((1..=50).map(|n| Record::Entry(said("news", n, "word"))));
+    store.forget(&|_| Keep { age_ms: 0, pin: true, ..FOR_EVER }, DAY);
+    assert_eq!(offsets(store.ask(&all_of("news"))), [50], "the newest alone");
+    store.put([Record::Entry(said("news", 51, "newer"))]);
+    store.forget(&|_| Keep { age_ms: 0, pin: true, ..FOR_EVER }, DAY);
+    assert_eq!(offsets(store.ask(&all_of("news"))), [51]);
+}
+
+#[test]
 fn entries_go_by_bytes_of_a_room() {
     let mut store = Store::new();
     store.put((1..=300).map(|n| Record::Entry(said("a", n, "word"))));
