@@ -4,15 +4,15 @@
 
 mod errors;
 mod forgetting;
-mod ids;
+pub(super) mod ids;
 mod notes;
 mod pages;
 mod reading;
 mod rooms;
-mod schema;
+pub(super) mod schema;
 #[cfg(test)]
 mod tests;
-mod words;
+pub(super) mod words;
 mod writing;
 
 use std::fs::File;
