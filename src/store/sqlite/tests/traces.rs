@@ -103,7 +103,7 @@ fn forgotten_words_leave_no_trace_either() {
         store.put((1..=20).map(|n| Record::Entry(said("a", batch * 20 + n, "thisisforgottenlater"))));
     }
     assert!(store.has("thisisforgottenlater"));
-    let keep = |_: &str| Keep { age_ms: 0, bytes: 0, ids_ms: 0 };
+    let keep = |_: &str| Keep { age_ms: 0, bytes: 0, pin: false, ids_ms: 0 };
     while store.archive.forget(&keep, 10_000_000).unwrap().more {}
     store.archive.checkpoint().unwrap();
     assert!(!store.has("isforgottenlater"));
