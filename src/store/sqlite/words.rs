@@ -225,6 +225,21 @@ impl WordChanges {
         }
     }
 
+    /// How many rows.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// As [`WordChanges::write`], but what goes is only marked in the index, until its parts are merged.
+    pub fn mark_gone(self, db: &Connection) -> Result<(), rusqlite::Error> {
+        // Each change of the setting writes out what came before it.
+        let mut secure = db.prepare_cached("INSERT INTO words (words, rank) VALUES ('secure-delete', ?1)")?;
+        secure.execute([0])?;
+        self.write(db)?;
+        secure.execute([1])?;
+        Ok(())
+    }
+
     /// Writes all: first what goes, then what comes, each by rising row; FTS5 wants it so, or it starts a new
     /// segment of the index for every row. Whether words went.
     pub fn write(self, db: &Connection) -> Result<bool, rusqlite::Error> {

@@ -16,7 +16,7 @@ fn what_was_applied_is_there_after_a_reopen() {
     store.archive = SqliteArchive::open(&store.path()).unwrap();
     assert_eq!(store.archive.applied(), 2);
     assert_eq!(offsets(store.ask(&all_of("a"))), [1, 2]);
-    assert_eq!(offsets(store.ask(&find("a", "tw"))), [2]);
+    assert_eq!(offsets(store.ask(&find("a", "two"))), [2]);
 }
 
 #[test]
