@@ -36,6 +36,8 @@ mod endings;
 mod lanes;
 mod rooms;
 mod sockets;
+#[cfg(test)]
+mod tests;
 
 /// Largest batch of one room, in bytes; above it the room is flushed within the turn.
 const BATCH_BYTES_MAX: usize = 256 << 10;

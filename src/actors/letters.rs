@@ -19,6 +19,7 @@ use crate::chat::settings::SlowReader;
 use crate::engines::engine::EngineSays;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Join, Reference, RequestNumber};
+use crate::store::record::Letter;
 
 /// A connection of this process: the worker thread it lives on, its place there, and a number that tells
 /// it from those that had the place before.
@@ -220,6 +221,11 @@ pub struct PublishBatch(pub Vec<Draft>);
 #[rtype(result = "()")]
 pub struct FromEngine(pub EngineSays);
 
+/// Door → chat server: items that can never be said. Answered with whether the store has them.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub struct Bury(pub Vec<Letter>);
+
 /// Wiring → chat server: the last sessions are gone; keep what is only in memory. Answered when it is kept.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -327,8 +333,8 @@ pub enum ToHub {
 
 /// Hub → chat server: what one turn of the hub has to report, in order. Bounded by what the chat server asks
 /// for: at most one [`Report::Behind`] for each [`ToHub::Joined`], and one [`Report::Drained`] for each
-/// [`ToHub::Feed`] and [`ToHub::Watch`]. Nothing is reported of a connection that is closed; its session says
-/// [`Closed`].
+/// [`ToHub::Feed`] and [`ToHub::Watch`]. A connection that ends reports nothing more, also if it was asked; its
+/// session says [`Closed`], which earlier reports may cross.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct FromHub(pub Vec<Report>);

@@ -321,10 +321,11 @@ impl Outbox {
         let Some(first) = first else {
             return cut;
         };
-        // Of the first segment, the frames up to the byte that left last must go out whole.
-        let (mut end, mut frames) = (0, 0);
+        // Of the first segment, the frame that has begun to leave must go out whole.
+        let (mut start, mut end, mut frames) = (0, 0, 0);
         while end < self.begun {
-            end += frame_len(&first.bytes[end..]).expect("a segment holds whole frames of our own");
+            start = end;
+            end += frame_len(&first.bytes[start..]).expect("a segment holds whole frames of our own");
             frames += 1;
         }
         cut.dropped += u64::from(first.frames - frames);
@@ -333,10 +334,13 @@ impl Outbox {
             cut.sent = frames.into();
             return cut;
         }
+        cut.sent = u64::from(frames) - 1;
         self.waiting_bytes = end - self.begun;
         self.replay_bytes = if first.replay { self.waiting_bytes } else { 0 };
-        self.waiting_frames = frames.into();
-        self.waiting.push_back(Segment { bytes: first.bytes.slice(..end), frames, marks: 0, ..first });
+        self.waiting_frames = 1;
+        self.begun -= start;
+        let bytes = first.bytes.slice(start..end);
+        self.waiting.push_back(Segment { bytes, frames: 1, marks: 0, ..first });
         cut
     }
 }

@@ -240,15 +240,16 @@ mod tests {
         let given = environment(&[
             ("PORT", "5000"),
             ("REDIS_URL", "redis://h:6379/1"),
-            ("DATABASE_URL", "postgres://h/d"),
+            ("DATABASE_URL", "sqlite:///var/lib/roomcast/rooms.db"),
         ]);
         let config = merge("", "", &given).unwrap();
         assert_eq!(config.server.listen, "0.0.0.0:5000");
         assert_eq!(
             (config.redis.url.as_str(), config.store.url.as_str()),
-            ("redis://h:6379/1", "postgres://h/d")
+            ("redis://h:6379/1", "sqlite:///var/lib/roomcast/rooms.db")
         );
-        assert!(config.warnings().iter().any(|warning| warning.starts_with("store.url")));
+        let elsewhere = merge("", "", &environment(&[("DATABASE_URL", "postgres://h/d")])).unwrap_err();
+        assert!(elsewhere.to_string().contains("DATABASE_URL: store.url"), "{elsewhere}");
         let both = environment(&[("ROOMCAST__SERVER__LISTEN", "127.0.0.1:7"), ("PORT", "5000")]);
         assert_eq!(merge("", "", &both).unwrap().server.listen, "127.0.0.1:7", "the exact name goes first");
         let empty = environment(&[("PORT", ""), ("REDIS_URL", "")]);
@@ -325,7 +326,8 @@ mod tests {
             ("server.tls_cert", "a.pem", "proxy"),
             ("server.origins", "example.com", "server.origins"),
             ("server.trusted_proxies", "proxy", "server.trusted_proxies"),
-            ("rooms.ack", "archived", "rooms.ack"),
+            ("rooms.ack", "replicated", "rooms.ack"),
+            ("store.url", "mysql://h/d", "store.url"),
             ("redis.url", "http://h", "redis.url"),
             ("auth.public_key", "no/such.pem", "cannot read"),
             ("server", "x", "name a key in it"),

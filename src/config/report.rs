@@ -176,7 +176,7 @@ mod tests {
         for word in [
             env!("CARGO_PKG_VERSION"),
             "http://127.0.0.1:8080",
-            "memory",
+            "data/roomcast.db",
             "message_queue",
             "127.0.0.1:6380",
             "20s",

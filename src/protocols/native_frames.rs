@@ -21,7 +21,7 @@ mod tests;
 pub use entries::{change, gap, live, message, page, rewind, skip};
 
 /// What `welcome` says this server can do beyond joining and publishing.
-const CAN: &str = r#"["typing","who","log","re","keep","edit","react","got"]"#;
+const CAN: &str = r#"["typing","who","log","re","keep","edit","react","read","got"]"#;
 /// The same with a store.
 const CAN_WITH_STORE: &str =
     r#"["typing","who","log","re","keep","edit","react","read","got","find","rooms","session"]"#;
@@ -102,8 +102,8 @@ pub struct Welcome<'a> {
     pub ping_ms: u64,
     /// Largest message, in bytes.
     pub message_bytes: usize,
-    /// Whether there is a store: what a user has read, her list of rooms, search and sessions that are gone on
-    /// with live in it.
+    /// Whether there is a store: the list of a user's rooms, the search and sessions that outlive their
+    /// connections live in it.
     pub has_store: bool,
 }
 

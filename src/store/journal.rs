@@ -31,6 +31,8 @@ mod frame;
 mod header;
 mod recovery;
 mod segment;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -42,7 +44,7 @@ use crate::store::record::{Item, Lsn};
 use disk::{Disk, RealDisk, is_full};
 use header::{Header, PAGE};
 use recovery::{ENDING, OldSegment};
-use segment::{SEGMENT_BYTES_MAX, STEP, Segment, Spare};
+use segment::{SEGMENT_BYTES_MAX, Segment, Spare};
 
 /// Why the journal could not do something, for people; ends with what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +110,7 @@ struct Sealed {
 pub struct Journal {
     dir: PathBuf,
     disk: Box<dyn Disk>,
+    segment_bytes_max: u64,
     /// Held as long as the journal is open.
     _lock: File,
     /// None after a failure, until the journal is healed.
@@ -134,16 +137,22 @@ impl Journal {
     /// Opens the journal in a folder, which is made if need be, and reads the records after `after`. Refused
     /// while another process has it open.
     pub fn open(dir: &Path, after: Lsn) -> Result<(Journal, Found), JournalError> {
-        Journal::open_on(Box::new(RealDisk), dir, after)
+        Journal::open_on(Box::new(RealDisk), dir, after, SEGMENT_BYTES_MAX)
     }
 
-    fn open_on(disk: Box<dyn Disk>, dir: &Path, after: Lsn) -> Result<(Journal, Found), JournalError> {
+    fn open_on(
+        disk: Box<dyn Disk>,
+        dir: &Path,
+        after: Lsn,
+        segment_bytes_max: u64,
+    ) -> Result<(Journal, Found), JournalError> {
         make_folder(&*disk, dir)?;
         let lock = lock(dir)?;
         let recovered = recovery::read(dir, after)?;
         let mut journal = Journal {
             dir: dir.to_owned(),
             disk,
+            segment_bytes_max,
             _lock: lock,
             current: None,
             sealed: VecDeque::new(),
@@ -185,10 +194,16 @@ impl Journal {
                 self.bytes += used;
             }
             let is_last = at + 1 == count;
-            if is_last && old.clean && old.last + 1 == self.next && old.end < SEGMENT_BYTES_MAX {
+            if is_last && old.clean && old.last + 1 == self.next && old.end < self.segment_bytes_max {
                 let path = old.path.clone();
-                let resumed = Segment::resume(&*self.disk, old.path, old.header, old.end, old.len)
-                    .map_err(|error| JournalError::io("write", &path, &error))?;
+                let resumed = Segment::resume(
+                    &*self.disk,
+                    old.path,
+                    old.header,
+                    (old.end, old.len),
+                    self.segment_bytes_max,
+                )
+                .map_err(|error| JournalError::io("write", &path, &error))?;
                 self.current = Some(resumed);
                 continue;
             }
@@ -201,7 +216,7 @@ impl Journal {
             });
         }
         if self.current.is_none() {
-            self.current = Some(self.begin_segment(0)?);
+            self.current = Some(self.begin_segment(false)?);
         }
         Ok(())
     }
@@ -249,7 +264,7 @@ impl Journal {
     fn write(&mut self, items: &[Item]) -> Result<u64, JournalError> {
         self.encode(items);
         if self.current.as_ref().is_some_and(|segment| !segment.has_room(self.group.len())) {
-            let fresh = self.begin_segment(0)?;
+            let fresh = self.begin_segment(false)?;
             self.seal(false);
             self.current = Some(fresh);
             self.encode(items);
@@ -278,7 +293,7 @@ impl Journal {
                 self.next
             )));
         }
-        let fresh = self.begin_segment(STEP - PAGE as u64)?;
+        let fresh = self.begin_segment(true)?;
         self.seal(false);
         self.current = Some(fresh);
         Ok(())
@@ -324,7 +339,7 @@ impl Journal {
         if self.current.as_ref().is_none_or(Segment::is_empty) {
             return;
         }
-        match self.begin_segment(0) {
+        match self.begin_segment(false) {
             Ok(fresh) => {
                 self.seal(false);
                 self.current = Some(fresh);
@@ -353,15 +368,16 @@ impl Journal {
         self.sealed.push_back(Sealed { path: segment.path, last, end, len, failed });
     }
 
-    fn begin_segment(&mut self, least: u64) -> Result<Segment, JournalError> {
+    fn begin_segment(&mut self, roomy: bool) -> Result<Segment, JournalError> {
         let number = self.next_segment;
         // Also after a failure the number is used up: something of it may stand on the disk.
         self.next_segment += 1;
+        let max = self.segment_bytes_max;
         let header = Header { number, start: self.next, salt: rand::random() };
         let path = self.dir.join(format!("{number:016}.{ENDING}"));
         let (path, begun) = match self.spare.take() {
-            Some(spare) => (spare.path.clone(), Segment::reuse(&*self.disk, spare, header)),
-            None => (path.clone(), Segment::create(&*self.disk, path, header, least)),
+            Some(spare) => (spare.path.clone(), Segment::reuse(&*self.disk, spare, header, max)),
+            None => (path.clone(), Segment::create(&*self.disk, path, header, max, roomy)),
         };
         begun.map_err(|error| JournalError::io("begin", &path, &error))
     }

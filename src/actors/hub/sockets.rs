@@ -134,7 +134,10 @@ impl Core {
         match result {
             Ok(sent) => {
                 self.count(&sent);
-                self.reports.extend((0..sent.marks).map(|_| Report::Drained { connection: connection.id }));
+                if connection.is_open() {
+                    let drained = Report::Drained { connection: connection.id };
+                    self.reports.extend((0..sent.marks).map(|_| drained));
+                }
             }
             Err(_) => return self.give_up(connection),
         }

@@ -9,7 +9,7 @@ use super::frame;
 use super::header::{Header, PAGE};
 use crate::store::record::Lsn;
 
-/// Most bytes of a segment, unless one group alone needs more.
+/// Most bytes of a segment in service.
 pub(super) const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// So much is zeroed ahead, so that a sync seldom has to write down a new length too: that would double its time.
 pub(super) const STEP: u64 = 1 << 20;
@@ -25,6 +25,8 @@ pub(super) struct Segment {
     end: u64,
     /// The file has so many bytes; from `end` on they are zero.
     len: u64,
+    /// Most bytes of it, unless one group alone needs more.
+    max: u64,
 }
 
 /// An empty file that can be used again.
@@ -34,10 +36,20 @@ pub(super) struct Spare {
 }
 
 impl Segment {
-    /// A new durable file. Fails as full unless `least` bytes of zeros can be had beside the header.
-    pub(super) fn create(disk: &dyn Disk, path: PathBuf, header: Header, least: u64) -> io::Result<Segment> {
+    /// A new durable file of at most `max` bytes (more if one group alone needs more). With `roomy` it fails as
+    /// full unless a whole step can be zeroed ahead.
+    pub(super) fn create(
+        disk: &dyn Disk,
+        path: PathBuf,
+        header: Header,
+        max: u64,
+        roomy: bool,
+    ) -> io::Result<Segment> {
         let handle = disk.create(&path)?;
-        let made = Segment::begin(handle, path.clone(), header, 0, least).and_then(|segment| {
+        let end = PAGE as u64;
+        let segment =
+            Segment { path: path.clone(), header, seed: frame::seed(header.salt), handle, end, len: 0, max };
+        let made = segment.begin(roomy).and_then(|segment| {
             disk.sync_folder(path.parent().unwrap_or(Path::new(".")))?;
             Ok(segment)
         });
@@ -49,10 +61,11 @@ impl Segment {
     }
 
     /// Begins anew in an emptied file, durably. It has its room already.
-    pub(super) fn reuse(disk: &dyn Disk, spare: Spare, header: Header) -> io::Result<Segment> {
-        let begun = disk
-            .open(&spare.path)
-            .and_then(|handle| Segment::begin(handle, spare.path.clone(), header, spare.len, 0));
+    pub(super) fn reuse(disk: &dyn Disk, spare: Spare, header: Header, max: u64) -> io::Result<Segment> {
+        let begun = disk.open(&spare.path).and_then(|handle| {
+            let (path, seed, end) = (spare.path.clone(), frame::seed(header.salt), PAGE as u64);
+            Segment { path, header, seed, handle, end, len: spare.len, max }.begin(false)
+        });
         if begun.is_err() {
             // A file whose sync failed is not asked again.
             disk.remove(&spare.path).ok();
@@ -60,23 +73,17 @@ impl Segment {
         begun
     }
 
-    fn begin(
-        handle: Box<dyn Handle>,
-        path: PathBuf,
-        header: Header,
-        len: u64,
-        least: u64,
-    ) -> io::Result<Segment> {
-        let end = PAGE as u64;
-        let seed = frame::seed(header.salt);
-        let mut segment = Segment { path, header, seed, handle, end, len: len.max(end) };
-        write_all_at(&*segment.handle, &header.page(), 0)?;
-        segment.zero_ahead(STEP)?;
-        if segment.len < end + least {
+    /// Writes the header and the first zeros.
+    fn begin(mut self, roomy: bool) -> io::Result<Segment> {
+        write_all_at(&*self.handle, &self.header.page(), 0)?;
+        self.len = self.len.max(PAGE as u64);
+        let step = STEP.min(self.max);
+        self.zero_ahead(step)?;
+        if roomy && self.len < step {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        segment.handle.sync()?;
-        Ok(segment)
+        self.handle.sync()?;
+        Ok(self)
     }
 
     /// Goes on in a file whose bytes from `end` to `len` are zero, as an opening has read. What it read is made
@@ -85,12 +92,12 @@ impl Segment {
         disk: &dyn Disk,
         path: PathBuf,
         header: Header,
-        end: u64,
-        len: u64,
+        (end, len): (u64, u64),
+        max: u64,
     ) -> io::Result<Segment> {
         let handle = disk.open(&path)?;
         handle.sync()?;
-        Ok(Segment { path, header, seed: frame::seed(header.salt), handle, end, len })
+        Ok(Segment { path, header, seed: frame::seed(header.salt), handle, end, len, max })
     }
 
     /// Where the next record goes.
@@ -115,7 +122,7 @@ impl Segment {
 
     /// Whether so many more bytes go in. An empty one takes any group.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.is_empty() || self.end + bytes as u64 <= SEGMENT_BYTES_MAX
+        self.is_empty() || self.end + bytes as u64 <= self.max
     }
 
     /// Writes a group and makes it durable. After an error nothing more may be written here.
@@ -124,7 +131,7 @@ impl Segment {
         let end = self.end + group.len() as u64;
         if end > self.len {
             self.len = end;
-            let left = SEGMENT_BYTES_MAX.saturating_sub(end).min(STEP);
+            let left = self.max.saturating_sub(end).min(STEP);
             self.zero_ahead(end + left)?;
         }
         self.handle.sync()?;

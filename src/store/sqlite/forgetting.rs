@@ -64,14 +64,14 @@ impl Round {
         let tx = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
         let mut step = Step::default();
         let next = match self.place {
-            Place::Rooms(after) => self.rooms(&tx, after, keep, now, &mut step)?,
-            Place::Seen(after) => self.seen(&tx, after, keep, now, &mut step)?,
+            Place::Rooms(after) => Some(self.rooms(&tx, after, keep, now, &mut step)?),
+            Place::Seen(after) => Some(self.seen(&tx, after, keep, now, &mut step)?),
             Place::Sessions => self.sessions(&tx, now, &mut step)?,
         };
         tx.commit()?;
         // A walk that is in the middle goes on at once; at its end all rooms have been looked at.
-        step.forgotten.more = next != Place::Rooms(0);
-        self.place = next;
+        step.forgotten.more = next.is_some();
+        self.place = next.unwrap_or(Place::Rooms(0));
         self.fit(step.rows, began.elapsed());
         Ok(step)
     }
@@ -151,11 +151,11 @@ impl Round {
         Ok(Place::Seen(last))
     }
 
-    fn sessions(&self, db: &Connection, now: u64, step: &mut Step) -> Result<Place, Trouble> {
+    fn sessions(&self, db: &Connection, now: u64, step: &mut Step) -> Result<Option<Place>, Trouble> {
         let sql = "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE ts < ?1 LIMIT ?2)";
         let until = now.saturating_sub(SESSION_AGE_MS);
         step.rows = db.prepare_cached(sql)?.execute((stored(until), self.rows_max as i64))?;
-        Ok(if step.rows == self.rows_max { Place::Sessions } else { Place::Rooms(0) })
+        Ok((step.rows == self.rows_max).then_some(Place::Sessions))
     }
 }
 

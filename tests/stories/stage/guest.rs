@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -124,8 +125,9 @@ impl Guest {
 
     /// Says something in the room that was joined last; `ack`, which comes with one's own entry.
     pub async fn says(&mut self, text: &str) -> Line {
-        self.next += 1;
-        let id = format!("{}-{}", self.name, self.next);
+        // Ids outlive a guest, and even the server.
+        static SAID: AtomicU64 = AtomicU64::new(1);
+        let id = format!("{}-{}", self.name, SAID.fetch_add(1, Relaxed));
         let ack = self.asks(json!({"t": "pub", "r": self.room, "d": text, "id": id})).await;
         assert_eq!((ack.t(), ack.text("id")), ("ack", id.as_str()), "{}", ack.raw);
         let own =

@@ -30,7 +30,9 @@ pub struct Hall {
     log: Arc<Mutex<String>>,
     copies: Vec<JoinHandle<()>>,
     /// The folder that it runs in; gone with it.
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
+    /// Flags of a server that can be started again.
+    flags: Vec<String>,
 }
 
 /// The program in an empty folder, without anything of this process's environment that it would read.
@@ -68,21 +70,73 @@ impl Hall {
         Hall::run(command, home).await
     }
 
+    /// A hall whose rooms are kept in its folder, so that they outlive the server.
+    pub async fn stored(settings: &[&str]) -> Hall {
+        let home = tempfile::tempdir().expect("a folder for the hall");
+        let store = format!("sqlite://{}/roomcast.db", home.path().display());
+        let mut flags: Vec<String> = ["--listen", "127.0.0.1:0", "--store", &store].map(str::to_owned).into();
+        // Guests of such a hall do not always answer its close.
+        for setting in ["queue.door.listen=", "server.drain=1s"].iter().chain(settings) {
+            flags.extend(["--set".to_owned(), (*setting).to_owned()]);
+        }
+        let mut command = program(PROGRAM, home.path());
+        command.args(&flags);
+        let mut hall = Hall::run(command, home).await;
+        hall.flags = flags;
+        hall
+    }
+
+    /// Stops the server as a process manager does, and starts it again on the same folder.
+    pub async fn restarts(&mut self) {
+        self.signal("TERM");
+        let status = self.ended().await;
+        assert_eq!(status.code(), Some(0), "{status}");
+        self.starts_again().await;
+    }
+
+    /// Kills the server in the middle of everything (`kill -9`), and starts it again on the same folder.
+    pub async fn crashes(&mut self) {
+        self.child.kill().expect("it runs");
+        self.ended().await;
+        self.starts_again().await;
+    }
+
+    async fn starts_again(&mut self) {
+        assert!(!self.flags.is_empty(), "only a hall that is stored can be started again");
+        for copy in self.copies.drain(..) {
+            copy.join().expect("what it printed could be read");
+        }
+        let mut command = program(PROGRAM, self.home.path());
+        command.args(&self.flags);
+        self.starts(command).await;
+    }
+
     /// Any program that prints the start-up lines of a server.
     pub async fn run(mut command: Command, home: tempfile::TempDir) -> Hall {
-        let mut child = command.spawn().expect("the program starts");
-        let log = Arc::new(Mutex::new(String::new()));
+        let child = command.spawn().expect("the program starts");
+        let (address, log) = (([127, 0, 0, 1], 0).into(), Arc::default());
+        let mut hall = Hall { child, address, log, copies: Vec::new(), home, flags: Vec::new() };
+        hall.listens().await;
+        hall
+    }
+
+    async fn starts(&mut self, mut command: Command) {
+        self.child = command.spawn().expect("the program starts");
+        self.listens().await;
+    }
+
+    /// Waits until the server that was just started is ready.
+    async fn listens(&mut self) {
         let (tell, mut listening) = mpsc::unbounded_channel();
-        let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
-        let copies = vec![copy(out, log.clone(), tell.clone()), copy(err, log.clone(), tell)];
-        let mut hall = Hall { child, address: ([127, 0, 0, 1], 0).into(), log, copies, _home: home };
+        let out = self.child.stdout.take().expect("piped");
+        let err = self.child.stderr.take().expect("piped");
+        self.copies = vec![copy(out, self.log.clone(), tell.clone()), copy(err, self.log.clone(), tell)];
         let Ok(Some(address)) = timeout(PATIENCE, listening.recv()).await else {
             panic!("the server did not say where it listens");
         };
-        hall.address = address;
-        eventually("/readyz says 200", || async { (hall.get("/readyz").await.status == 200).then_some(()) })
+        self.address = address;
+        eventually("/readyz says 200", || async { (self.get("/readyz").await.status == 200).then_some(()) })
             .await;
-        hall
     }
 
     pub fn address(&self) -> SocketAddr {

@@ -1,11 +1,12 @@
 //! What the stories are played with: the hall (a server process), guests (chat users), wires (raw
-//! WebSocket clients) and tokens. Knows nothing of any single story.
+//! WebSocket clients), tokens and views of a log. Knows nothing of any single story.
 
 pub mod guest;
 pub mod hall;
 pub mod http;
 pub mod stream;
 pub mod tokens;
+pub mod view;
 pub mod wire;
 
 use std::future::Future;

@@ -47,6 +47,9 @@ pub struct Follower {
     pub epoch: String,
 }
 
+/// Lines that may come between entries.
+const STATE: [&str; 5] = ["pres", "typing", "read", "got", "welcome"];
+
 /// The offset of an entry of a room; none for any other line.
 pub fn offset_of(room: &str, raw: &str) -> Option<u64> {
     let rest = raw.strip_prefix(r#"{"t":"msg","r":""#)?.strip_prefix(room)?.strip_prefix(r#"","s":"#)?;
@@ -81,11 +84,28 @@ impl Follower {
     /// Reads the next entry, which has to stand right behind the last.
     pub async fn entry(&mut self) -> String {
         let raw = self.line(&["msg"]).await;
-        let offset = offset_of(&self.room, &raw).unwrap_or_else(|| panic!("not of this room: {raw}"));
+        self.takes(&raw);
+        raw
+    }
+
+    fn takes(&mut self, raw: &str) {
+        let offset = offset_of(&self.room, raw).unwrap_or_else(|| panic!("not of this room: {raw}"));
         assert_eq!(offset, self.last + 1, "a hole or an overlap: {raw}");
         self.last = offset;
-        self.transcript.sees(offset, &raw);
-        raw
+        self.transcript.sees(offset, raw);
+    }
+
+    /// Reads entries until the server is gone.
+    pub async fn until_the_end(&mut self) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.wire.next_before(end).await.expect("the server goes in time") {
+                Seen::End => return,
+                Seen::Text(raw) if is_of(&raw, "msg") => self.takes(&raw),
+                Seen::Text(raw) if STATE.iter().any(|t| is_of(&raw, t)) => {}
+                other => panic!("after {}: {other:?}", self.last),
+            }
+        }
     }
 
     /// Reads up to an offset.
@@ -104,7 +124,7 @@ impl Follower {
             };
             match seen {
                 Seen::Text(raw) if types.iter().any(|t| is_of(&raw, t)) => return raw,
-                Seen::Text(raw) if ["pres", "typing", "welcome"].iter().any(|t| is_of(&raw, t)) => {}
+                Seen::Text(raw) if STATE.iter().any(|t| is_of(&raw, t)) => {}
                 other => panic!("waits for {types:?} after {} and sees {other:?}", self.last),
             }
         }
