@@ -55,17 +55,18 @@ async fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() {
 
     let written = crowd.writers_stop().await;
     let heads = crowd::heads(server.address(), &diaries).await;
-    let seen = crowd.readers_reach(heads.clone()).await;
+    let (seen, late) = crowd.readers_reach(heads.clone()).await;
     crowd::reads_all("last", server.address(), &diaries, heads.clone()).await;
     // The log is the same after a polite stop.
     server.stop().await;
     let mut server = Server::start(server.setup.clone()).await;
-    crowd::reads_all("after-the-stop", server.address(), &diaries, heads).await;
+    crowd::reads_all("after-the-stop", server.address(), &diaries, heads.clone()).await;
     server.stop().await;
 
     let report = judge(&diaries);
     let forgotten: u64 = seen.iter().map(|seen| seen.forgotten).sum();
     print_table(&deeds, &report, forgotten, began.elapsed());
+    assert!(late.is_empty(), "these do not reach {heads:?}: {late:?}; seed {seed}, {}", folder.display());
     assert_eq!(report.acked, written.iter().map(|written| written.acked).sum::<u64>());
     assert!(report.acked > kills as u64, "the server was killed while it worked");
     assert_eq!(report.forgotten, 0, "nothing is old enough to be forgotten");
