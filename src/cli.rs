@@ -4,6 +4,9 @@
 //! Exit codes: 0 fine, 1 failed while running, 2 wrong use or configuration, 69 a needed service is not
 //! there.
 
+mod backup;
+mod dead;
+
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::IpAddr;
@@ -54,6 +57,11 @@ enum Command {
     Send(Send),
     /// Print a token signed with auth.secret
     Token(Token),
+    /// Items of queues that could never be said
+    #[command(subcommand)]
+    Dead(dead::Dead),
+    /// Copy the store of a server, running or not, to a new file
+    Backup(backup::Backup),
     /// Print the version
     Version,
 }
@@ -178,6 +186,8 @@ fn execute(cli: Cli, environment: Vec<(String, String)>, out: &mut dyn Write) ->
         Command::CheckConfig => print(out, &report(&loaded)),
         Command::Send(send) => print(out, &say(&send, &loaded.config)?),
         Command::Token(token) => print(out, &sign(&token, &loaded.config)?),
+        Command::Dead(asked) => dead::run(&asked, &loaded.config, out),
+        Command::Backup(asked) => print(out, &backup::run(&asked, &loaded.config)?),
         Command::Version => unreachable!("answered above, before a configuration was read"),
     }
 }
@@ -349,7 +359,7 @@ mod tests {
         Cli::command().debug_assert();
         let names: Vec<String> =
             Cli::command().get_subcommands().map(|one| one.get_name().to_owned()).collect();
-        assert_eq!(names, ["serve", "check-config", "send", "token", "version"]);
+        assert_eq!(names, ["serve", "check-config", "send", "token", "dead", "backup", "version"]);
         let help = Cli::command().render_help().to_string();
         assert!(help.lines().count() <= 24 && help.lines().all(|line| line.len() <= 100), "{help}");
     }

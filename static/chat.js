@@ -1,23 +1,19 @@
 /**
- * The demo page: draws what roomcast.js tells and passes on what is typed. Each room has a bounded window of
- * lines; `paint` makes the list show the window of the open room. Whatever a person wrote goes in as text.
+ * The demo page: what roomcast.js tells goes into the timeline of its room, `paint` shows the timeline of the open
+ * room, and what is typed or pressed goes back. Whatever a person wrote goes in as text.
  */
 import { Roomcast } from '/roomcast.js';
+import { FIRST_PAGE, Timeline } from '/timeline.js';
+import { Lines, button, el, quoteOf, words } from '/lines.js';
+import { Tools } from '/tools.js';
+import { Find } from '/find.js';
 
-const KEEP = 500; // lines in the window of a room; older ones come back on scroll
-const PAGE = 50;
 const ROOMS_MAX = 50;
 const DEFAULT_ROOM = 'lobby';
-const GROUP_MS = 5 * 60_000; // lines of one person this close together share one heading
+const LIST_EVERY_MS = 20_000; // how often the list of rooms is asked for, while somebody may look
 const CALM_MS = 1_000; // shorter cuts are not worth a word
 
 const $ = (id) => document.getElementById(id);
-const el = (tag, name, ...inside) => {
-  const node = document.createElement(tag);
-  if (name) node.className = name;
-  node.append(...inside);
-  return node;
-};
 const stored = (key) => {
   try {
     return localStorage.getItem(key);
@@ -32,6 +28,13 @@ const store = (key, value) => {
     /* then the next visit begins anew */
   }
 };
+const storedList = (key) => {
+  try {
+    return JSON.parse(stored(key) ?? '[]').filter((one) => typeof one === 'string');
+  } catch {
+    return []; // nothing of ours: begin without
+  }
+};
 // At most 32 characters, so at most the 128 bytes that the server takes; no control or half characters.
 const cleanName = (text) =>
   [
@@ -42,13 +45,13 @@ const cleanName = (text) =>
   ]
     .slice(0, 32)
     .join('');
-const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' });
-const calendar = new Intl.DateTimeFormat(undefined, { weekday: 'long', day: 'numeric', month: 'long' });
 
-const views = new Map(); // room name: its window, its unsent lines, its draft
-let here; // the view on the screen
+const rooms = new Map(); // room name: its timeline
+const left = new Set(storedList('roomcast.left')); // rooms that the server still lists
+let here; // the timeline on the screen
 let stick = true; // the reader is at the newest line
 let planned = false;
+let marksKnown = false; // how far this user has read in her rooms
 
 let name = cleanName(stored('roomcast.name') ?? '') || `guest-${Math.random().toString(36).slice(2, 6)}`;
 store('roomcast.name', name);
@@ -57,78 +60,158 @@ const chat = new Roomcast({ user: name });
 // ---- rooms
 
 function open(roomName) {
-  let view = views.get(roomName);
-  if (!view) {
-    const room = chat.join(roomName, { last: PAGE });
-    view = { room, lines: [], waiting: new Map(), from: null, to: 0, tail: true, older: true, unread: 0, draft: '' };
-    views.set(roomName, view);
-    rememberRooms();
-  }
-  return view;
+  const known = rooms.get(roomName);
+  if (known) return known;
+  const timeline = new Timeline(chat, chat.join(roomName, { last: FIRST_PAGE }), plan);
+  rooms.set(roomName, timeline);
+  rememberRooms();
+  return timeline;
 }
 
 function show(roomName) {
-  if (here) here.draft = $('line').value;
+  if (here) {
+    if (!here.editing) here.draft = $('line').value;
+    stopEditing();
+    here.newAfter = null;
+  }
   here = open(roomName);
-  here.unread = 0;
+  if (left.delete(roomName)) rememberRooms();
+  if (here.unread > 0 && here.read !== null) here.newAfter = here.read;
   stick = true;
+  const label = labelOf(roomName);
   $('line').value = here.draft;
-  $('line').placeholder = roomName.length > 24 ? 'Say something' : `Say something in ${roomName}`;
-  $('title').textContent = $('st-room').textContent = roomName;
+  $('line').placeholder = label.length > 24 ? 'Message' : `Message ${label}`;
+  $('title').textContent = label;
+  $('st-room').textContent = roomName;
+  $('say').hidden = roomName === chat.inbox;
   for (const box of document.querySelectorAll('.php')) box.textContent = phpLines(roomName);
   $('lines').replaceChildren();
+  find.clear();
   panel(null);
-  drawRooms();
+  drawAbout();
   drawPeople();
   drawTyping();
   fit();
   paint();
 }
 
-function roomInHash() {
-  const wanted = new URLSearchParams(location.hash.slice(1)).get('room')?.normalize('NFC');
-  return wanted || here?.room.name || stored('roomcast.room') || DEFAULT_ROOM;
+/** The room, and perhaps the message, that the address names. */
+function addressed() {
+  const wanted = new URLSearchParams(location.hash.slice(1));
+  const room = wanted.get('room')?.normalize('NFC');
+  return { room: room || here?.room.name || stored('roomcast.room') || DEFAULT_ROOM, at: Number(wanted.get('at')) };
 }
 
-function go(roomName) {
-  location.hash = `room=${encodeURIComponent(roomName)}`;
+function go(roomName, s) {
+  const hash = `#room=${encodeURIComponent(roomName)}${s ? `&at=${s}` : ''}`;
   store('roomcast.room', roomName);
+  if (location.hash === hash) arrive();
+  else location.hash = hash;
 }
 
-function leave(view) {
-  if (view.waiting.size > 0) return note(view, 'Lines of yours wait here. Leave when they are sent.');
-  const names = [...views.keys()];
-  views.delete(view.room.name);
-  chat.leave(view.room.name);
+function arrive() {
+  const { room, at } = addressed();
+  if (room !== here?.room.name) show(room);
+  if (at > 0) jump(at);
+}
+
+function leave(timeline) {
+  if (timeline.waiting.size > 0) return timeline.note('Lines of yours wait here. Leave when they are sent.');
+  const roomName = timeline.room.name;
+  const names = [...rooms.keys()];
+  left.add(roomName);
+  forget(roomName);
+  if (timeline === here) go(names[names.indexOf(roomName) - 1] ?? names[1]);
+  return plan();
+}
+
+function forget(roomName) {
+  rooms.delete(roomName);
+  chat.leave(roomName);
   rememberRooms();
-  if (view === here) go(names[names.indexOf(view.room.name) - 1] ?? names[1]);
-  else drawRooms();
 }
 
 function rememberRooms() {
-  store('roomcast.rooms', JSON.stringify([...views.keys()].slice(-ROOMS_MAX)));
+  store('roomcast.rooms', JSON.stringify([...rooms.keys()].filter((one) => one !== chat.inbox).slice(-ROOMS_MAX)));
+  store('roomcast.left', JSON.stringify([...left].slice(-ROOMS_MAX)));
 }
 
+const isDirect = (roomName) => /^@.+\+/.test(roomName);
+
+/** A direct room is called by the other one's name. */
+function labelOf(roomName) {
+  if (roomName === chat.inbox) return 'Mentions';
+  const [one, other] = isDirect(roomName) ? roomName.slice(1).split('+') : [];
+  if (one === chat.user) return other;
+  return other === chat.user ? one : roomName;
+}
+
+/** Asks for this user's rooms and read marks: what she did elsewhere, and who wrote to her. */
+async function learnRooms() {
+  if (!chat.can.includes('rooms')) return;
+  let list;
+  try {
+    list = await chat.list();
+  } catch {
+    return; // the next turn asks again
+  }
+  open(chat.inbox);
+  for (const { r, read, unread } of list) {
+    const wanted = !left.has(r) || (r.startsWith('@') && unread > 0);
+    if (!rooms.has(r) && (!wanted || rooms.size >= ROOMS_MAX)) continue;
+    readUpTo(open(r), read);
+  }
+  if (!marksKnown && here.unread > 0 && here.read !== null) here.newAfter = here.read;
+  marksKnown = true;
+  plan();
+}
+
+function readUpTo(timeline, s) {
+  timeline.read = Math.max(timeline.read ?? 0, s);
+  if (!isRead(timeline)) timeline.newAfter = timeline.unread > 0 ? timeline.read : null;
+}
+
+/** Rooms in the order of the list: the inbox, rooms, people. */
+function inOrder() {
+  const all = [...rooms.keys()];
+  const box = (one) => (one === chat.inbox ? 0 : isDirect(one) ? 2 : 1);
+  return all.sort((one, other) => box(one) - box(other));
+}
+
+let drawnRooms = '';
+
 function drawRooms() {
-  const rows = [...views.values()].map((view) => {
-    const label = view.room.name;
-    const link = el('a', '', el('span', '', label), el('i', 'dot'));
-    link.href = `#room=${encodeURIComponent(label)}`;
-    if (view === here) link.ariaCurrent = 'page';
-    const row = el('li', view.unread ? 'unread' : '', link);
-    if (view.unread) link.ariaLabel = `${label}, ${view.unread} new`;
-    if (views.size > 1) {
-      const out = el('button', '', '×');
-      out.title = out.ariaLabel = `Leave ${label}`;
-      out.onclick = () => leave(view);
-      row.append(out);
-    }
-    return row;
-  });
-  $('rooms').replaceChildren(...rows);
-  const others = [...views.values()].reduce((sum, view) => sum + view.unread, 0);
+  const all = inOrder().map((one) => [one, rooms.get(one).unread]);
+  const look = JSON.stringify([all, here.room.name, chat.user]);
+  if (look === drawnRooms) return;
+  drawnRooms = look;
+  const focused = document.activeElement?.closest('#side li')?.dataset.room;
+  for (const [id, wanted] of [
+    ['inbox', (one) => one === chat.inbox],
+    ['rooms', (one) => one !== chat.inbox && !isDirect(one)],
+    ['direct', isDirect],
+  ]) {
+    $(id).replaceChildren(...all.filter(([one]) => wanted(one)).map(([one, unread]) => roomRow(one, unread)));
+  }
+  $('direct-title').hidden = $('direct').children.length === 0;
+  if (focused) document.querySelector(`#side li[data-room="${CSS.escape(focused)}"] a`)?.focus();
+  const others = all.reduce((sum, [, unread]) => sum + unread, 0);
   $('side-button').classList.toggle('unread', others > 0);
-  document.title = `${others ? `(${others}) ` : ''}${here.room.name} · Roomcast`;
+  document.title = `${others ? `(${others}) ` : ''}${labelOf(here.room.name)} · Roomcast`;
+}
+
+function roomRow(roomName, unread) {
+  const label = labelOf(roomName);
+  const link = el('a', '', el('span', '', label));
+  if (unread) link.append(el('b', 'badge', unread > 99 ? '99+' : String(unread)));
+  link.href = `#room=${encodeURIComponent(roomName)}`;
+  if (roomName === here.room.name) link.ariaCurrent = 'page';
+  if (unread) link.ariaLabel = `${label}, ${unread} new`;
+  const row = el('li', unread ? 'unread' : '', link);
+  row.dataset.room = roomName;
+  if (roomName !== chat.inbox && rooms.size > 1)
+    row.prepend(button('×', `Leave ${label}`, () => leave(rooms.get(roomName))));
+  return row;
 }
 
 function phpLines(roomName) {
@@ -139,129 +222,56 @@ $line = ['type' => 'message', 'room' => '${quoted}', 'content' => 'Hello from PH
 $redis->lPush('message_queue', json_encode($line));`;
 }
 
-// ---- lines
+// ---- what is said
 
-function asLine(message, room) {
-  const own = message.u === chat.user;
-  return { ...message, own, state: own ? 'sent' : undefined, why: undefined, e: room.epoch };
-}
+/** Whether this user reads the room at this moment: it is on the screen, down to its newest line. */
+const isRead = (timeline) => timeline === here && stick && timeline.tail && !document.hidden;
 
 function heard(message, room) {
-  const view = views.get(room.name);
-  const mine = message.u === chat.user;
-  const line = (mine && view.waiting.get(message.id)) || {};
-  if (mine) view.waiting.delete(message.id);
-  Object.assign(line, asLine(message, room));
-  add(view, line);
-  if (mine || !view.begun) return;
-  if (view === here) $('news').textContent = `${message.u ?? message.via ?? ''}: ${words(message.d).slice(0, 300)}`;
-  if (view === here && !document.hidden) return;
-  view.unread += 1;
-  drawRooms();
-}
-
-/** Puts a line at the end of the window. A reader far up keeps what he reads: then the end is loaded on scroll. */
-function add(view, line) {
-  const reading = view === here && !stick;
-  if (view.tail && reading && view.lines.length >= KEEP) view.tail = false;
-  if (view.tail) {
-    view.lines.push(line);
-    if (line.s) view.from ??= line.s;
-    if (line.s) view.to = line.s;
-    if (view.lines.length > KEEP) trimTop(view);
+  const timeline = rooms.get(room.name);
+  if (message.s === undefined) timeline.fleeting(message);
+  if (message.u === chat.user || !timeline.begun) return;
+  if (timeline === here) {
+    $('news').textContent = `${message.u ?? message.via ?? ''}: ${words(message.d).slice(0, 300)}`;
+    if (!stick) $('latest').hidden = false;
   }
-  if (reading) $('latest').hidden = false;
+  if (isRead(timeline)) return;
+  timeline.news += 1;
+  // The line "new" stands above the first message that nobody has looked at.
+  if (timeline.unread <= 1) timeline.newAfter = timeline.read ?? message.s - 1;
   plan();
 }
 
-function trimTop(view) {
-  view.lines.splice(0, view.lines.length - KEEP);
-  const first = view.lines.find((line) => line.s);
-  view.older = first?.e === view.room.epoch;
-  view.from = first?.s ?? view.from;
+/** What is on the screen has been read: here, and in this user's other tabs. */
+function settle() {
+  if (!isRead(here) || here.room.state !== 'live') return;
+  here.news = 0;
+  if (!marksKnown || !chat.can.includes('read') || here.room.s === 0) return;
+  here.read = Math.max(here.read ?? 0, here.room.s);
+  chat.read(here.room.name, here.read);
 }
 
-function note(view, text) {
-  add(view, { note: text });
-}
-
-function missed({ all, was, from, to }, room) {
-  const view = views.get(room.name);
-  if (!all) return note(view, hole(from, to));
-  const sawNothing = view.to === 0; // an empty room that nobody is in may end and begin anew
-  if (!view.tail) Object.assign(view, { lines: [], tail: true });
-  Object.assign(view, { older: false, to: 0 });
-  if (!sawNothing)
-    note(
-      view,
-      `The server began a new log (epoch ${was} became ${room.epoch}): lines said while you were away are not kept.`,
-    );
-}
-
-function hole(from, to) {
-  return `${from === to ? `Line ${from} is` : `Lines ${from} to ${to} are`} missing: the server no longer keeps what was said there.`;
-}
-
-function takenBack({ s }, room) {
-  const view = views.get(room.name);
-  view.lines = view.lines.filter((line) => !(line.s > s && line.e === room.epoch));
-  view.to = Math.min(view.to, s);
-  plan();
-}
-
-// ---- history
-
-/** Loads a page before or after the window, one at a time. A window replaced meanwhile has no use for it. */
-async function load(view, side) {
-  if (view.loading || view.room.state !== 'live') return;
-  view.loading = true;
-  const { room, lines } = view;
-  try {
-    const span = side === 'before' ? { before: view.from ?? room.s + 1 } : { after: view.to };
-    const page = await chat.log(room.name, { ...span, n: PAGE });
-    if (view.lines !== lines) return;
-    const known = page.e === room.epoch;
-    place(view, side, known ? page.list.sort((a, b) => a.s - b.s) : [], known && page.more === true);
-  } catch (error) {
-    if (side === 'before') view.older = false;
-    view.why = `Older lines cannot be shown: ${error.message}`;
-  } finally {
-    view.loading = false;
-    plan();
-  }
-}
-
-function place(view, side, list, more) {
-  const { room } = view;
-  const lines = list.filter((entry) => entry.t === 'msg').map((entry) => asLine(entry, room));
-  if (side === 'before') {
-    view.lines.unshift(...lines);
-    view.older = more && list.length > 0;
-    view.from = list[0]?.s ?? view.from;
-    if (view.lines.length > KEEP) {
-      view.lines.length = KEEP;
-      view.tail = false;
-      view.to = view.lines.findLast((line) => line.s).s;
-    }
-  } else {
-    if (list[0]?.s > view.to + 1) view.lines.push({ note: hole(view.to + 1, list[0].s - 1) });
-    view.lines.push(...lines.filter((line) => line.s > view.to));
-    view.to = Math.max(view.to, list.at(-1)?.s ?? 0);
-    view.tail = !more && view.to >= room.s; // else more was said while the page was on its way
-    if (view.lines.length > KEEP) trimTop(view);
-  }
-}
-
-/** Back to the newest line: from the window if it reaches so far, else a fresh one. */
+/** Back to the newest line. */
 function latest() {
-  if (!here.tail) {
-    const to = Math.max(0, here.room.s - PAGE);
-    Object.assign(here, { lines: [], from: to + 1, to, older: true, loading: false });
-    load(here, 'after');
-  }
+  here.latest();
   stick = true;
   $('latest').hidden = true;
   plan();
+}
+
+async function jump(s) {
+  const timeline = here;
+  while (timeline.room.state !== 'live') await new Promise((live) => timeline.room.on('live', live));
+  let why = 'it is no longer kept here';
+  const there = await timeline.reach(s).catch((error) => void (why = error.message));
+  if (timeline !== here) return;
+  if (!there) return void timeline.note(`That message cannot be shown: ${why}.`);
+  stick = false;
+  paint();
+  const row = [...$('lines').querySelectorAll(`.line[data-s="${s}"]`)].at(-1);
+  row.scrollIntoView({ block: 'center' });
+  row.focus({ preventScroll: true });
+  row.classList.add('hit');
 }
 
 function scrolled() {
@@ -269,8 +279,10 @@ function scrolled() {
   const below = box.scrollHeight - box.scrollTop - box.clientHeight;
   stick = below < 40 && here.tail;
   if (stick) $('latest').hidden = true;
-  if (!stick && box.scrollTop < 300 && here.older) load(here, 'before');
-  if (below < 300 && !here.tail) load(here, 'after');
+  if (!stick && box.scrollTop < 300 && here.older) here.load('before');
+  if (below < 300 && !here.tail) here.load('after');
+  drawUnseen();
+  if (stick) plan();
 }
 
 // ---- drawing
@@ -284,103 +296,70 @@ function plan() {
   });
 }
 
-/** Makes the list show the window and the unsent lines. The line under the reader's eye stays where it is. */
+const painter = new Lines({
+  jump: (s) => go(here.room.name, s),
+  react,
+  again,
+  fill: (note) => here.fill(note),
+  me: () => chat.user,
+  mention,
+});
+
+/** Makes the list show the timeline. The line under the reader's eye stays where it is. */
 function paint() {
   const { room } = here;
   const box = $('scroll');
   const list = $('lines');
-  const lines = [...here.lines, ...here.waiting.values()];
-  const rows = new Set(lines.map((line) => (line.row ??= draw(line))));
-  const eye = stick
-    ? null
-    : [...list.children].find((row) => rows.has(row) && row.offsetTop + row.offsetHeight > box.scrollTop);
-  const eyeTop = eye?.offsetTop;
-  for (const row of [...list.children]) if (!rows.has(row)) row.remove();
+  if (stick) here.trim();
+  const lines = here.lines();
+  const seen = stick ? [] : [...list.children].filter((row) => row.offsetTop + row.offsetHeight > box.scrollTop);
+  const tops = seen.map((row) => row.offsetTop);
+  const rows = lines.map((line, i) => painter.dress(line, lines[i - (lines[i - 1]?.fresh ? 2 : 1)], here));
+  const wanted = new Set(rows);
+  for (const row of [...list.children]) if (!wanted.has(row)) row.remove();
   let next = list.firstElementChild;
-  lines.forEach((line, i) => {
-    dress(line, lines[i - 1]);
-    if (line.row === next) next = next.nextElementSibling;
-    else list.insertBefore(line.row, next);
-  });
-  $('empty').hidden = lines.length > 0 || room.state !== 'live' || room.s > 0;
+  for (const row of rows) {
+    if (row === next) next = next.nextElementSibling;
+    else list.insertBefore(row, next);
+  }
+  $('empty').hidden = lines.length > 0 || room.state !== 'live' || room.s > 0 || room.name === chat.inbox;
   $('start').textContent = room.s ? (here.why ?? start(here)) : '';
   $('st-offset').textContent = room.s ?? 0;
   $('st-epoch').textContent = room.epoch ?? 'none';
+  const eye = seen.findIndex((row) => wanted.has(row));
   if (stick && lines.length > 0) box.scrollTop = box.scrollHeight;
-  else if (eye) box.scrollTop += eye.offsetTop - eyeTop;
+  else if (eye >= 0) box.scrollTop += seen[eye].offsetTop - tops[eye];
   const hardlyScrolls = box.scrollHeight < box.clientHeight + 100;
-  if (hardlyScrolls && here.older && (here.from ?? room.s + 1) > 1) load(here, 'before');
+  if (hardlyScrolls && here.older && (here.from ?? room.s + 1) > 1) here.load('before');
+  if (hardlyScrolls && !here.tail) here.load('after');
+  settle();
+  drawRooms();
+  drawUnseen();
 }
 
-function start(view) {
-  if (view.from === 1) return `The beginning of ${view.room.name}`;
-  return view.older ? 'Loading older lines' : 'Older lines are not kept here';
+function start(timeline) {
+  if (timeline.from === 1) return `The beginning of ${labelOf(timeline.room.name)}`;
+  return timeline.older ? 'Loading older lines' : 'Older lines are not kept here';
 }
 
-/** What a message says: a string, or the text in it, or the JSON itself. */
-function words(d) {
-  if (typeof d === 'string') return d;
-  const inner = d?.text ?? d?.content;
-  return typeof inner === 'string' ? inner : JSON.stringify(d, null, 2);
+/** Says that unread messages stand further up, until they have been seen or the room is left. */
+function drawUnseen() {
+  const row = $('lines').querySelector('.fresh');
+  const above = row ? row.offsetTop < $('scroll').scrollTop : here.newAfter !== null && here.newAfter < here.from - 1;
+  const n = here.newAfter === null ? 0 : here.view.messages.filter((one) => here.isNew(one)).length;
+  $('unseen').hidden = !above || n === 0;
+  $('unseen').textContent = `${n}${row ? '' : ' or more'} new ↑`;
 }
 
-function draw(line) {
-  if (line.note) return el('li', 'note', line.note);
-  const head = el('div', 'head');
-  if (line.via) head.append(el('span', 'tag', line.via));
-  if (line.type) head.append(el('span', 'tag', line.type));
-  head.append(line.u ?? (line.via ? 'from the backend' : 'nobody'));
-  const plain = typeof line.d === 'string' || typeof (line.d?.text ?? line.d?.content) === 'string';
-  const text = el(plain ? 'div' : 'pre', 'text', words(line.d));
-  const row = el('li', '', el('time'), el('div', '', head, text), el('span', 'mark'));
-  let hue = 0;
-  for (const letter of line.u ?? '') hue = (hue * 31 + letter.codePointAt(0)) % 360;
-  row.style.setProperty('--hue', hue);
-  return row;
-}
-
-/** What may change after a line is drawn: its place in a group, its day, its mark. */
-function dress(line, before) {
-  if (line.note) return;
-  const day = new Date(line.ts).toDateString();
-  const newDay = before?.ts === undefined ? !before?.note : new Date(before.ts).toDateString() !== day;
-  const more =
-    !newDay &&
-    before?.u === line.u &&
-    before.via === line.via &&
-    before.type === line.type &&
-    line.ts - before.ts < GROUP_MS;
-  const look = [newDay, more, line.state, line.why, line.ts, line.s].join();
-  if (line.look === look && line.dressed === line.row) return;
-  Object.assign(line, { look, dressed: line.row });
-  const { row } = line;
-  row.className = ['line', more && 'more', line.own && 'own', line.via && 'pushed'].filter(Boolean).join(' ');
-  if (newDay) row.dataset.day = day === new Date().toDateString() ? 'Today' : calendar.format(line.ts);
-  else delete row.dataset.day;
-  if (line.s) row.dataset.s = line.s;
-  const time = row.querySelector('time');
-  time.dateTime = new Date(line.ts).toISOString();
-  time.textContent = clock.format(line.ts);
-  time.title = new Date(line.ts).toLocaleString();
-  if (!line.state) return;
-  row.dataset.state = line.state;
-  const mark = row.querySelector('.mark');
-  mark.replaceChildren({ sending: line.why ?? 'sending', sent: '✓', failed: `not sent: ${line.why}` }[line.state]);
-  mark.title = line.state;
-  if (line.state === 'failed') mark.append(again(line));
-}
-
-/** A refused line goes back into the composer. */
-function again(line) {
-  const button = el('button', '', 'Edit');
-  button.onclick = () => {
-    here.waiting.delete(line.id);
-    $('line').value = [line.d, $('line').value].filter(Boolean).join('\n');
-    fit();
-    $('line').focus();
-    plan();
+/** In the inbox an entry is the place of a message; its words are asked for where this user may read them. */
+function mention(timeline, { d }) {
+  if (timeline.room.name !== chat.inbox || typeof d?.r !== 'string') return null;
+  const message = rooms.get(d.r)?.quote(d.s);
+  return {
+    where: `in ${labelOf(d.r)}`,
+    text: message ? (message.gone ? quoteOf(message) : words(message.d)) : `Message ${d.s}`,
+    open: () => go(d.r, d.s),
   };
-  return button;
 }
 
 function drawPeople() {
@@ -388,10 +367,18 @@ function drawPeople() {
   $('people-button').textContent = `${room.who} here`;
   $('count').textContent = room.who;
   const names = [...room.users.keys()].sort((a, b) => (b === chat.user) - (a === chat.user) || a.localeCompare(b));
-  const rows = names.slice(0, 200).map((user) => el('li', '', user, user === chat.user ? el('small', '', 'you') : ''));
+  const rows = names.slice(0, 200).map(personRow);
   if (room.who > rows.length)
     rows.push(el('li', '', rows.length ? `and ${room.who - rows.length} more` : `${room.who} people`));
   $('here').replaceChildren(...rows);
+}
+
+function personRow(user) {
+  if (user === chat.user) return el('li', '', user, el('small', '', 'you'));
+  if (`${user}${chat.user}`.includes('+')) return el('li', '', user); // has no direct rooms, they would be ambiguous
+  const write = el('button', '', user);
+  Object.assign(write, { type: 'button', title: `Write to ${user}`, onclick: () => go(chat.direct(user)) });
+  return el('li', '', write);
 }
 
 function drawTyping() {
@@ -404,29 +391,92 @@ function drawTyping() {
 
 function say() {
   const text = $('line').value.trimEnd();
+  if (here.editing) return saveEdit(text);
   if (text.trim() === '') return;
-  const view = here;
+  const timeline = here;
   const id = chat.newId();
-  const line = { id, u: chat.user, own: true, ts: Date.now(), d: text, state: 'sending' };
-  view.waiting.set(id, line);
-  $('line').value = '';
-  fit();
+  const re = timeline.reply?.s;
+  const line = { message: { id, u: chat.user, ts: Date.now(), d: text, re }, own: true, state: 'sending' };
+  timeline.waiting.set(id, line);
+  Object.assign(timeline, { reply: null, newAfter: null });
+  setLine('');
+  drawAbout();
   latest();
   chat
-    .publish(view.room.name, text, { id })
+    .publish(timeline.room.name, text, { id, re })
     .then(
-      (ack) => kept(view, line, ack),
+      (ack) => timeline.kept(line, ack),
       (error) => Object.assign(line, { state: 'failed', why: error.message }),
     )
     .finally(plan);
 }
 
-/** Acknowledged. The line itself comes with the room, unless that place has gone by already (inside a gap). */
-function kept(view, line, { s, ts }) {
-  Object.assign(line, { state: 'sent', ts, why: undefined });
-  if (!view.waiting.has(line.id) || !(s <= view.room.s)) return;
-  view.waiting.delete(line.id);
-  view.lines.push(Object.assign(line, { s, e: view.room.epoch }));
+/** A refused line goes back into the composer. */
+function again({ message }) {
+  here.waiting.delete(message.id);
+  setLine([message.d, $('line').value].filter(Boolean).join('\n'));
+  plan();
+}
+
+function edit(message) {
+  if (!here.editing) here.draft = $('line').value;
+  Object.assign(here, { editing: message, reply: null });
+  setLine(words(message.d));
+  drawAbout();
+}
+
+/** Text in an object stays in it, and its other parts stay as they are. */
+function saveEdit(text) {
+  const { s, d } = here.editing;
+  stopEditing();
+  if (text.trim() === '' || text === words(d)) return;
+  const key = typeof d?.text === 'string' ? 'text' : 'content';
+  const data = typeof d?.[key] === 'string' ? { ...d, [key]: text } : text;
+  here.change(s, data, chat.edit(here.room.name, s, data));
+}
+
+function stopEditing() {
+  if (!here.editing) return;
+  here.editing = null;
+  setLine(here.draft);
+  drawAbout();
+}
+
+function reply(message) {
+  stopEditing();
+  here.reply = message;
+  drawAbout();
+  $('line').focus();
+}
+
+function remove(message) {
+  here.change(message.s, null, chat.remove(here.room.name, message.s));
+}
+
+/** Once more takes it back. While one is on its way, a press waits for nothing. */
+const reacting = new Set();
+async function react({ s, reactions }, k) {
+  const key = JSON.stringify([here.room.name, s, k]);
+  if (reacting.has(key) || !chat.can.includes('react')) return;
+  const timeline = here;
+  const mine = reactions.find((one) => one.k === k)?.users.includes(chat.user);
+  reacting.add(key);
+  await chat
+    .react(timeline.room.name, s, k, !mine)
+    .catch((error) => timeline.note(`Your reaction was not kept: ${error.message}`));
+  reacting.delete(key);
+}
+
+function drawAbout() {
+  const { editing, reply: to } = here;
+  $('about').hidden = !editing && !to;
+  $('about').firstElementChild.textContent = editing ? 'Changing your message' : `Replying to ${quoteOf(to)}`;
+}
+
+function setLine(text) {
+  $('line').value = text;
+  fit();
+  $('line').focus();
 }
 
 function fit() {
@@ -436,31 +486,48 @@ function fit() {
 }
 
 function keyed(event) {
-  const { key } = event;
+  const { key, target } = event;
   if ((event.ctrlKey || event.altKey) && (key === 'ArrowUp' || key === 'ArrowDown')) {
     event.preventDefault();
-    const names = [...views.keys()];
+    const names = inOrder();
     const step = key === 'ArrowUp' ? names.length - 1 : 1;
     go(names[(names.indexOf(here.room.name) + step) % names.length]);
   } else if (key === 'Escape') {
+    if (here.editing) return stopEditing();
+    here.reply = null;
+    drawAbout();
     panel(null);
     latest();
     $('line').focus();
-  } else if (key === 'Enter' && event.target === $('line') && !event.shiftKey && !event.isComposing) {
+  } else if (key === 'Enter' && target === $('line') && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     say();
+  } else if (key === 'ArrowUp' && target === $('line') && target.value === '') {
+    const last = here.view.messages.findLast((message) => can('edit', message));
+    if (!last) return;
+    event.preventDefault();
+    edit(last);
+  } else if ($('scroll').contains(target) && tools.key(event)) {
+    event.preventDefault();
   }
+}
+
+/** What this user may do with a message, as far as the page can know. */
+function can(what, message) {
+  if (message.gone || here.room.name === chat.inbox) return false;
+  if (what === 'react') return chat.can.includes('react');
+  return what === 'reply' || (message.u === chat.user && !message.via && chat.can.includes('edit'));
 }
 
 // ---- the frame around it
 
-/** Opens one of the side panels on a small screen, or none. */
+/** Opens one of the side panels, or none. */
 function panel(which) {
-  for (const id of ['side', 'people']) {
+  for (const id of ['side', 'people', 'find']) {
     const on = which === id && !document.body.classList.contains(`show-${id}`);
     document.body.classList.toggle(`show-${id}`, on);
     $(`${id}-button`).ariaExpanded = String(on);
-    if (on) $(id).querySelector('a, input, summary')?.focus();
+    if (on) $(id).querySelector('a, input, button, summary')?.focus();
   }
 }
 
@@ -473,7 +540,9 @@ function drawState(state) {
   clearTimeout(bannerTimer);
   if (state.state === 'live') {
     $('banner').hidden = true;
+    $('find-button').hidden = !chat.can.includes('find');
     downSince = 0;
+    learnRooms();
     return;
   }
   downSince ||= Date.now();
@@ -483,16 +552,16 @@ function drawState(state) {
 }
 
 function banner(state, until) {
-  const left = Math.ceil((until - Date.now()) / 1000);
+  const remaining = Math.ceil((until - Date.now()) / 1000);
   const texts = {
     connecting: 'Connecting. Lines you write wait here.',
-    waiting: `No connection. ${left > 0 ? `Trying again in ${left} s.` : 'Trying again.'} Lines you write wait here.`,
+    waiting: `No connection. ${remaining > 0 ? `Trying again in ${remaining} s.` : 'Trying again.'} Lines you write wait here.`,
     stopped: `The server ended this visit: ${state.msg || state.why || state.code}. Reload the page to come back.`,
   };
   $('banner').firstElementChild.textContent = texts[state.state];
   $('banner').lastElementChild.hidden = state.state !== 'waiting';
   $('banner').hidden = false;
-  if (left > 0) bannerTimer = setTimeout(() => banner(state, until), 500);
+  if (remaining > 0) bannerTimer = setTimeout(() => banner(state, until), 500);
 }
 
 async function rename(event) {
@@ -502,6 +571,11 @@ async function rename(event) {
   $('line').focus();
   if (!wanted || wanted === name) return;
   $('name-note').textContent = 'Changes when your waiting lines are sent.';
+  await chat.idle();
+  for (const one of [...rooms.keys()].filter((room) => room.startsWith('@'))) forget(one); // another user's
+  for (const timeline of rooms.values()) Object.assign(timeline, { read: null, news: 0, newAfter: null });
+  marksKnown = false;
+  if (!rooms.has(here.room.name)) go(rooms.keys().next().value ?? DEFAULT_ROOM);
   await chat.identify({ user: wanted });
   name = wanted;
   store('roomcast.name', name);
@@ -518,19 +592,74 @@ function joinAnother(event) {
 
 // ---- beginning
 
-chat.on('message', heard);
-chat.on('gap', missed);
-chat.on('rewind', takenBack);
-chat.on('live', (_, room) => {
-  views.get(room.name).begun = true; // from here on a line is news, even one told late
-  plan();
+const find = new Find({
+  ask: (room, asked, before) => chat.find(room, asked, { before }),
+  room: () => here.room.name,
+  jump: (s) => {
+    if (innerWidth < 1024) panel(null);
+    go(here.room.name, s);
+  },
 });
-chat.on('presence', (_, room) => room === here.room && drawPeople());
-for (const event of ['typing', 'message', 'joined']) chat.on(event, (_, room) => room === here.room && drawTyping());
-chat.on('refused', (error, room) => note(views.get(room.name), `You cannot join ${room.name}: ${error.message}`));
-chat.on('problem', (error) => note(here, error.message));
+const tools = new Tools($('tools'), $('lines'), {
+  message: (s) => here.view.get(s),
+  can,
+  fate: (message) => (message.u === chat.user ? here.fate(message) : null),
+  react,
+  reply,
+  edit,
+  remove,
+});
+
+const to = (act) => (event, room) => {
+  const timeline = rooms.get(room.name);
+  if (timeline) act(timeline, event);
+};
+chat.on(
+  'joined',
+  to((timeline, frame) => timeline.joined(frame)),
+);
+chat.on(
+  'entry',
+  to((timeline, entry) => timeline.told(entry, timeline === here && !stick)),
+);
+chat.on('message', heard);
+chat.on(
+  'gap',
+  to((timeline, gap) => timeline.missed(gap)),
+);
+chat.on(
+  'rewind',
+  to((timeline) => timeline.takenBack()),
+);
+chat.on(
+  'live',
+  to((timeline) => timeline.live()),
+);
+chat.on(
+  'got',
+  to((timeline, frame) => timeline.delivered(frame)),
+);
+chat.on(
+  'read',
+  to((timeline, { u, s }) => u === chat.user && readUpTo(timeline, s)),
+);
+for (const event of ['got', 'read']) chat.on(event, plan);
+chat.on(
+  'presence',
+  to((timeline) => timeline === here && drawPeople()),
+);
+for (const event of ['typing', 'message', 'joined'])
+  chat.on(
+    event,
+    to((timeline) => timeline === here && drawTyping()),
+  );
+chat.on(
+  'refused',
+  to((timeline, error) => timeline.note(`You cannot join ${timeline.room.name}: ${error.message}`)),
+);
+chat.on('problem', (error) => here.note(error.message));
 chat.on('held', ({ room, id, wait }) => {
-  const line = views.get(room)?.waiting.get(id);
+  const line = rooms.get(room)?.waiting.get(id);
   if (line) line.why = `sending in ${Math.ceil(wait / 1000)} s`;
   plan();
 });
@@ -543,14 +672,24 @@ $('say').onsubmit = (event) => {
 };
 $('line').oninput = () => {
   fit();
-  chat.typing(here.room.name, $('line').value.trim() !== '');
+  if (!here.editing) chat.typing(here.room.name, $('line').value.trim() !== '');
+};
+$('about').lastElementChild.onclick = () => {
+  here.reply = null;
+  stopEditing();
+  drawAbout();
+  $('line').focus();
 };
 $('me').onsubmit = rename;
 $('join').onsubmit = joinAnother;
 $('latest').onclick = latest;
+$('unseen').onclick = () => {
+  const row = $('lines').querySelector('.fresh');
+  if (row) row.scrollIntoView({ block: 'start' });
+  else jump(here.newAfter + 1);
+};
 $('banner').lastElementChild.onclick = () => chat.retry();
-$('side-button').onclick = () => panel('side');
-$('people-button').onclick = () => panel('people');
+for (const id of ['side', 'people', 'find']) $(`${id}-button`).onclick = () => panel(id);
 $('share').onclick = async () => {
   const copied = await navigator.clipboard?.writeText(location.href).then(
     () => true,
@@ -566,26 +705,23 @@ new ResizeObserver(() => stick && here.room.s > 0 && ($('scroll').scrollTop = $(
 document.addEventListener('keydown', keyed);
 document.addEventListener('visibilitychange', () => {
   if (document.hidden) return;
-  here.unread = 0;
-  drawRooms();
+  plan();
+  if (chat.state.state === 'live') learnRooms();
 });
-addEventListener('hashchange', () => show(roomInHash()));
+setInterval(() => !document.hidden && chat.state.state === 'live' && learnRooms(), LIST_EVERY_MS);
+addEventListener('hashchange', arrive);
 addEventListener('beforeunload', (event) => {
-  const unsent = [...views.values()].some((view) =>
-    [...view.waiting.values()].some((line) => line.state === 'sending'),
+  const unsent = [...rooms.values()].some(
+    ({ waiting, changing }) => changing.size > 0 || [...waiting.values()].some((line) => line.state === 'sending'),
   );
   if (unsent) event.preventDefault();
 });
 
 $('name').value = name;
-let known = [];
-try {
-  known = JSON.parse(stored('roomcast.rooms') ?? '[]').filter((one) => typeof one === 'string');
-} catch {
-  /* nothing of ours: begin without */
-}
-for (const one of known.slice(0, ROOMS_MAX)) open(one);
-const first = roomInHash();
-history.replaceState(null, '', `#room=${encodeURIComponent(first)}`);
-show(first);
+const mine = (roomName) => !roomName.startsWith('@') || labelOf(roomName) !== roomName;
+for (const one of storedList('roomcast.rooms').filter(mine).slice(0, ROOMS_MAX)) open(one);
+const first = addressed();
+history.replaceState(null, '', `#room=${encodeURIComponent(first.room)}`);
+show(first.room);
+if (first.at > 0) jump(first.at);
 $('line').focus();

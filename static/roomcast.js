@@ -11,15 +11,30 @@
  *     const { s } = await chat.publish('lobby', 'hi all');
  *
  * The promise, whatever the network does: each entry of a room is told once and in order, or told as a `gap`;
- * each publish is kept once and in order, or rejects.
+ * each publish, edit, removal and reaction is kept once and in order, or rejects.
+ *
+ * Entries are what was said and done. `RoomView` makes of them what people look at, whatever order they come in:
+ *
+ *     const view = new RoomView();
+ *     const room = chat.join('lobby', { last: 50 });
+ *     room.on('entry', (entry) => view.add(entry));
+ *     const { list } = await chat.log('lobby', { before: 1200 });
+ *     for (const entry of list) view.add(entry);
+ *     for (const { s, u, d, edited, gone, reactions } of view.messages) …
+ *
+ * What a server offers stands in `chat.can` after the first `state` that is `live`. One that keeps rooms lets
+ * people `edit`, `remove`, `react`, `find`, ask for their `rooms` and say how far they have `read`. `direct` names
+ * the room of two people, `inbox` the one where mentions arrive. How far entries were taken is told to the server
+ * by itself (`got`), so that a sender sees what was delivered.
  *
  * Events, on the client as `(event, room)` and on the `Room` that `join` returns:
  *   message, edit, del, react   an entry, the frame as it came: {r, s, id, u, ts, d, …}
+ *   entry                       any of the four that has a place in the log, before the event of its own
  *   joined, live                the answer to a join; the end of its replay
  *   gap                         entries that will not come: {from, to, why}, or {all, was} where the log began anew
- *   rewind                      entries after {s} were taken back and come again
+ *   rewind                      entries after {s} were taken back and come again: a view begins anew
  *   presence, typing            {in, out, who}, {u, off}; the lists are `room.users` (empty past 1,000) and `room.typing`
- *   read, got                   how far others have read
+ *   read, got                   {u, s}: how far somebody has read; {s, n, of}: an entry of ours reached n of `of` readers
  *   refused                     a RoomcastError: this room may not be joined
  * and on the client alone:
  *   state      {state: 'connecting' | 'live' | 'waiting' | 'stopped', retryIn?, code?, why?, msg?}
@@ -33,6 +48,10 @@ const LAST_WORD_MS = 1_000; // for the close that follows a refusal
 const STEADY_MS = 5_000; // a connection that lived so long begins the growing delay anew
 const DELAY_MAX_MS = 30_000;
 const TYPING_EVERY_MS = 3_000; // the server ends typing after 6 s
+const MARK_EVERY_MS = 500; // how often `read` and `got` go out for a room, at most
+const READERS_MAX = 1_000; // read marks kept of a room
+const DONE_MAX = 20_000; // messages of which a view knows what was done to them
+const IN_TURN = new Set(['pub', 'edit', 'del', 'react']); // one after the other in each room
 const utf8 = new TextEncoder();
 
 /** `code` and `why` are the protocol's; `code` is 0 where the client itself says no. */
@@ -74,11 +93,12 @@ export class Room extends Emitter {
   /** @type {Map<string, object>} who is here: user to {u, d?} */ users = new Map();
   /** How many users are here. */ who = 0;
   /** @type {Set<string>} */ typing = new Set();
+  /** @type {Map<string, number>} how far users have read, the newest marks last */ reads = new Map();
   /** @type {'joining'|'replaying'|'live'|'refused'} */ state = 'joining';
 
   constructor(name, { last = 50, quiet = false, since = null, e = null } = {}) {
     super();
-    Object.assign(this, { name, last, quiet, s: since, epoch: e, tries: 0 });
+    Object.assign(this, { name, last, quiet, s: since, epoch: e, tries: 0, marks: {} });
   }
 
   /** @protected Where to go on after a cut. */
@@ -94,6 +114,7 @@ export class Roomcast extends Emitter {
   ping = 25_000;
   max = Infinity;
   can = [];
+  /** @type {string|undefined} the server's name for this stay */ session;
 
   #options;
   #socket = null;
@@ -161,12 +182,34 @@ export class Roomcast extends Emitter {
    * publish a room is on its way at a time, so that neither a cut nor a refusal changes the order.
    * @param {string} room
    * @param {*} data any JSON
-   * @param {object} [options] `id`: your own, 1-64 bytes; `re`: the offset that this replies to
+   * @param {object} [options] `id`: your own, 1-64 bytes; `re`: the offset that this replies to; `keep`: false
+   *   for something that only those who are here now shall see
    * @returns {Promise<{id: string, s: number, ts: number, dup: boolean}>} rejects with a RoomcastError
    */
-  publish(room, data, { id = this.newId(), re } = {}) {
+  publish(room, data, { id = this.newId(), re, keep } = {}) {
     this.#typed.delete(room); // the message itself ends typing
-    return this.#queue({ t: 'pub', r: room, d: data, id, re });
+    return this.#queue({ t: 'pub', r: room, d: data, id, re, keep: keep === false ? false : undefined });
+  }
+
+  /** Gives the message at offset `of` new data. Promises what `publish` promises. */
+  edit(room, of, data, { id = this.newId() } = {}) {
+    return this.#queue({ t: 'edit', r: room, of, d: data, id });
+  }
+
+  /** Takes the message at offset `of` back: its words are gone for everybody, also on the server. */
+  remove(room, of, { id = this.newId() } = {}) {
+    return this.#queue({ t: 'del', r: room, of, id });
+  }
+
+  /** Reacts to the entry at offset `of` with `k`, for example `+1`; with `on` false takes that back. */
+  react(room, of, k, on = true, { id = this.newId() } = {}) {
+    return this.#queue({ t: 'react', r: room, of, k, off: on ? undefined : true, id });
+  }
+
+  /** This user has read the room up to offset `s`. Say it often, it is thinned out; it never goes back. */
+  read(room, s) {
+    const known = this.rooms.get(room);
+    if (known && this.can.includes('read')) this.#mark(known, 'read', s);
   }
 
   /** An id that no other publish has, for a caller that wants to know it beforehand. */
@@ -187,12 +230,37 @@ export class Roomcast extends Emitter {
     return this.#queue({ t: 'who', r: room, after });
   }
 
-  /** Older (`before`) or newer (`after`) entries. @returns {Promise<{e: string, list: object[], more: boolean}>} */
+  /** Older (`before`) or newer (`after`) entries, oldest first. @returns {Promise<{e: string, list: object[], more: boolean}>} */
   log(room, { before, after, n = 50 } = {}) {
     return this.#queue({ t: 'log', r: room, before, after, n });
   }
 
-  /** Resolves when every publish has its answer. */
+  /** Messages with all of these words, oldest first: the newest `n`, or those before an offset. @returns as `log` */
+  find(room, words, { before, n = 20 } = {}) {
+    return this.#queue({ t: 'find', r: room, q: words, before, n });
+  }
+
+  /** The rooms this user has read in, and her own. @returns {Promise<{r: string, s: number, read: number, unread: number}[]>} */
+  async list() {
+    return (await this.#queue({ t: 'rooms' })).list;
+  }
+
+  /** The room of this user and another one. */
+  direct(user) {
+    return Roomcast.direct(this.user, user);
+  }
+
+  /** The room of two users; the same whoever asks. */
+  static direct(one, other) {
+    return `@${[one, other].sort(byCodePoint).join('+')}`;
+  }
+
+  /** The room where mentions of this user arrive, as data {r, s}: the place of the message that has her name. */
+  get inbox() {
+    return `@${this.user}`;
+  }
+
+  /** Resolves when everything that changes a room has its answer. */
   idle() {
     return new Promise((resolve) => {
       this.#whenIdle.push(resolve);
@@ -252,8 +320,8 @@ export class Roomcast extends Emitter {
     this.#send({ t: 'hello', v: 1, token, rooms });
   }
 
-  #welcome({ u = this.user, ping = this.ping, max = this.max, can = [] }) {
-    Object.assign(this, { user: u, ping, max, can });
+  #welcome({ u = this.user, ping = this.ping, max = this.max, can = [], session }) {
+    Object.assign(this, { user: u, ping, max, can, session });
     clearTimeout(this.#timers.dead);
     this.#liveSince = Date.now();
     this.#watch();
@@ -274,6 +342,7 @@ export class Roomcast extends Emitter {
     for (const item of this.#out.values()) item.sent = false;
     for (const room of this.rooms.values()) {
       if (room.state !== 'refused') Object.assign(room, { state: 'joining', asked: false });
+      for (const mark of Object.values(room.marks)) clearTimeout(mark.timer);
     }
     this.#typed.clear();
   }
@@ -364,14 +433,14 @@ export class Roomcast extends Emitter {
     return promise;
   }
 
-  /** Sends what may go now: requests at once, publishes one after the other in each room. */
+  /** Sends what may go now: requests at once, what changes a room one after the other. */
   #flush() {
     if (this.#state.state !== 'live') return;
     const busy = new Set();
     for (const item of [...this.#out.values()]) {
       const { t, r } = item.frame;
-      if (this.rooms.get(r)?.state === 'joining' || (t === 'pub' && busy.has(r))) continue;
-      if (t === 'pub') busy.add(r);
+      if (this.rooms.get(r)?.state === 'joining' || (IN_TURN.has(t) && busy.has(r))) continue;
+      if (IN_TURN.has(t)) busy.add(r);
       if (item.sent || item.held) continue;
       // The server may close at a line over the limit instead of refusing it, so it does not get to see one.
       if (utf8.encode(JSON.stringify(item.frame)).length > this.max) {
@@ -394,7 +463,7 @@ export class Roomcast extends Emitter {
   }
 
   #checkIdle() {
-    for (const item of this.#out.values()) if (item.frame.t === 'pub') return;
+    for (const item of this.#out.values()) if (IN_TURN.has(item.frame.t)) return;
     for (const resolve of this.#whenIdle.splice(0)) resolve();
   }
 
@@ -414,7 +483,8 @@ export class Roomcast extends Emitter {
       ({ name, state, i }) => state === 'joining' && (frame.i ? i === frame.i : name === frame.r),
     );
     if (!room) return this.emit('problem', new RoomcastError(frame));
-    if (frame.code === 409) room.epoch = room.s = null; // our place means nothing there: begin like a newcomer
+    // Our place means nothing there: begin like a newcomer.
+    if (frame.code === 409) Object.assign(room, { lost: room.epoch, epoch: null, s: null });
     const wait = frame.code === 409 ? 0 : patience(frame, room.tries++);
     if (wait !== null) return void setTimeout(() => this.rooms.get(room.name) === room && this.#enter(room), wait);
     room.state = 'refused';
@@ -431,7 +501,27 @@ export class Roomcast extends Emitter {
       item.held = 0;
       this.#flush();
     }, wait);
-    if (item.frame.t === 'pub') this.emit('held', { room: item.frame.r, id: item.frame.id, wait, why: frame.why });
+    if (IN_TURN.has(item.frame.t)) this.emit('held', { room: item.frame.r, id: item.frame.id, wait, why: frame.why });
+  }
+
+  /** How far a room is read or taken: the newest counts, so one goes at once and the next ones together. */
+  #mark(room, t, s = 0) {
+    const mark = (room.marks[t] ??= { s: 0, sent: 0, at: 0 });
+    mark.s = Math.max(mark.s, s);
+    clearTimeout(mark.timer);
+    if (mark.s <= mark.sent || room.state !== 'live') return;
+    const wait = mark.at + MARK_EVERY_MS - Date.now();
+    if (wait > 0) return void (mark.timer = setTimeout(() => this.#mark(room, t), wait));
+    Object.assign(mark, { sent: mark.s, at: Date.now() });
+    this.#send({ t, r: room.name, s: mark.s });
+  }
+
+  /** All marks of a room once more: nobody answers them, so they may have been lost with the last connection. */
+  #markAgain(room) {
+    for (const [t, mark] of Object.entries(room.marks)) {
+      Object.assign(mark, { sent: 0, at: 0 });
+      this.#mark(room, t);
+    }
   }
 
   // ---- what comes in
@@ -479,6 +569,7 @@ export class Roomcast extends Emitter {
         return this.#refused(frame);
       case 'page':
       case 'who':
+      case 'rooms':
         return item && this.#settle(item, null, frame);
       case 'ack':
         return item && this.#settle(item, null, { id: frame.id, s: frame.s, ts: frame.ts, dup: frame.dup === true });
@@ -492,11 +583,10 @@ export class Roomcast extends Emitter {
   #inRoom(room, frame) {
     switch (frame.t) {
       case 'msg':
-        return this.#next(room, frame.s) && this.#both(room, 'message', frame);
       case 'edit':
       case 'del':
       case 'react':
-        return this.#next(room, frame.s) && this.#both(room, frame.t, frame);
+        return this.#next(room, frame.s) && this.#entry(room, frame);
       case 'skip':
         return this.#next(room, frame.s, frame.s + (frame.n ?? 1) - 1);
       case 'gap': {
@@ -514,27 +604,49 @@ export class Roomcast extends Emitter {
         room.typing[frame.off ? 'delete' : 'add'](frame.u);
         return this.#both(room, 'typing', frame);
       case 'read':
+        return this.#read(room, frame);
       case 'got':
-        return this.#both(room, frame.t, frame);
+        return this.#both(room, 'got', frame);
     }
+  }
+
+  #entry(room, frame) {
+    if (frame.s !== undefined) this.#both(room, 'entry', frame);
+    this.#both(room, frame.t === 'msg' ? 'message' : frame.t, frame);
+    if (room.state === 'live') this.#got(room);
+  }
+
+  #got(room) {
+    if (this.can.includes('got')) this.#mark(room, 'got', room.s);
+  }
+
+  #read(room, frame) {
+    const { u, s } = frame;
+    const known = room.reads.get(u) ?? 0;
+    room.reads.delete(u);
+    room.reads.set(u, Math.max(known, s));
+    if (room.reads.size > READERS_MAX) room.reads.delete(room.reads.keys().next().value);
+    this.#both(room, 'read', frame);
   }
 
   #joined(room, frame) {
     const was = room.place;
     const { missing } = frame;
     const [from, to] = Array.isArray(missing) ? missing : [];
-    Object.assign(room, { epoch: frame.e, who: frame.who ?? 0, state: 'replaying', tries: 0 });
+    const lost = room.lost ?? (missing === 'all' ? was?.e : null);
+    Object.assign(room, { epoch: frame.e, who: frame.who ?? 0, state: 'replaying', tries: 0, lost: null });
     room.users.clear(); // the whole list comes after `live`
     room.typing.clear();
-    const shorter = was && frame.s < was.since && !missing; // entries that we saw were taken back
-    if (!was || missing === 'all')
+    if (lost) {
+      room.reads.clear();
+      room.marks = {};
+    }
+    if (!was || lost)
       room.s = null; // the first entry of the replay says where it begins
     else if (to) room.s = to;
-    else if (shorter) room.s = frame.s - frame.n;
     this.#both(room, 'joined', frame);
-    if (was && missing === 'all') this.#both(room, 'gap', { all: true, was: was.e, why: 'epoch-changed' });
+    if (lost) this.#both(room, 'gap', { all: true, was: lost, why: 'epoch-changed' });
     else if (was && to) this.#both(room, 'gap', { from, to, why: 'too-old' });
-    else if (shorter) this.#both(room, 'rewind', { s: room.s });
     this.#flush();
   }
 
@@ -543,6 +655,8 @@ export class Roomcast extends Emitter {
     if (frame.s > room.s && !this.#bridge(room, frame.s + 1)) return;
     Object.assign(room, { state: 'live', epoch: frame.e ?? room.epoch });
     this.#both(room, 'live', frame);
+    this.#markAgain(room);
+    this.#got(room);
   }
 
   /** Whether an entry that covers `first` to `last` is the next one. An old one is dropped. */
@@ -588,6 +702,133 @@ export class Roomcast extends Emitter {
     room.emit(name, event, room);
     this.emit(name, event, room);
   }
+}
+
+/**
+ * A room as people see it: its entries folded into messages. Neither the order in which entries are added nor a
+ * repeat makes a difference. Who was here all the time, who came late and who paged back through the log have the
+ * same view, and `JSON.stringify(view)` gives the same bytes: a message is complete once all entries after it have
+ * been added. It belongs to one life of a log (`epoch`); where that ends, `clear` it.
+ */
+export class RoomView {
+  #lines = new Map(); // offset: the line of a message, with the newest words that were seen
+  #done = new Map(); // offset of a message: {edit, del, marks}, what was done to it, also before its line is here
+  #messages = new Map(); // offset: the message made of both
+  #sorted = null;
+
+  /**
+   * All messages in order: {s, id, u, ts, d, re, type, via, edited, gone, reactions}. `edited` is the offset of the
+   * newest edit; a message that is `gone` has null for `d` and no reactions; `reactions` are {k, users}, both in the
+   * order in which they came. A message is never changed: after an edit another one stands in its place.
+   */
+  get messages() {
+    this.#sorted ??= [...this.#messages.values()].sort((a, b) => a.s - b.s);
+    return this.#sorted;
+  }
+
+  /** How many messages there are. */
+  get size() {
+    return this.#messages.size;
+  }
+
+  /** The message at an offset. */
+  get(s) {
+    return this.#messages.get(s);
+  }
+
+  /** Takes an entry of a room or of a page, in any order. Returns the message that is new or changed, if any. */
+  add({ t, s, of, ...entry }) {
+    if (s === undefined) return undefined;
+    if (t === 'msg') return this.#line({ s, ...entry });
+    if (t !== 'edit' && t !== 'del' && t !== 'react') return undefined;
+    const done = this.#done.get(of) ?? { edit: null, del: null, marks: new Map() };
+    this.#done.set(of, done);
+    if (this.#done.size > DONE_MAX) this.#done.delete(this.#done.keys().next().value);
+    if (t === 'edit' && s > (done.edit?.s ?? 0)) done.edit = { s, d: entry.d };
+    if (t === 'del') done.del = { s };
+    const key = JSON.stringify([entry.k, entry.u ?? null]);
+    if (t === 'react' && s > (done.marks.get(key)?.s ?? 0)) {
+      done.marks.set(key, { s, k: entry.k, u: entry.u ?? null, off: entry.off === true });
+    }
+    return this.#fold(of);
+  }
+
+  /**
+   * Forgets the messages outside of `from` … `to`. What was done there to others stays known, so that messages
+   * read back later are complete again.
+   */
+  trim(from, to = Infinity) {
+    for (const s of this.#lines.keys()) if (s < from || s > to) this.#drop(s);
+    for (const [of, done] of this.#done) {
+      if (of >= from) continue;
+      if (done.edit?.s < from) done.edit = null;
+      if (done.del?.s < from) done.del = null;
+      for (const [key, mark] of done.marks) if (mark.s < from) done.marks.delete(key);
+      if (!done.edit && !done.del && done.marks.size === 0) this.#done.delete(of);
+    }
+  }
+
+  clear() {
+    for (const map of [this.#lines, this.#done, this.#messages]) map.clear();
+    this.#sorted = null;
+  }
+
+  toJSON() {
+    return { messages: this.messages };
+  }
+
+  #drop(s) {
+    this.#lines.delete(s);
+    this.#messages.delete(s);
+    this.#sorted = null;
+  }
+
+  /** The server writes the newest words into the line itself, so one that was edited later is the better one. */
+  #line(line) {
+    const known = this.#lines.get(line.s);
+    const age = ({ gone, edited = 0 }) => (gone ? Infinity : edited);
+    if (known && age(known) >= age(line)) return undefined;
+    this.#lines.set(line.s, line);
+    return this.#fold(line.s);
+  }
+
+  #fold(at) {
+    const line = this.#lines.get(at);
+    if (!line) return undefined;
+    const { edit, del, marks } = this.#done.get(at) ?? {};
+    const { s, id, u, ts, re, type, via } = line;
+    const gone = line.gone || del ? true : undefined;
+    const { s: edited, d } = edit && edit.s > (line.edited ?? 0) ? edit : { s: line.edited, d: line.d };
+    const reactions = gone ? [] : reactionsOf(marks);
+    const message = gone
+      ? { s, id, u, ts, d: null, re, type, via, gone, reactions }
+      : { s, id, u, ts, d, re, type, via, edited, reactions };
+    const known = this.#messages.get(s);
+    if (known && JSON.stringify(known) === JSON.stringify(message)) return undefined;
+    const place = this.#sorted?.length ?? 0;
+    if (known || (place > 0 && this.#sorted[place - 1].s > s)) this.#sorted = null;
+    else this.#sorted?.push(message);
+    this.#messages.set(s, message);
+    return message;
+  }
+}
+
+/** Reactions by what they are made with, each with its users; what came first stands first. */
+function reactionsOf(marks = new Map()) {
+  const kinds = new Map();
+  for (const { k, u, off } of [...marks.values()].sort((a, b) => a.s - b.s)) {
+    if (!off) kinds.set(k, [...(kinds.get(k) ?? []), u]);
+  }
+  return [...kinds].map(([k, users]) => ({ k, users }));
+}
+
+/** As the server sorts names: JavaScript's own order differs beyond the first 65,536 characters. */
+function byCodePoint(a, b) {
+  const [one, other] = [[...a], [...b]];
+  for (let i = 0; i < one.length && i < other.length; i += 1) {
+    if (one[i] !== other[i]) return one[i].codePointAt(0) - other[i].codePointAt(0);
+  }
+  return one.length - other.length;
 }
 
 /** Random in 0 … min(30 s, 2^n s): many clients that lost one server do not come back in one moment. */

@@ -24,31 +24,35 @@ const OFF: &str = "Roomcast is running. Its demo page is off.\n\
 
 /// One built-in file.
 struct File {
+    path: &'static str,
     body: &'static str,
     content_type: &'static str,
     tag: LazyLock<String>,
 }
 
-static PAGE: File = File {
-    body: include_str!("../../static/index.html"),
-    content_type: "text/html; charset=utf-8",
-    tag: LazyLock::new(|| tag(PAGE.body)),
-};
-static STYLE: File = File {
-    body: include_str!("../../static/style.css"),
-    content_type: "text/css; charset=utf-8",
-    tag: LazyLock::new(|| tag(STYLE.body)),
-};
-static CHAT: File = File {
-    body: include_str!("../../static/chat.js"),
-    content_type: "text/javascript; charset=utf-8",
-    tag: LazyLock::new(|| tag(CHAT.body)),
-};
-static LIBRARY: File = File {
-    body: include_str!("../../static/roomcast.js"),
-    content_type: "text/javascript; charset=utf-8",
-    tag: LazyLock::new(|| tag(LIBRARY.body)),
-};
+/// A file of `static/` under the path that it is served at.
+macro_rules! file {
+    ($path:literal, $name:literal, $content_type:literal) => {
+        File {
+            path: $path,
+            body: include_str!(concat!("../../static/", $name)),
+            content_type: concat!($content_type, "; charset=utf-8"),
+            tag: LazyLock::new(|| tag(include_str!(concat!("../../static/", $name)))),
+        }
+    };
+}
+
+/// The page and what it is made of.
+static PARTS: [File; 7] = [
+    file!("/", "index.html", "text/html"),
+    file!("/style.css", "style.css", "text/css"),
+    file!("/chat.js", "chat.js", "text/javascript"),
+    file!("/timeline.js", "timeline.js", "text/javascript"),
+    file!("/lines.js", "lines.js", "text/javascript"),
+    file!("/tools.js", "tools.js", "text/javascript"),
+    file!("/find.js", "find.js", "text/javascript"),
+];
+static LIBRARY: File = file!("/roomcast.js", "roomcast.js", "text/javascript");
 
 /// The same in every process of this version, so that a browser may ask any node.
 fn tag(body: &str) -> String {
@@ -57,19 +61,16 @@ fn tag(body: &str) -> String {
     format!("\"{:016x}\"", hasher.finish())
 }
 
-/// `GET /`.
-pub async fn page(request: HttpRequest, house: web::Data<House>) -> HttpResponse {
-    show(&PAGE, &request, &house)
+/// The paths of the page and its parts, each for [`part`].
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    PARTS.iter().map(|file| file.path)
 }
 
-/// `GET /style.css`.
-pub async fn style(request: HttpRequest, house: web::Data<House>) -> HttpResponse {
-    show(&STYLE, &request, &house)
-}
-
-/// `GET /chat.js`.
-pub async fn chat(request: HttpRequest, house: web::Data<House>) -> HttpResponse {
-    show(&CHAT, &request, &house)
+/// `GET` of one of [`paths`].
+pub async fn part(request: HttpRequest, house: web::Data<House>) -> HttpResponse {
+    let path = request.match_pattern(); // not the path as it was written, which may be escaped
+    let file = PARTS.iter().find(|file| Some(file.path) == path.as_deref()).expect("routed by the same list");
+    show(file, &request, &house)
 }
 
 /// `GET /roomcast.js`: for pages of all origins, so any of them may load it as a module.

@@ -10,10 +10,10 @@ use crate::protocols::codes::Problem;
 
 /// All routes; whatever is not among them gets a 404, another method a 405.
 pub fn configure(table: &mut web::ServiceConfig) {
+    for path in demo::paths() {
+        table.service(page(path).route(web::get().to(demo::part)).route(web::head().to(demo::part)));
+    }
     table
-        .service(page("/").route(web::get().to(demo::page)).route(web::head().to(demo::page)))
-        .service(page("/style.css").route(web::get().to(demo::style)).route(web::head().to(demo::style)))
-        .service(page("/chat.js").route(web::get().to(demo::chat)).route(web::head().to(demo::chat)))
         .service(
             page("/roomcast.js").route(web::get().to(demo::library)).route(web::head().to(demo::library)),
         )

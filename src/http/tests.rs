@@ -245,7 +245,15 @@ async fn what_the_chat_server_refuses_is_told_with_a_wait() {
 
 #[actix_web::test]
 async fn the_demo_is_shown_to_whom_it_is_open() {
-    let parts = [("/", "text/html"), ("/style.css", "text/css"), ("/chat.js", "text/javascript")];
+    let parts = [
+        ("/", "text/html"),
+        ("/style.css", "text/css"),
+        ("/chat.js", "text/javascript"),
+        ("/timeline.js", "text/javascript"),
+        ("/lines.js", "text/javascript"),
+        ("/tools.js", "text/javascript"),
+        ("/find.js", "text/javascript"),
+    ];
     let (house, _) = Scene::default().build();
     for (path, kind) in parts {
         let answer = ask(&house, LOCAL, TestRequest::get().uri(path)).await;
@@ -268,6 +276,8 @@ async fn the_demo_is_shown_to_whom_it_is_open() {
         let text = read_body(far).await;
         assert!(std::str::from_utf8(&text).unwrap().contains("demo.enabled=on"));
     }
+    let escaped = TestRequest::get().uri("/%63hat.js");
+    assert_eq!(status(&house, LOCAL, escaped).await, 200, "the same path, written otherwise");
     let (open, _) = Scene { demo: DemoAccess::On, ..Scene::default() }.build();
     assert_eq!(status(&open, FAR, TestRequest::get().uri("/")).await, 200);
     let (off, _) = Scene { demo: DemoAccess::Off, ..Scene::default() }.build();

@@ -2,9 +2,11 @@
 //! [`SqliteArchive`]; any number of threads read, each with a connection of its own. Both block, so no actor
 //! calls them. Knows rooms only as names and entries; docs/store.md shows the tables.
 
+pub mod backup;
 mod errors;
 mod forgetting;
 mod ids;
+pub mod letters;
 mod notes;
 mod pages;
 mod reading;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::ChatServer;
 use super::work::AckTo;
-use crate::actors::letters::{ConnectionId, ToHub};
+use crate::actors::letters::ConnectionId;
 use crate::chat::data::Data;
 use crate::chat::dedup::IdKey;
 use crate::chat::history::Hot;
@@ -231,11 +231,7 @@ impl ChatServer {
                 self.tell(passing.to, Ok(passing.place));
             }
             Then::Answer(to, answer) => self.tell(to, answer),
-            Then::Frame(connection, frame) => {
-                if self.seat(connection).is_some() {
-                    self.mail(connection.worker.into(), ToHub::Direct { connection, frame });
-                }
-            }
+            Then::Frame(connection, frame) => self.send_at_last(connection, frame),
             // Whoever waited for it has gone, and so has the server.
             Then::Finish(done) => done.send(()).unwrap_or_default(),
             Then::Keep(_) | Then::Session(_) | Then::Read(..) => {}

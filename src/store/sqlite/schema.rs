@@ -226,6 +226,12 @@ fn create(db: &Connection) -> Result<(), Trouble> {
     Ok(())
 }
 
+/// Opens a second writing connection to a store that is there.
+pub fn open_existing(path: &Path) -> Result<Connection, ArchiveError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    prepare_writer(path, flags).map_err(|trouble| errors::explain(path, "open", trouble))
+}
+
 /// Opens a reading connection to a store that is there.
 pub fn open_reader(path: &Path) -> Result<Connection, ArchiveError> {
     let open = || -> Result<Connection, Trouble> {

@@ -10,7 +10,7 @@ import { freePort, until } from './ports.js';
 export const BINARY = resolve(process.env.ROOMCAST_BIN ?? join(import.meta.dirname, '../../../target/debug/roomcast'));
 
 export class Server {
-  /** @param {object} settings config keys and their values, as for `--set` */
+  /** @param {object} settings config keys and their values, as for `--set`; without `store.url` it has a store of its own */
   static async start(settings = {}) {
     const server = new Server();
     server.folder = await mkdtemp(join(tmpdir(), 'roomcast-stories-'));
@@ -29,6 +29,7 @@ export class Server {
   async run() {
     const sets = Object.entries(this.settings).flatMap(([key, value]) => ['--set', `${key}=${value}`]);
     this.words = '';
+    if (!('store.url' in this.settings)) sets.push('--store', `sqlite://${join(this.folder, 'roomcast.db')}`);
     this.process = spawn(BINARY, ['serve', '--listen', `127.0.0.1:${this.port}`, ...sets], {
       cwd: this.folder,
       stdio: ['ignore', 'pipe', 'pipe'],

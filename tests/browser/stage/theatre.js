@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before } from 'node:test';
 import { chromium } from 'playwright-core';
 import { Cable } from './cable.js';
+import { until } from './ports.js';
 import { Server } from './server.js';
 
 const PATIENCE_MS = 15_000;
@@ -48,8 +49,11 @@ export async function stage(t, settings) {
       await page.goto(`${url}/style.css`);
       return page;
     },
-    /** A person with a browser of her own. `url`: where her page comes from; the rest is Playwright's. */
-    async person(name, { url = server.url, room = 'lobby', ...options } = {}) {
+    /**
+     * A person with a browser of her own. `url`: where her page comes from; `before(page)`: what is done to the page
+     * before it opens; the rest is Playwright's.
+     */
+    async person(name, { url = server.url, room = 'lobby', before: prepare, ...options } = {}) {
       const context = await browser.newContext(options);
       contexts.push(context);
       context.setDefaultTimeout(PATIENCE_MS);
@@ -58,7 +62,7 @@ export async function stage(t, settings) {
         (it) => localStorage.getItem('roomcast.name') ?? localStorage.setItem('roomcast.name', it),
         name,
       );
-      return new Person(context, name, url, room).open();
+      return new Person(context, name, url, room).open(prepare);
     },
   };
 }
@@ -68,8 +72,9 @@ export class Person {
     Object.assign(this, { context, name, url, room, requests: [], faults: [] });
   }
 
-  async open() {
+  async open(prepare) {
     this.page = await this.context.newPage();
+    await prepare?.(this.page);
     this.page.on('request', (request) => this.requests.push(request.url()));
     this.page.on('websocket', (socket) => this.requests.push(socket.url()));
     this.page.on('pageerror', (error) => this.faults.push(String(error)));
@@ -116,6 +121,60 @@ export class Person {
     );
   }
 
+  /** The row of the newest message with exactly this text. */
+  row(text) {
+    const words = this.page.locator('.text', {
+      hasText: new RegExp(`^${text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')}$`),
+    });
+    return this.page.locator('#lines > .line', { has: words }).last();
+  }
+
+  /** Presses a button of the toolbar over a message. */
+  async does(what, text) {
+    const row = this.row(text);
+    await row.locator('time').hover({ force: true });
+    await row.locator('.tools').getByRole('button', { name: what, exact: true }).click();
+  }
+
+  /** Opens a room of the list. */
+  async enters(label) {
+    await this.page.click(`#side li a:has(span:text-is("${label}"))`);
+    await this.sees('#title', label);
+  }
+
+  /** Waits until a room of the list has so many new messages; 0 for no badge. */
+  async seesBadge(label, n) {
+    await this.page.waitForFunction(
+      ([name, wanted]) => {
+        const rows = [...document.querySelectorAll('#side li')];
+        const row = rows.find((one) => one.querySelector('span').textContent === name);
+        return row && (row.querySelector('.badge')?.textContent ?? '0') === String(wanted);
+      },
+      [label, n],
+    );
+  }
+
+  /** Waits until a message of her own is marked: kept, delivered or read. */
+  async seesMark(text, mark) {
+    await this.row(text).locator(`.mark[data-mark=${mark}]`).waitFor({ state: 'attached' });
+  }
+
+  /** The reactions under a message, as [sign, count, whether it is her own]. */
+  reactions(text) {
+    return this.row(text)
+      .locator('.chip')
+      .evaluateAll((chips) =>
+        chips.map((chip) => [chip.dataset.k, Number(chip.querySelector('b').textContent), chip.ariaPressed === 'true']),
+      );
+  }
+
+  /** Waits until the reactions under a message are these. */
+  async seesReactions(text, wanted) {
+    await until(`${this.name} sees ${JSON.stringify(wanted)} under ${text}`, async () => {
+      return JSON.stringify(await this.reactions(text)) === JSON.stringify(wanted);
+    });
+  }
+
   async sees(selector, text) {
     await this.page.waitForFunction(
       ([where, wanted]) => document.querySelector(where)?.textContent === wanted,
@@ -125,12 +184,15 @@ export class Person {
 
   /** Everything on the page, from top to bottom. */
   lines() {
-    return this.page.$$eval('#lines > li', (rows) =>
+    return this.page.$$eval('#lines > li:not(.fresh)', (rows) =>
       rows.map((row) => ({
         s: Number(row.dataset.s ?? 0),
         text: (row.querySelector('.text') ?? row).textContent,
         who: row.querySelector('.head')?.textContent,
         state: row.dataset.state,
+        edited: row.querySelector('.edited') !== null,
+        gone: row.classList.contains('gone'),
+        quote: row.querySelector('.quote')?.textContent,
         note: row.classList.contains('note'),
         pushed: row.classList.contains('pushed'),
       })),

@@ -156,33 +156,34 @@ test('a draft stays with its room', async (t) => {
   assert.equal(await ann.page.inputValue('#line'), 'half a thought');
 });
 
-test('it fits a phone: no sideways scroll, panels open and close', async (t) => {
-  const { person } = await stage(t);
-  const zoe = await person('zoe', { viewport: { width: 360, height: 640 }, isMobile: true, hasTouch: true });
-  const fits = async (when) => {
-    const [wide, room] = await zoe.page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-    assert.ok(wide <= room && room === 360, `${when}: ${wide} px in ${room}`);
-    const inner = await zoe.page.$eval('#scroll', (box) => box.scrollWidth - box.clientWidth);
-    assert.equal(inner, 0, `${when}: the lines scroll sideways by ${inner} px`);
-  };
-  await fits('an empty room');
-  const long = `https://example.test/${'x'.repeat(400)}`;
-  await zoe.says(long);
-  await zoe.isSent(long);
-  await fits('a very long word');
-  await zoe.page.tap('#side-button');
-  await zoe.page.waitForSelector('#name:visible');
-  await fits('the rooms are open');
-  await zoe.page.fill('#join-name', 'a-rather-long-room-name-that-does-not-fit-in-one-line-of-a-phone');
-  await zoe.page.tap('#join button');
-  await zoe.page.waitForSelector('#name', { state: 'hidden' });
-  await fits('a long room name');
-  await zoe.page.tap('#people-button');
-  await zoe.page.waitForSelector('#here:visible');
-  await zoe.page.keyboard.press('Escape');
-  await zoe.page.waitForSelector('#here', { state: 'hidden' });
-  zoe.isWithoutFault();
-});
+for (const width of [360, 320])
+  test(`it fits a phone of ${width} px: no sideways scroll, panels open and close`, async (t) => {
+    const { person } = await stage(t);
+    const zoe = await person('zoe', { viewport: { width, height: 640 }, isMobile: true, hasTouch: true });
+    const fits = async (when) => {
+      const [wide, room] = await zoe.page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+      assert.ok(wide <= room && room === width, `${when}: ${wide} px in ${room}`);
+      const inner = await zoe.page.$eval('#scroll', (box) => box.scrollWidth - box.clientWidth);
+      assert.equal(inner, 0, `${when}: the lines scroll sideways by ${inner} px`);
+    };
+    await fits('an empty room');
+    const long = `https://example.test/${'x'.repeat(400)}`;
+    await zoe.says(long);
+    await zoe.isSent(long);
+    await fits('a very long word');
+    await zoe.page.tap('#side-button');
+    await zoe.page.waitForSelector('#name:visible');
+    await fits('the rooms are open');
+    await zoe.page.fill('#join-name', 'a-rather-long-room-name-that-does-not-fit-in-one-line-of-a-phone');
+    await zoe.page.tap('#join button');
+    await zoe.page.waitForSelector('#name', { state: 'hidden' });
+    await fits('a long room name');
+    await zoe.page.tap('#people-button');
+    await zoe.page.waitForSelector('#here:visible');
+    await zoe.page.keyboard.press('Escape');
+    await zoe.page.waitForSelector('#here', { state: 'hidden' });
+    zoe.isWithoutFault();
+  });
 
 test('light and dark follow the system, with text that can be read in both', async (t) => {
   const { person } = await stage(t);
@@ -217,13 +218,13 @@ test('nothing comes from another host, and the page is small', async (t) => {
   const paths = ann.requests.map((text) => new URL(text)).filter((url) => url.protocol !== 'data:');
   for (const url of paths) assert.equal(url.host, `127.0.0.1:${server.port}`, String(url));
   const files = [...new Set(paths.filter((url) => url.protocol === 'http:').map((url) => url.pathname))];
-  assert.deepEqual(files.sort(), ['/', '/chat.js', '/roomcast.js', '/style.css']);
+  const parts = ['/', '/chat.js', '/find.js', '/lines.js', '/roomcast.js', '/style.css', '/timeline.js', '/tools.js'];
+  assert.deepEqual(files.sort(), parts);
   const sizes = await Promise.all(
-    ['/', '/style.css', '/chat.js'].map(
-      async (path) => (await (await fetch(server.url + path)).arrayBuffer()).byteLength,
-    ),
+    parts.map(async (path) => (await (await fetch(server.url + path)).arrayBuffer()).byteLength),
   );
-  assert.ok(sizes.reduce((sum, size) => sum + size) < 40_000, `the page is ${sizes.join(' + ')} bytes`);
+  const whole = sizes.reduce((sum, size) => sum + size);
+  assert.ok(whole < 100_000, `page and library are ${sizes.join(' + ')} = ${whole} bytes`);
   const answer = await fetch(server.url);
   assert.match(answer.headers.get('content-security-policy') ?? '', /default-src 'self'/);
   ann.isWithoutFault();
