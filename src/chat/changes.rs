@@ -78,7 +78,10 @@ impl State {
 
 /// The touched entries of one room.
 #[derive(Debug, Default)]
-pub struct Changes(Option<Box<HashMap<Offset, State, RandomState>>>);
+pub struct Changes(Option<Known>);
+
+/// Most rooms have none, so it costs a pointer there.
+type Known = Box<HashMap<Offset, State, RandomState>>;
 
 impl Changes {
     /// What is known of an entry.

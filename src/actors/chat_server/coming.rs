@@ -170,7 +170,7 @@ impl ChatServer {
             all.push(self.frame(|out| frames::rewind(out, &name, kept, &epoch)));
         }
         if !is_hot {
-            // Who joins again is live still; what is said from now on must not come before what he asks for.
+            // Who joins again is live there still, and would hear what is new before what is old.
             self.mail(connection.worker.into(), ToHub::Left { connection, room: key });
             for frame in all {
                 self.mail(connection.worker.into(), ToHub::Direct { connection, frame });

@@ -83,7 +83,8 @@ impl ChatServer {
             Question::Page { .. } | Question::Find { .. } | Question::Entry { .. } => self.keeping.kept(),
             // Another room has to make place, and may when the archive has all of it.
             Question::Room { .. } if self.rooms.is_full() => self.keeping.kept(),
-            _ => 0,
+            // Small things of the process before are not all put back into memory.
+            _ => self.keeping.replayed(),
         }
     }
 

@@ -110,6 +110,8 @@ pub(super) struct Keeping {
     steps: std::collections::VecDeque<Step>,
     waiting_bytes: usize,
     kept: Lsn,
+    /// Number of the newest record of the process before.
+    replayed: Lsn,
     /// Set while nothing can be kept.
     failed: bool,
     /// Why the archive takes nothing.
@@ -129,6 +131,7 @@ impl Keeping {
             steps: std::collections::VecDeque::new(),
             waiting_bytes: 0,
             kept: next - 1,
+            replayed: next - 1,
             failed: false,
             archive_fails: None,
             unsaved: Vec::new(),
@@ -147,6 +150,11 @@ impl Keeping {
     /// Number of the newest record that is kept.
     pub(super) fn kept(&self) -> Lsn {
         self.kept
+    }
+
+    /// Number of the newest record that was there at the start.
+    pub(super) fn replayed(&self) -> Lsn {
+        self.replayed
     }
 
     /// Number of the newest record.

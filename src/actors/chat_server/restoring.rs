@@ -47,7 +47,7 @@ impl ChatServer {
                         self.rooms.get_mut(key).reads.marks.insert(mark.user, mark.offset);
                     }
                 }
-                // The archive knows them before anybody can ask.
+                // Whoever asks for them waits until the archive has them.
                 _ => {}
             }
         }
