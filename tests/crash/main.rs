@@ -64,6 +64,7 @@ async fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() {
     server.stop().await;
 
     let report = judge(&diaries);
+    let verified = verified(&server.setup, &diaries);
     let forgotten: u64 = seen.iter().map(|seen| seen.forgotten).sum();
     let young: u64 = seen.iter().map(|seen| seen.forgotten_young).sum();
     print_table(&deeds, &report, (forgotten, young), began.elapsed());
@@ -72,18 +73,30 @@ async fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() {
     assert!(report.acked > kills as u64, "the server was killed while it worked");
     assert_eq!(report.forgotten, 0, "nothing is old enough to be forgotten");
     assert!(report.is_clean(), "the server broke its promise; seed {seed}, {}\n{report}", folder.display());
+    verified.unwrap_or_else(|said| panic!("`roomcast verify` is of another opinion; seed {seed}\n{said}"));
     assert_eq!(forgotten, 0, "the server knows all sessions again; seed {seed}, {}", folder.display());
     std::fs::remove_dir_all(&folder).expect("the folder was made by this test");
 }
 
+fn files(diaries: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(diaries).expect("the diaries are there");
+    let mut paths: Vec<PathBuf> =
+        entries.map(|entry| entry.expect("a folder can be listed").path()).collect();
+    paths.sort();
+    paths
+}
+
+/// What the program itself says of its store and of the diaries; what it printed when it found something.
+fn verified(setup: &Setup, diaries: &Path) -> Result<(), String> {
+    let mut command = setup.command(&["verify", "--store", &setup.store, "--clients"]);
+    let output = command.args(files(diaries)).output().expect("the program can be run");
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    output.status.success().then_some(()).ok_or_else(|| said.concat())
+}
+
 fn judge(diaries: &Path) -> Report {
     let mut checker = Checker::new();
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(diaries)
-        .expect("the diaries are there")
-        .map(|entry| entry.expect("a folder can be listed").path())
-        .collect();
-    paths.sort();
-    for path in paths {
+    for path in files(diaries) {
         let is_last = path.file_stem().is_some_and(|name| name == "last");
         let read = if is_last { checker.read_last(&path) } else { checker.read(&path) };
         read.unwrap_or_else(|error| panic!("a diary is broken: {error}"));
