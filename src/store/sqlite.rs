@@ -5,16 +5,16 @@
 pub mod backup;
 mod errors;
 mod forgetting;
-mod ids;
+pub(super) mod ids;
 pub mod letters;
 mod notes;
 mod pages;
 mod reading;
 mod rooms;
-mod schema;
+pub(super) mod schema;
 #[cfg(test)]
 mod tests;
-mod words;
+pub(super) mod words;
 mod writing;
 
 use std::fs::File;
