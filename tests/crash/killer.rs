@@ -33,7 +33,8 @@ impl Moment {
         }
     }
 
-    fn by_chance(dice: &mut StdRng) -> Moment {
+    /// One of all.
+    pub fn by_chance(dice: &mut StdRng) -> Moment {
         match dice.random_range(0..20) {
             0..=11 => Moment::AtWork,
             12..=14 => Moment::ComingUp,
@@ -80,9 +81,9 @@ impl Killer {
         Killer { server, dice, ready: true, last_restart, deeds: Deeds::default() }
     }
 
-    /// Lets the server live to some moment, and kills it there.
-    pub async fn kills(&mut self, crowd: &mut Crowd) {
-        let moment = Moment::by_chance(&mut self.dice);
+    /// Lets the server live to a moment that `choose` picks, and kills it there.
+    pub async fn kills(&mut self, crowd: &mut Crowd, choose: fn(&mut StdRng) -> Moment) {
+        let moment = choose(&mut self.dice);
         match moment {
             Moment::AtWork => {
                 self.is_ready().await;

@@ -31,8 +31,8 @@ async fn a_backup_under_load_has_all_that_was_acknowledged_before() {
 
     let before = shown.borrow().acked;
     let file = stage.home().join("backup.db");
-    let mut command = server.setup.command(&["backup", file.to_str().unwrap(), "--store"]);
-    command.arg(&server.setup.store);
+    let mut command = server.setup.command(&["--store", &server.setup.store, "backup"]);
+    command.arg(&file);
     let taken = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
     let after = shown.borrow().acked;

@@ -48,7 +48,8 @@ async fn a_clock_that_jumps_costs_nobody_a_message() {
     assert_eq!(reader.reads_up_to("lobby", count).await, count);
 
     server.kill();
-    (writer.is_cut().await, reader.is_cut().await);
+    writer.is_cut().await;
+    reader.is_cut().await;
     server.spawn();
     server.is_ready().await;
     let heads = stage.last_reader(server.address(), &["lobby"]).await;

@@ -132,7 +132,8 @@ async fn a_full_disk_refuses_writers_and_nobody_else_until_there_is_room() {
     says(&mut writer, "after", 0..20).await;
 
     server.kill();
-    (writer.is_cut().await, late.is_cut().await);
+    writer.is_cut().await;
+    late.is_cut().await;
     server.spawn();
     server.is_ready().await;
     let heads = stage.last_reader(server.address(), &["lobby"]).await;

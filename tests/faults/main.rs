@@ -6,6 +6,7 @@ mod backup;
 mod clock;
 mod damage;
 mod disk;
+mod power;
 mod queue;
 mod retention;
 mod shim;

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::Rng;
 use roomcast_rig::eventually;
 use roomcast_rig::server::{Server, free_port};
 use serde_json::json;
@@ -16,8 +15,9 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::stage::Stage;
+use crate::stage::{Stage, dice, kills};
 
+/// Kills where `ROOMCAST_KILLS` says nothing else.
 const KILLS: usize = 12;
 const ITEMS_PER_LIFE: usize = 3;
 
@@ -113,18 +113,18 @@ async fn push_all(port: u16, stop: watch::Receiver<bool>, answered: watch::Sende
 
 #[tokio::test]
 async fn what_the_door_has_answered_is_in_its_room_once_over_kills() {
-    let seed = rand::random::<u64>();
-    println!("seed {seed}");
-    let (stage, mut dice, port) = (Stage::new(), StdRng::seed_from_u64(seed), free_port());
+    let (stage, mut dice, port) = (Stage::new(), dice(), free_port());
     let mut setup = stage.setup();
     setup.settings.retain(|setting| !setting.starts_with("queue.door"));
     let mut server = Server::start(setup.with(&format!("queue.door.listen=127.0.0.1:{port}"))).await;
     let (stop, (answered, mut shown)) = (watch::Sender::new(false), watch::channel(0));
     let backend = tokio::spawn(push_all(port, stop.subscribe(), answered));
-    for _ in 0..KILLS {
+    for _ in 0..kills(KILLS) {
         let goal = *shown.borrow() + dice.random_range(1..60);
         let reached = tokio::time::timeout(roomcast_rig::PATIENCE, shown.wait_for(|count| *count >= goal));
         reached.await.expect("the door answers").expect("the backend goes on");
+        // Any moment of the next items will do.
+        tokio::time::sleep(Duration::from_micros(dice.random_range(0..4_000))).await;
         server.kill();
         server.spawn();
         server.is_ready().await;
@@ -285,8 +285,8 @@ async fn an_item_of_a_redis_list_gets_one_place_whenever_the_server_dies() {
     let relay = Relay::start(redis.port).await;
     let setup = stage.setup().with(&format!("redis.url=redis://127.0.0.1:{}", relay.port));
     let mut server = Server::new(setup.with("server.node=the-node"));
-    let mut pushed = 0;
-    for life in 0..2 * KILLS {
+    let (mut pushed, lives) = (0, 2 * kills(KILLS));
+    for life in 0..lives {
         for _ in 0..ITEMS_PER_LIFE {
             redis.does(&["LPUSH", "message_queue", &item(pushed)]).await;
             pushed += 1;
@@ -308,5 +308,5 @@ async fn an_item_of_a_redis_list_gets_one_place_whenever_the_server_dies() {
     let once: BTreeMap<usize, Vec<u64>> =
         (0..=pushed).map(|number| (number, vec![number as u64 + 1])).collect();
     assert_eq!(places, once, "each item has one place, in the order in which it was pushed");
-    println!("{} kills, {} items, each in one place", 2 * KILLS, pushed + 1);
+    println!("{lives} kills, {} items, each in one place", pushed + 1);
 }

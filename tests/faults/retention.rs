@@ -73,6 +73,7 @@ async fn four_writers_do_not_outgrow_a_room_that_keeps_two_seconds() {
         (joined["n"] == 0 && joined["missing"] == json!([2, joined["s"]])).then_some(())
     };
     eventually("the room to forget all but its head", forgotten).await;
+    stage.last_reader(address, &["lobby", "kept"]).await;
     server.stop().await;
     let verified = server.setup.command(&["verify", "--store", &server.setup.store]).output().unwrap();
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));

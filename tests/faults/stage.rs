@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use roomcast_rig::checker::{Checker, Report};
 use roomcast_rig::client::Guest;
 use roomcast_rig::reader::{self, Goal, Memory, Seen};
 use roomcast_rig::server::Setup;
+use roomcast_rig::writer::{self, Written};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -18,6 +21,24 @@ use tokio::time::timeout;
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_roomcast");
+
+/// A number from the environment, where it is set.
+fn number_from(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is a number, not {text}")))
+}
+
+/// How often a story kills: `ROOMCAST_KILLS` makes it long.
+pub fn kills(usual: usize) -> usize {
+    number_from("ROOMCAST_KILLS").map_or(usual, |kills| kills as usize)
+}
+
+/// Chance that can be had again: prints its seed, and takes `ROOMCAST_SEED` instead where that is set.
+pub fn dice() -> StdRng {
+    let seed = number_from("ROOMCAST_SEED").unwrap_or_else(|| rand::random::<u32>().into());
+    println!("seed {seed}; to have it again: ROOMCAST_SEED={seed}");
+    StdRng::seed_from_u64(seed)
+}
 
 /// A folder of a story; gone with it.
 pub struct Stage {
@@ -83,6 +104,23 @@ impl Stage {
         Spectator { task, goal }
     }
 
+    /// Somebody who writes into the lobby until he is told to stop, and what he has done so far.
+    pub fn writer(&self, address: SocketAddr, number: u64, stop: watch::Receiver<bool>) -> Writing {
+        let plan = writer::Plan {
+            address,
+            name: format!("writer-{number}"),
+            rooms: vec!["lobby".into()],
+            seed: number,
+            burst: 8,
+            pause: Duration::from_millis(40),
+            bytes: 500,
+            changes: true,
+        };
+        let ((progress, shown), folder) = (watch::channel(Written::default()), self.diaries());
+        let task = tokio::spawn(async move { writer::write(plan, &folder, stop, progress).await });
+        Writing { task, shown }
+    }
+
     /// What the judge says about all diaries.
     pub fn verdict(&self, mut checker: Checker) -> Report {
         for entry in std::fs::read_dir(self.diaries()).expect("the diaries are there") {
@@ -101,6 +139,12 @@ impl Stage {
         assert_eq!(report.forgotten, 0, "{report}");
         report
     }
+}
+
+/// Somebody who writes.
+pub struct Writing {
+    pub task: JoinHandle<Written>,
+    pub shown: watch::Receiver<Written>,
 }
 
 /// Somebody who reads all the time.

@@ -39,7 +39,8 @@ async fn while_syncs_fail_nothing_is_acknowledged_and_afterwards_all_goes_on() {
     }
 
     server.kill();
-    (writer.is_cut().await, reader.is_cut().await);
+    writer.is_cut().await;
+    reader.is_cut().await;
     server.setup.environment.clear();
     server.spawn();
     server.is_ready().await;
