@@ -35,7 +35,7 @@ use crate::engines::engine::{EngineSays, Opened};
 use crate::metrics::Metrics;
 use crate::protocols::codes::Goodbye;
 use crate::protocols::websocket::frame::{Opcode, encode_frame, payload_of};
-use crate::store::record::{Lsn, Record};
+use crate::store::record::{Cursor, Lsn, Record};
 
 use behind::Behind;
 use keeping::{Keeping, Then};
@@ -111,6 +111,8 @@ enum Seat {
         noted: bool,
         /// What it has asked and not got; none while nothing is.
         desk: Option<Box<Desk>>,
+        /// Rooms that it goes on with and is not in again yet.
+        returning: Option<Box<Vec<Cursor>>>,
     },
     /// A connection on a raw path.
     Raw { handler: usize, uri: Box<str> },
@@ -118,7 +120,14 @@ enum Seat {
 
 impl Seat {
     fn session(identity: Arc<Identity>) -> Seat {
-        Seat::Session { identity, rooms: SmallVec::new(), name: rand::random(), noted: false, desk: None }
+        Seat::Session {
+            identity,
+            rooms: SmallVec::new(),
+            name: rand::random(),
+            noted: false,
+            desk: None,
+            returning: None,
+        }
     }
 }
 
@@ -448,6 +457,7 @@ impl Handler<FromEngine> for ChatServer {
             EngineSays::Failed { from, why } => self.not_kept(from, &why),
             EngineSays::Healed => self.healed(),
             EngineSays::Answered { ticket, answers } => self.answered(ticket, answers),
+            EngineSays::ArchiveFails(why) => self.keeping.note_archive(why),
             EngineSays::Archived { upto } => self.rooms.note_archived(upto),
             EngineSays::Forgotten(rooms) => {
                 for (name, first) in rooms {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use roomcast_rig::client::Guest;
-use roomcast_rig::eventually;
 use roomcast_rig::reader::{self, Goal, Memory, Seen};
 use roomcast_rig::writer::{self, Written};
+use roomcast_rig::{PATIENCE, eventually, within};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -96,23 +96,23 @@ impl Crowd {
         all
     }
 
-    /// Waits until all readers have come this far.
-    pub async fn readers_reach(mut self, heads: BTreeMap<String, u64>) -> Vec<Seen> {
-        self.goal.send_replace(Some(Arc::new(heads.clone())));
+    /// Waits until all readers have come this far: what they have seen, and those who did not come.
+    pub async fn readers_reach(mut self, heads: BTreeMap<String, u64>) -> (Vec<Seen>, Vec<String>) {
+        self.goal.send_replace(Some(Arc::new(heads)));
         let finished = async || self.readers.iter().all(|(task, _)| task.is_finished()).then_some(());
-        let what = || {
-            let late = self.readers.iter().filter(|(task, _)| !task.is_finished());
-            let places: Vec<_> = late.map(|(_, shown)| shown.borrow().upto.clone()).collect();
-            format!("all readers to reach {heads:?}; some stand at {places:?}")
-        };
-        if roomcast_rig::within(roomcast_rig::PATIENCE, finished).await.is_none() {
-            panic!("waited in vain for {}", what());
+        within(PATIENCE, finished).await;
+        let (mut all, mut late) = (Vec::new(), Vec::new());
+        for (number, (task, shown)) in self.readers.drain(..).enumerate() {
+            if task.is_finished() {
+                all.push(task.await.expect("a reader does not fail"));
+                continue;
+            }
+            late.push(format!("reader-{number} at {:?}", shown.borrow().upto));
+            task.abort();
+            // He was told to end; his diary ends with him.
+            assert!(task.await.is_err_and(|error| error.is_cancelled()), "he was not at the goal");
         }
-        let mut all = Vec::new();
-        for (task, _) in self.readers.drain(..) {
-            all.push(task.await.expect("a reader does not fail"));
-        }
-        all
+        (all, late)
     }
 }
 
@@ -140,6 +140,6 @@ pub async fn reads_all(name: &str, address: SocketAddr, diaries: &Path, heads: B
     };
     let goal = watch::Sender::new(Some(Arc::new(heads)));
     let reading = reader::read(plan, diaries, goal.subscribe(), watch::Sender::default());
-    let read = tokio::time::timeout(roomcast_rig::PATIENCE, reading).await;
+    let read = tokio::time::timeout(PATIENCE, reading).await;
     read.unwrap_or_else(|_| panic!("{name} does not come to the end of the rooms"));
 }

@@ -55,17 +55,19 @@ async fn nothing_acknowledged_is_lost_however_often_the_server_is_killed() {
 
     let written = crowd.writers_stop().await;
     let heads = crowd::heads(server.address(), &diaries).await;
-    let seen = crowd.readers_reach(heads.clone()).await;
+    let (seen, late) = crowd.readers_reach(heads.clone()).await;
     crowd::reads_all("last", server.address(), &diaries, heads.clone()).await;
     // The log is the same after a polite stop.
     server.stop().await;
     let mut server = Server::start(server.setup.clone()).await;
-    crowd::reads_all("after-the-stop", server.address(), &diaries, heads).await;
+    crowd::reads_all("after-the-stop", server.address(), &diaries, heads.clone()).await;
     server.stop().await;
 
     let report = judge(&diaries);
     let forgotten: u64 = seen.iter().map(|seen| seen.forgotten).sum();
-    print_table(&deeds, &report, forgotten, began.elapsed());
+    let young: u64 = seen.iter().map(|seen| seen.forgotten_young).sum();
+    print_table(&deeds, &report, (forgotten, young), began.elapsed());
+    assert!(late.is_empty(), "these do not reach {heads:?}: {late:?}; seed {seed}, {}", folder.display());
     assert_eq!(report.acked, written.iter().map(|written| written.acked).sum::<u64>());
     assert!(report.acked > kills as u64, "the server was killed while it worked");
     assert_eq!(report.forgotten, 0, "nothing is old enough to be forgotten");
@@ -89,7 +91,7 @@ fn judge(diaries: &Path) -> Report {
     checker.verdict()
 }
 
-fn print_table(deeds: &Deeds, report: &Report, forgotten: u64, took: Duration) {
+fn print_table(deeds: &Deeds, report: &Report, (forgotten, young): (u64, u64), took: Duration) {
     println!("{:<18}{:>12}", "kills", deeds.kills());
     for (word, count) in deeds.by_moment() {
         println!("  {word:<16}{count:>12}");
@@ -97,6 +99,7 @@ fn print_table(deeds: &Deeds, report: &Report, forgotten: u64, took: Duration) {
     println!("{:<18}{:>12}", "rooms", ROOMS.len());
     println!("{:<18}{:>12}", "longest restart ms", deeds.longest_restart.as_millis());
     println!("{:<18}{forgotten:>12}", "forgotten sessions");
+    println!("{:<18}{young:>12}", "  younger than 5 s");
     println!("{:<18}{:>12}", "seconds", took.as_secs());
     print!("{report}");
 }

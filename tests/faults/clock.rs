@@ -17,7 +17,7 @@ const LOOKS_AT_AGE: Duration = Duration::from_secs(3);
 async fn a_clock_that_jumps_costs_nobody_a_message() {
     let stage = Stage::new();
     let shim = Shim::build(stage.home());
-    let setup = shim.into(stage.setup()).with("rooms.keep=30m").with("rooms.dedup_window=30m");
+    let setup = shim.loads_into(stage.setup()).with("rooms.keep=30m").with("rooms.dedup_window=30m");
     let mut server = Server::start(setup).await;
     let mut writer = stage.guest(server.address(), "writer").await;
     let mut reader = stage.guest(server.address(), "reader").await;

@@ -31,7 +31,7 @@ impl Shim {
     }
 
     /// The server gets the library.
-    pub fn into(&self, mut setup: Setup) -> Setup {
+    pub fn loads_into(&self, mut setup: Setup) -> Setup {
         let text = |path: &Path| path.to_str().expect("a temporary path is text").to_owned();
         setup.environment.push(("LD_PRELOAD".into(), text(&self.library)));
         setup.environment.push(("FAULTS".into(), text(&self.switches)));

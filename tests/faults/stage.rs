@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use roomcast_rig::checker::{Checker, Report};
 use roomcast_rig::client::Guest;
-use roomcast_rig::reader::{self, Memory, Seen};
+use roomcast_rig::reader::{self, Goal, Memory, Seen};
 use roomcast_rig::server::Setup;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// The program under test.
@@ -66,6 +67,22 @@ impl Stage {
         heads
     }
 
+    /// Somebody who reads the lobby from its first message on, all the time, over all kills.
+    pub fn spectator(&self, address: SocketAddr) -> Spectator {
+        let plan = reader::Plan {
+            address,
+            name: "spectator".into(),
+            rooms: vec!["lobby".into()],
+            memory: Memory::Own,
+            seed: 1,
+        };
+        let (goal, folder) = (watch::Sender::new(None), self.diaries());
+        let told = goal.subscribe();
+        let task =
+            tokio::spawn(async move { reader::read(plan, &folder, told, watch::Sender::default()).await });
+        Spectator { task, goal }
+    }
+
     /// What the judge says about all diaries.
     pub fn verdict(&self, mut checker: Checker) -> Report {
         for entry in std::fs::read_dir(self.diaries()).expect("the diaries are there") {
@@ -83,6 +100,21 @@ impl Stage {
         assert!(report.is_clean(), "the judge finds:\n{report}");
         assert_eq!(report.forgotten, 0, "{report}");
         report
+    }
+}
+
+/// Somebody who reads all the time.
+pub struct Spectator {
+    task: JoinHandle<Seen>,
+    goal: watch::Sender<Goal>,
+}
+
+impl Spectator {
+    /// Waits until he has read this far; then he goes.
+    pub async fn reaches(self, heads: BTreeMap<String, u64>) {
+        self.goal.send_replace(Some(Arc::new(heads)));
+        let ended = timeout(roomcast_rig::PATIENCE, self.task).await;
+        ended.expect("the spectator comes to the end").expect("he does not fail");
     }
 }
 

@@ -15,7 +15,7 @@ const RECOVERY: Duration = Duration::from_secs(10);
 async fn while_syncs_fail_nothing_is_acknowledged_and_afterwards_all_goes_on() {
     let stage = Stage::new();
     let shim = Shim::build(stage.home());
-    let mut server = Server::start(shim.into(stage.setup())).await;
+    let mut server = Server::start(shim.loads_into(stage.setup())).await;
     let mut writer = stage.guest(server.address(), "writer").await;
     let mut reader = stage.guest(server.address(), "reader").await;
     says(&mut writer, "before", 0..20).await;

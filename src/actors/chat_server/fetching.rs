@@ -81,6 +81,8 @@ impl ChatServer {
             // What a session or a user did last is not shown to anybody, so all of it counts.
             Question::Session(_) | Question::RoomsOf { .. } => self.keeping.newest(),
             Question::Page { .. } | Question::Find { .. } | Question::Entry { .. } => self.keeping.kept(),
+            // Another room has to make place, and may when the archive has all of it.
+            Question::Room { .. } if self.rooms.is_full() => self.keeping.kept(),
             _ => 0,
         }
     }

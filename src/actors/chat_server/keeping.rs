@@ -112,6 +112,8 @@ pub(super) struct Keeping {
     kept: Lsn,
     /// Set while nothing can be kept.
     failed: bool,
+    /// Why the archive takes nothing.
+    archive_fails: Option<String>,
     /// Entries that everybody has seen and that are not kept yet, after a failure.
     unsaved: Vec<Record>,
     health: Arc<StoreHealth>,
@@ -128,8 +130,17 @@ impl Keeping {
             waiting_bytes: 0,
             kept: next - 1,
             failed: false,
+            archive_fails: None,
             unsaved: Vec::new(),
             health,
+        }
+    }
+
+    /// The archive takes nothing more, or does again.
+    pub(super) fn note_archive(&mut self, why: Option<String>) {
+        self.archive_fails = why.map(|why| format!("the archive takes nothing: {why}"));
+        if !self.failed {
+            self.health.set(self.archive_fails.clone());
         }
     }
 
@@ -319,7 +330,7 @@ impl ChatServer {
     pub(super) fn healed(&mut self) {
         log::info!("store: things can be kept again");
         self.keeping.failed = false;
-        self.keeping.health.set(None);
+        self.keeping.health.set(self.keeping.archive_fails.clone());
         let next = self.keeping.next;
         if let Some(engine) = &mut self.keeping.engine {
             engine.go_on(next);

@@ -114,20 +114,23 @@ impl Archiver {
         while let Err(error) = self.archive.append(items) {
             if failures.is_power_of_two() || failures == 0 {
                 log::error!("store: {} items wait for the archive: {error}", items.len());
+                (self.sink)(EngineSays::ArchiveFails(Some(error.to_string())));
             }
             failures += 1;
             thread::sleep(PAUSE);
         }
         if failures > 0 {
             log::info!("store: the archive takes items again");
+            (self.sink)(EngineSays::ArchiveFails(None));
         }
         let bytes = items.iter().map(weight).sum();
         self.unchecked_bytes += bytes;
         self.progress.behind_bytes.fetch_sub(bytes, Relaxed);
         self.scrub |= items.iter().any(takes_words_back);
         let upto = self.archive.applied();
-        self.progress.set(upto);
+        // Told before anybody who waits for it gets an answer.
         (self.sink)(EngineSays::Archived { upto });
+        self.progress.set(upto);
     }
 
     fn let_journal_forget(&mut self) {

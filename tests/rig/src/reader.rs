@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::client::Client;
 use crate::diary::Diary;
@@ -25,6 +25,9 @@ pub enum Memory {
     /// He names his session; the server knows the rest, from what he said he `got`.
     Server,
 }
+
+/// A session that has lived so long outlives the server.
+pub const SETTLED: Duration = Duration::from_secs(5);
 
 /// What a reader is to do.
 #[derive(Debug, Clone)]
@@ -51,8 +54,11 @@ pub struct Seen {
     pub shown: u64,
     /// Entries that came again and were dropped.
     pub dropped: u64,
-    /// Times that the server did not know his session any more.
+    /// Times that the server did not know his session any more, though it had lived for [`SETTLED`].
     pub forgotten: u64,
+    /// Times that it did not know a younger one: cursors are written down a moment later, and nothing was
+    /// promised for them before.
+    pub forgotten_young: u64,
     /// The place up to which he has everything, in each room.
     pub upto: BTreeMap<String, u64>,
 }
@@ -67,7 +73,8 @@ pub async fn read(
     let diary = Diary::begin(folder.join(format!("{}.jsonl", plan.name)));
     let dice = StdRng::seed_from_u64(plan.seed);
     let (epochs, seen) = (BTreeMap::new(), Seen::default());
-    let reader = Reader { plan, diary, dice, goal, progress, session: None, epochs, seen };
+    let session_since = Instant::now();
+    let reader = Reader { plan, diary, dice, goal, progress, session: None, session_since, epochs, seen };
     reader.run().await
 }
 
@@ -78,6 +85,8 @@ struct Reader {
     goal: watch::Receiver<Goal>,
     progress: watch::Sender<Seen>,
     session: Option<String>,
+    /// Since when he has it.
+    session_since: Instant,
     /// The life of each log that his place belongs to.
     epochs: BTreeMap<String, String>,
     seen: Seen,
@@ -166,6 +175,8 @@ impl Reader {
             }
             "skip" => self.has_up_to(room, frame.skipped_range().map_or(0, |(_, last)| last)),
             "gap" => self.has_up_to(room, frame.missing_range().map_or(0, |(_, last)| last)),
+            // Told after the welcome, which names a new session.
+            "err" if frame.why.as_deref() == Some("no-session") => {}
             "err" => panic!("{} is refused: {line}", self.plan.name),
             _ if frame.is_entry() => {
                 dropped = self.enters(room, frame.s.unwrap_or(0));
@@ -206,10 +217,16 @@ impl Reader {
             return Vec::new();
         }
         self.session = session;
-        if asked.is_none() || self.session.as_deref() == asked {
+        if self.session.as_deref() == asked {
             return Vec::new();
         }
-        self.seen.forgotten += 1;
+        let age = std::mem::replace(&mut self.session_since, Instant::now()).elapsed();
+        if asked.is_none() {
+            return Vec::new();
+        }
+        let forgotten =
+            if age >= SETTLED { &mut self.seen.forgotten } else { &mut self.seen.forgotten_young };
+        *forgotten += 1;
         let join = |room: &String| format!(r#"{{"t":"join","r":{},"since":0}}"#, json!(room));
         self.plan.rooms.iter().map(join).collect()
     }
