@@ -12,7 +12,7 @@ mod line;
 #[cfg(test)]
 mod tests;
 
-use line::{Line, head_of};
+use line::Line;
 
 /// Most entries in one page of the log or of the roster.
 pub const PAGE_MAX: usize = 500;
@@ -194,11 +194,7 @@ pub fn read(line: &str) -> (Reference, Result<Request, Problem>) {
     match serde_json::from_str::<Line>(line) {
         Ok(line) => (line.reference(), line.request()),
         Err(error) => {
-            let (reference, is_known) = head_of(line);
-            let problem = match is_known {
-                true => Problem::bad_json(format!("{error}; send one JSON object per line")),
-                false => line::unknown_type(),
-            };
+            let (reference, problem) = line::look_at_wrong(line, &error);
             (reference, Err(problem))
         }
     }

@@ -107,21 +107,38 @@ fn even_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// The request number of a line that has a value of a wrong type somewhere, and whether its type is one that
-/// is offered, as far as can be told.
-pub(super) fn head_of(line: &str) -> (Reference, bool) {
-    #[derive(Deserialize)]
-    struct Head<'a> {
-        i: Option<u64>,
-        #[serde(borrow)]
-        t: Option<Text<'a>>,
+/// What can be told of a line that has a value of a wrong type somewhere: its request number, and what to mend.
+pub(super) fn look_at_wrong(line: &str, error: &serde_json::Error) -> (Reference, Problem) {
+    let keys: BTreeMap<Text, &RawValue> = serde_json::from_str(line).unwrap_or_default();
+    let of = |key: &'static str| keys.get(&Text(Cow::Borrowed(key))).map(|raw| raw.get());
+    let reference = Reference { i: of("i").and_then(|i| i.parse().ok()), ..Reference::default() };
+    let t = of("t").and_then(|t| serde_json::from_str::<Text>(t).ok());
+    if t.is_some_and(|t| !TYPES.contains(&&*t.0)) {
+        return (reference, unknown_type());
     }
-    let Ok(head) = serde_json::from_str::<Head>(line) else { return (Reference::default(), true) };
-    let is_known = head.t.is_none_or(|t| TYPES.contains(&&*t.0));
-    (Reference { i: head.i, ..Reference::default() }, is_known)
+    let wrong = keys.iter().find_map(|(key, raw)| Some((&key.0, wants(&key.0, raw.get())?)));
+    let problem = match wrong {
+        Some((key, wanted)) => Problem::bad_json(format!("\"{key}\" is {wanted}")),
+        None => Problem::bad_json(format!("{error}; send one JSON object per line")),
+    };
+    (reference, problem)
 }
 
-pub(super) fn unknown_type() -> Problem {
+/// What a key of a line wants to hold, if it is not that.
+fn wants(key: &str, json: &str) -> Option<&'static str> {
+    let (is_right, wanted) = match key {
+        "t" | "r" | "id" | "u" | "token" | "e" => (json.starts_with('"'), "text; write it in quotes"),
+        "i" | "v" | "since" | "last" | "from" | "re" | "n" | "before" => {
+            (json.parse::<u64>().is_ok(), "a whole number, 0 or more; write it without quotes")
+        }
+        "quiet" | "off" | "keep" => (matches!(json, "true" | "false"), "true or false; without quotes"),
+        "rooms" => (json.starts_with('{'), "an object, for example {\"lobby\":{\"since\":42}}"),
+        _ => return None,
+    };
+    (!is_right && json != "null").then_some(wanted)
+}
+
+fn unknown_type() -> Problem {
     Problem::new(
         400,
         "unknown-type",

@@ -148,6 +148,14 @@ fn a_bad_value_is_named() {
         (r#"{"t":"hello","session":"S9"}"#, "\"session\""),
         (r#"{"t":"hello","session":5}"#, "\"session\""),
         (&session, "\"session\""),
+        (r#"{"t":"join","r":"a","since":"42"}"#, "\"since\" is a whole number"),
+        (r#"{"t":"pub","r":"a","d":1,"re":1.5}"#, "\"re\" is a whole number"),
+        (r#"{"t":"log","r":"a","before":-1}"#, "\"before\" is a whole number"),
+        (r#"{"t":"pub","r":7,"d":1}"#, "\"r\" is text"),
+        (r#"{"t":"pub","r":"a","d":1,"id":7}"#, "\"id\" is text"),
+        (r#"{"t":"react","r":"a","of":1,"k":"x","off":"yes"}"#, "\"off\" is true or false"),
+        (r#"{"t":"hello","rooms":["a"]}"#, "\"rooms\" is an object"),
+        (r#"{"t":"join","t":"pub","r":"a"}"#, "duplicate field `t`"),
     ] {
         let problem = read(line).1.expect_err(line);
         assert_eq!((problem.code, problem.why), (400, "bad-json"), "{line}");
