@@ -171,7 +171,7 @@ export class Lines {
       );
     else if (own && !m.gone && m.s) {
       const [sign, kind, text] = fateOf(look);
-      mark.dataset.mark = kind;
+      Object.assign(mark.dataset, { mark: kind, sign });
       mark.title = text;
       mark.append(Object.assign(el('span', '', sign), { ariaHidden: 'true' }), el('span', 'unseen', text));
     }
@@ -194,7 +194,8 @@ export class Lines {
 /** Kept, delivered to some or all, or read: sign, name and words. */
 export function fateOf({ n, of, by }) {
   if (by) return ['✓✓', 'read', `read by ${by}`];
-  if (of > 0 && n > 0) return [n < of ? `✓ ${n}/${of}` : '✓✓', 'delivered', `delivered to ${n} of ${of}`];
+  // The session that said it is one of them.
+  if (n > 1) return [n < of ? `✓ ${n}/${of}` : '✓✓', 'delivered', `delivered to ${n} of ${of} sessions, yours included`];
   return ['✓', 'kept', 'kept by the server'];
 }
 
