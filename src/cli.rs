@@ -4,6 +4,9 @@
 //! Exit codes: 0 fine, 1 failed while running, 2 wrong use or configuration, 69 a needed service is not
 //! there.
 
+mod backup;
+mod dead;
+
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::IpAddr;
@@ -19,6 +22,8 @@ use crate::config::layers::{self, Flag, Given, Loaded};
 use crate::config::report::differences;
 use crate::http_client;
 use crate::units::Span;
+
+mod verify;
 
 /// Nothing went wrong.
 pub const FINE: i32 = 0;
@@ -54,6 +59,13 @@ enum Command {
     Send(Send),
     /// Print a token signed with auth.secret
     Token(Token),
+    /// Items of queues that could never be said
+    #[command(subcommand)]
+    Dead(dead::Dead),
+    /// Copy the store of a server, running or not, to a new file
+    Backup(backup::Backup),
+    /// Read the store and say whether anything in it is lost, doubled or out of order
+    Verify(verify::Verify),
     /// Print the version
     Version,
 }
@@ -167,6 +179,9 @@ fn execute(cli: Cli, environment: Vec<(String, String)>, out: &mut dyn Write) ->
     if let Command::Serve(places) = &command {
         flags.extend(flags_of_places(places));
     }
+    if let Command::Verify(verify) = &command {
+        flags.extend(flag(("--store", "store.url", &verify.store)));
+    }
     let directives = environment.iter().find(|(name, _)| name == "RUST_LOG").map(|(_, value)| value.clone());
     let given = Given { file: cli.common.config, environment, flags };
     let loaded = layers::load(&given).map_err(|error| Failure::new(WRONG_USE, error))?;
@@ -178,6 +193,17 @@ fn execute(cli: Cli, environment: Vec<(String, String)>, out: &mut dyn Write) ->
         Command::CheckConfig => print(out, &report(&loaded)),
         Command::Send(send) => print(out, &say(&send, &loaded.config)?),
         Command::Token(token) => print(out, &sign(&token, &loaded.config)?),
+        Command::Dead(asked) => dead::run(&asked, &loaded.config, out),
+        Command::Backup(asked) => print(out, &backup::run(&asked, &loaded.config)?),
+        Command::Verify(verify) => {
+            let (text, is_fine) = verify::run(&verify, &loaded.config)?;
+            print(out, &text)?;
+            if is_fine {
+                Ok(())
+            } else {
+                Err(Failure::new(FAILED, "the store has faults, each is named above"))
+            }
+        }
         Command::Version => unreachable!("answered above, before a configuration was read"),
     }
 }
@@ -349,7 +375,7 @@ mod tests {
         Cli::command().debug_assert();
         let names: Vec<String> =
             Cli::command().get_subcommands().map(|one| one.get_name().to_owned()).collect();
-        assert_eq!(names, ["serve", "check-config", "send", "token", "version"]);
+        assert_eq!(names, ["serve", "check-config", "send", "token", "dead", "backup", "verify", "version"]);
         let help = Cli::command().render_help().to_string();
         assert!(help.lines().count() <= 24 && help.lines().all(|line| line.len() <= 100), "{help}");
     }

@@ -271,6 +271,8 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let workers = config.server.worker_count();
     let (up, all_up) = mpsc::unbounded_channel();
+    let opened = open_store(&config)?;
+    let has_store = opened.is_some();
     let plan = Arc::new(Plan {
         metrics: Metrics::new(workers),
         ready: Arc::default(),
@@ -280,7 +282,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         admission: Admission::new(config.limits.connections, config.limits.connections_per_address),
         raw_paths,
         handlers: Mutex::new(Some(handlers)),
-        opened: Mutex::new(open_store(&config)?),
+        opened: Mutex::new(opened),
         store: Arc::default(),
         chat: OnceLock::new(),
         next_worker: AtomicU16::new(0),
@@ -301,7 +303,8 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
     let port = addresses.first().map_or(0, SocketAddr::port);
     let node = plan.config.server.node_name(port);
     let pushes = chat.clone().recipient();
-    let queues = queues::start(&plan.config, &pushes, &node, &plan.metrics, &plan.ready)?;
+    let graves = has_store.then(|| chat.clone().recipient());
+    let queues = queues::start(&plan.config, &pushes, graves.as_ref(), &node, &plan.metrics, &plan.ready)?;
     greet(&startup_lines(&plan.config, &addresses, queues.door_address), plan.config.log.format);
     wait_for_signal().await?;
     stop(&plan, &chat, &queues, server).await;

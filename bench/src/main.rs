@@ -2,6 +2,7 @@
 //! the scenarios; nothing else.
 
 mod client;
+mod durable;
 mod failure;
 mod figures;
 mod floor;

@@ -36,6 +36,8 @@ pub enum Scenario {
     Queue(Queue),
     /// As fan-out, with listeners that stop reading, beside the same without
     Slow(Slow),
+    /// What it costs that an acknowledged message outlives a power cut, beside the disk and SQLite alone
+    Durable(Durable),
     /// The kernel's floor alone: fan-out by a bare epoll loop with send()
     Floor(Talk),
     /// Everything in sequence, with its default options
@@ -103,6 +105,22 @@ pub struct Slow {
     /// Listeners that stop reading
     #[arg(long, default_value_t = 10)]
     pub stalled: usize,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct Durable {
+    /// Messages under way at once
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 32, 256])]
+    pub in_flight: Vec<usize>,
+    /// How often everything is measured in turn
+    #[arg(long, default_value_t = 2)]
+    pub rounds: usize,
+    /// The disk: files go into a new folder in this one, and away with the run
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub folder: PathBuf,
+    /// Leave out the server: the disk, the journal and SQLite alone
+    #[arg(long)]
+    pub alone: bool,
 }
 
 impl Scenario {

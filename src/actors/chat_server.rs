@@ -22,8 +22,8 @@ use tokio::sync::oneshot;
 
 use crate::actors::events::{self, Incoming, Verdict};
 use crate::actors::letters::{
-    Closed, ConnectionId, Drain, Failed, Finish, FromEngine, FromHub, Hello, Open, OpenRaw, PublishBatch,
-    RawMessage, Said, SaidRaw, ToHub, Turn,
+    Bury, Closed, ConnectionId, Drain, Failed, Finish, FromEngine, FromHub, Hello, Open, OpenRaw,
+    PublishBatch, RawMessage, Said, SaidRaw, ToHub, Turn,
 };
 use crate::chat::dedup::IdKeys;
 use crate::chat::message::{Accepted, Offset, Refused};
@@ -35,7 +35,7 @@ use crate::engines::engine::{EngineSays, Opened};
 use crate::metrics::Metrics;
 use crate::protocols::codes::Goodbye;
 use crate::protocols::websocket::frame::{Opcode, encode_frame, payload_of};
-use crate::store::record::Lsn;
+use crate::store::record::{Cursor, Lsn, Record};
 
 use behind::Behind;
 use keeping::{Keeping, Then};
@@ -111,6 +111,8 @@ enum Seat {
         noted: bool,
         /// What it has asked and not got; none while nothing is.
         desk: Option<Box<Desk>>,
+        /// Rooms that it goes on with and is not in again yet.
+        returning: Option<Box<Vec<Cursor>>>,
     },
     /// A connection on a raw path.
     Raw { handler: usize, uri: Box<str> },
@@ -118,7 +120,14 @@ enum Seat {
 
 impl Seat {
     fn session(identity: Arc<Identity>) -> Seat {
-        Seat::Session { identity, rooms: SmallVec::new(), name: rand::random(), noted: false, desk: None }
+        Seat::Session {
+            identity,
+            rooms: SmallVec::new(),
+            name: rand::random(),
+            noted: false,
+            desk: None,
+            returning: None,
+        }
     }
 }
 
@@ -448,6 +457,7 @@ impl Handler<FromEngine> for ChatServer {
             EngineSays::Failed { from, why } => self.not_kept(from, &why),
             EngineSays::Healed => self.healed(),
             EngineSays::Answered { ticket, answers } => self.answered(ticket, answers),
+            EngineSays::ArchiveFails(why) => self.keeping.note_archive(why),
             EngineSays::Archived { upto } => self.rooms.note_archived(upto),
             EngineSays::Forgotten(rooms) => {
                 for (name, first) in rooms {
@@ -472,6 +482,22 @@ impl Handler<PublishBatch> for ChatServer {
     }
 }
 
+impl Handler<Bury> for ChatServer {
+    type Result = ResponseFuture<bool>;
+
+    fn handle(&mut self, bury: Bury, _: &mut Self::Context) -> Self::Result {
+        if self.keeping.engine.is_none() || self.keeping.may_keep().is_err() {
+            return Box::pin(std::future::ready(false));
+        }
+        for letter in bury.0 {
+            self.keeping.record(Record::Dead(letter), false);
+        }
+        let (done, kept) = oneshot::channel();
+        self.when_kept(Then::Finish(done));
+        Box::pin(async move { kept.await.unwrap_or(false) })
+    }
+}
+
 impl Handler<Finish> for ChatServer {
     type Result = ResponseFuture<()>;
 
@@ -479,8 +505,11 @@ impl Handler<Finish> for ChatServer {
         self.keep_cursors(true);
         let (done, kept) = oneshot::channel();
         self.when_kept(Then::Finish(done));
-        // An error means that the chat server is gone.
-        Box::pin(async move { kept.await.unwrap_or_default() })
+        Box::pin(async move {
+            if !kept.await.unwrap_or(false) {
+                log::warn!("store: read marks and cursors of the last moment could not be kept");
+            }
+        })
     }
 }
 

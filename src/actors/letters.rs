@@ -19,6 +19,7 @@ use crate::chat::settings::SlowReader;
 use crate::engines::engine::EngineSays;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Join, Reference, RequestNumber};
+use crate::store::record::Letter;
 
 /// A connection of this process: the worker thread it lives on, its place there, and a number that tells
 /// it from those that had the place before.
@@ -219,6 +220,11 @@ pub struct PublishBatch(pub Vec<Draft>);
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct FromEngine(pub EngineSays);
+
+/// Door → chat server: items that can never be said. Answered with whether the store has them.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub struct Bury(pub Vec<Letter>);
 
 /// Wiring → chat server: the last sessions are gone; keep what is only in memory. Answered when it is kept.
 #[derive(Debug, Message)]

@@ -2,6 +2,7 @@
 //! answers after the rooms have accepted them. Started and drained by the wiring. A connection is read
 //! only when everything before is answered, so that a busy server slows its backends and holds nothing.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -16,9 +17,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::actors::letters::{Drain, PublishBatch};
+use crate::actors::letters::{Bury, Drain, PublishBatch};
 use crate::chat::message::{Accepted, Refused};
 use crate::chat::names::RoomName;
+use crate::clock;
 use crate::sources::counters::QueueCounters;
 use crate::sources::dead_letters::{DeadLetter, MemoryDeadLetters, preview};
 use crate::sources::door_turn::{Push, Turn};
@@ -28,6 +30,7 @@ use crate::sources::poison::Poison;
 use crate::sources::resp::{Decoder, ProtocolError, RequestLimits};
 use crate::sources::resp_door::{DoorRules, DoorSession};
 use crate::sources::settings::{DoorSettings, ListSettings};
+use crate::store::record::Letter;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
@@ -50,8 +53,10 @@ pub struct RespDoorParts {
     pub limits: PayloadLimits,
     /// The chat server.
     pub chat: Recipient<PublishBatch>,
-    /// Where items go that can never be said.
+    /// Where items go that can never be said, without a store.
     pub dead: Arc<MemoryDeadLetters>,
+    /// Where they go with one.
+    pub graves: Option<Recipient<Bury>>,
     /// Where it counts.
     pub counters: Arc<QueueCounters>,
 }
@@ -71,6 +76,7 @@ struct House {
     limits: PayloadLimits,
     chat: Recipient<PublishBatch>,
     dead: Arc<MemoryDeadLetters>,
+    graves: Option<Recipient<Bury>>,
     dead_ids: EntryIds,
     counters: Arc<QueueCounters>,
     next_id: AtomicU64,
@@ -98,6 +104,7 @@ impl RespDoor {
             limits: parts.limits,
             chat: parts.chat,
             dead: parts.dead,
+            graves: parts.graves,
             dead_ids: EntryIds::new(ProcessMark::of_this_process().nonce()),
             counters: parts.counters,
             next_id: AtomicU64::new(1),
@@ -197,7 +204,9 @@ impl House {
         log::debug!("door: {peer} is connection {id}");
         loop {
             let (mut turn, all_read) = gather(&mut session, &mut decoder, &mut buffer)?;
-            self.settle(&mut turn, &stop).await;
+            let buried = RefCell::default();
+            self.settle(&mut turn, &stop, &buried).await;
+            self.keep(buried.take()).await;
             let replies = turn.into_replies(session.speaks_resp3());
             timeout(WRITE_MAX, stream.write_all(&replies)).await??;
             if session.is_closing() {
@@ -214,11 +223,11 @@ impl House {
     }
 
     /// Offers the items of a turn to the rooms until each has an outcome.
-    async fn settle(&self, turn: &mut Turn, stop: &watch::Receiver<bool>) {
+    async fn settle(&self, turn: &mut Turn, stop: &watch::Receiver<bool>, buried: &RefCell<Vec<DeadLetter>>) {
         let since = Instant::now();
         let mut wait = Duration::from_millis(2);
         loop {
-            let (places, drafts) = turn.open(self.limits, |push, poison| self.bury(push, poison));
+            let (places, drafts) = turn.open(self.limits, |push, poison| self.bury(push, poison, buried));
             if drafts.is_empty() {
                 return;
             }
@@ -227,7 +236,8 @@ impl House {
                 return turn.give_up(&Refused::Draining);
             };
             self.count(&answers);
-            let Some(refused) = turn.note(&places, answers, |push, poison| self.bury(push, poison)) else {
+            let Some(refused) = turn.note(&places, answers, |push, poison| self.bury(push, poison, buried))
+            else {
                 continue;
             };
             let is_over = matches!(refused, Refused::Draining | Refused::NotStored { .. });
@@ -246,8 +256,26 @@ impl House {
         self.counters.count_accepted(accepted.count() as u64);
     }
 
-    /// Keeps an item that can never be said; tells its id.
-    fn bury(&self, push: &Push, poison: &Poison) -> String {
+    /// Keeps dead letters in the store; without one, in memory. The backend hears of them after that.
+    async fn keep(&self, letters: Vec<DeadLetter>) {
+        if letters.is_empty() {
+            return;
+        }
+        let kept = match &self.graves {
+            Some(graves) => {
+                let records = letters.iter().map(record_of).collect();
+                graves.send(Bury(records)).await.unwrap_or(false)
+            }
+            None => false,
+        };
+        if !kept {
+            let forgotten: u64 = letters.into_iter().map(|letter| self.dead.keep(letter)).sum();
+            self.counters.count_dead_forgotten(forgotten);
+        }
+    }
+
+    /// Gives up an item that can never be said; tells its id.
+    fn bury(&self, push: &Push, poison: &Poison, buried: &RefCell<Vec<DeadLetter>>) -> String {
         let id = format!("{}{:012x}", self.dead_ids.start(), self.dead_ids.reserve(1));
         let source = format!("door:{}", push.source);
         // The application's words may be in the reason, the backend's in the item.
@@ -257,9 +285,19 @@ impl House {
             poison.to_string().escape_debug()
         );
         self.counters.count_dead(poison.reason);
-        let forgotten = self.dead.keep(DeadLetter::new(&source, &id, poison, &push.item));
-        self.counters.count_dead_forgotten(forgotten);
+        buried.borrow_mut().push(DeadLetter::new(&source, &id, poison, &push.item));
         id
+    }
+}
+
+fn record_of(letter: &DeadLetter) -> Letter {
+    Letter {
+        id: letter.id.as_str().into(),
+        ts: clock::wall_ms(),
+        source: letter.source.as_str().into(),
+        reason: letter.reason.as_str().into(),
+        // Coded by us a moment ago, so it can be read.
+        item: letter.bytes().unwrap_or_default().into(),
     }
 }
 

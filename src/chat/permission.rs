@@ -50,8 +50,12 @@ impl Identity {
         Identity { user, info: None, rooms: None, granted: Vec::new(), publish: true, expires_at: None }
     }
 
-    /// Whether the token, or a grant beside it, lists the room.
+    /// Whether the token, or a grant beside it, lists the room. Rooms that belong to users are listed for those
+    /// users only, whatever a pattern says.
     pub fn lists(&self, room: &RoomName) -> bool {
+        if room.owners().is_some_and(|owners| !owners.include(&self.user)) {
+            return false;
+        }
         self.token_lists(room) || self.granted.iter().any(|grant| grant.rooms.matches(room.as_str()))
     }
 

@@ -244,7 +244,7 @@ impl Room {
 
     /// Whether the start of a time that a reader asks for has to be looked up in the store.
     pub fn must_look_up(&self, ts: u64) -> bool {
-        self.first_kept() < self.history.first() && self.history.oldest_ts().is_none_or(|oldest| oldest > ts)
+        self.first_kept() < self.history.first() && self.history.oldest_ts().is_none_or(|oldest| oldest >= ts)
     }
 
     /// The place of an offset: whether a reader may see what stands there.

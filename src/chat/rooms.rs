@@ -191,6 +191,11 @@ impl Rooms {
         result
     }
 
+    /// Whether as many rooms are open as may be.
+    pub fn is_full(&self) -> bool {
+        self.open.len() >= self.rooms_max
+    }
+
     /// How many rooms are open.
     pub fn len(&self) -> usize {
         self.open.len()

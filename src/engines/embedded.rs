@@ -108,15 +108,19 @@ fn rooms_of(
     let mut rooms: Vec<(RoomName, Option<StoredRoom>)> = Vec::new();
     let mut known = std::collections::HashSet::new();
     for item in replay {
-        let Record::Entry(entry) = &item.record else { continue };
-        if !known.insert(entry.room.clone()) {
+        let name = match &item.record {
+            Record::Entry(entry) => &entry.room,
+            Record::Seen(seen) => &seen.room,
+            _ => continue,
+        };
+        if !known.insert(name.clone()) {
             continue;
         }
-        let question = Question::Room { room: entry.room.clone(), tail: 0, tail_bytes: 0 };
+        let question = Question::Room { room: name.clone(), tail: 0, tail_bytes: 0 };
         let Answer::Room(room) = reader.answer(&question).map_err(|error| error.to_string())? else {
             return Err("the archive gave an answer of another kind than was asked for".into());
         };
-        rooms.push((entry.room.clone(), room));
+        rooms.push((name.clone(), room));
     }
     Ok(rooms)
 }

@@ -84,6 +84,8 @@ pub enum EngineSays {
         /// The last one.
         upto: Lsn,
     },
+    /// The archive takes nothing more, and why; none: it does again. Items are kept all the same.
+    ArchiveFails(Option<String>),
     /// Rooms have forgotten what was too old or too much: each with its oldest offset now.
     Forgotten(Vec<(RoomName, Offset)>),
 }

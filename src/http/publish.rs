@@ -96,7 +96,7 @@ fn read_draft(body: &[u8]) -> Result<Draft, Problem> {
     let id = ask.id.map(|text| MessageId::new(&text)).transpose().map_err(|error| bad("id", error.0))?;
     let data = Data::new(ask.d).map_err(|_| bad("d", &format!("nested deeper than {DEPTH_MAX} levels")))?;
     Ok(Draft {
-        room: RoomName::new(&ask.r)?,
+        room: RoomName::named_by_client(&ask.r)?,
         user,
         id,
         data,

@@ -6,3 +6,4 @@ pub mod committer;
 pub mod journal;
 pub mod record;
 pub mod sqlite;
+pub mod verify;

@@ -2,17 +2,19 @@
 //! [`SqliteArchive`]; any number of threads read, each with a connection of its own. Both block, so no actor
 //! calls them. Knows rooms only as names and entries; docs/store.md shows the tables.
 
+pub mod backup;
 mod errors;
 mod forgetting;
-mod ids;
+pub(super) mod ids;
+pub mod letters;
 mod notes;
 mod pages;
 mod reading;
 mod rooms;
-mod schema;
+pub(super) mod schema;
 #[cfg(test)]
 mod tests;
-mod words;
+pub(super) mod words;
 mod writing;
 
 use std::fs::File;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::time::timeout;
 
-use crate::actors::letters::{Drain, PublishBatch};
+use crate::actors::letters::{Bury, Drain, PublishBatch};
 use crate::actors::redis_queue::{QueueTiming, RedisQueue, RedisQueueParts};
 use crate::actors::resp_door::{RespDoor, RespDoorParts};
 use crate::chat::names::RoomName;
@@ -35,6 +35,7 @@ pub struct Queues {
 pub fn start(
     config: &Config,
     chat: &Recipient<PublishBatch>,
+    graves: Option<&Recipient<Bury>>,
     node: &str,
     metrics: &Metrics,
     ready: &Readiness,
@@ -42,7 +43,7 @@ pub fn start(
     let room = RoomName::new(&config.rooms.default)
         .map_err(|bad| ServeError::Config(format!("rooms.default: {bad}")))?;
     let mut all = Vec::new();
-    let (door, door_address) = open_door(config, chat, &room, &mut all)?;
+    let (door, door_address) = open_door(config, chat, graves, &room, &mut all)?;
     let mut lists = Vec::new();
     if let Some(link) = config.redis.link().map_err(ServeError::Config)? {
         for list in &config.queue.lists {
@@ -78,6 +79,7 @@ fn limits(config: &Config) -> PayloadLimits {
 fn open_door(
     config: &Config,
     chat: &Recipient<PublishBatch>,
+    graves: Option<&Recipient<Bury>>,
     room: &RoomName,
     all: &mut Counted,
 ) -> Result<(Option<Addr<RespDoor>>, Option<SocketAddr>), ServeError> {
@@ -100,6 +102,7 @@ fn open_door(
         limits: limits(config),
         chat: chat.clone(),
         dead: Arc::new(MemoryDeadLetters::default()),
+        graves: graves.cloned(),
         counters,
     })
     .map_err(cannot)?;

@@ -40,6 +40,7 @@ pub async fn open_door(rooms: &Rooms, change: impl FnOnce(&mut DoorSettings)) ->
         limits: PayloadLimits::default(),
         chat: rooms.chat(),
         dead: dead.clone(),
+        graves: None,
         counters: counters.clone(),
     })
     .unwrap();
@@ -296,6 +297,7 @@ async fn a_taken_port_is_told_at_once() {
         limits: PayloadLimits::default(),
         chat: rooms.chat(),
         dead: Arc::default(),
+        graves: None,
         counters: Arc::default(),
     };
     let error = RespDoor::bind(parts).err().unwrap();

@@ -248,6 +248,7 @@ async fn a_reader_who_falls_behind_is_closed_and_nobody_else_notices() {
     let secret = format!("auth.secret={SECRET}");
     let settings = [
         &secret,
+        "store.url=none",
         "limits.messages_per_second=0",
         "limits.outbox_bytes=500000",
         "limits.outbox_age=1h",

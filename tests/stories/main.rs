@@ -20,4 +20,5 @@ mod paging;
 mod presence;
 mod recovery;
 mod resuming;
+mod slow_rooms;
 mod unread;

@@ -30,9 +30,7 @@ impl ChatServer {
             self.repeat(before, key, to);
             return Ok(());
         }
-        if self.keeping.engine.is_none() {
-            self.learn_from_history(key, alteration.of);
-        }
+        self.learn_from_history(key, alteration.of);
         let done = self.check_alteration(key, &alteration)?;
         if let Some(before) = done {
             self.repeat(before, key, to);

@@ -125,6 +125,8 @@ impl ChatServer {
 
     /// The rooms of a session's user.
     pub(super) fn list_rooms(&mut self, connection: ConnectionId, reference: &Reference) {
+        // Marks that are in memory only make a room hers as well.
+        self.keep_cursors(false);
         let Some((identity, _)) = self.session(connection) else { return };
         let question = Question::RoomsOf { user: identity.user.clone(), n: ROOMS_MAX };
         self.stand_still(connection);

@@ -170,6 +170,8 @@ impl ChatServer {
             all.push(self.frame(|out| frames::rewind(out, &name, kept, &epoch)));
         }
         if !is_hot {
+            // Who joins again is live still; what is said from now on must not come before what he asks for.
+            self.mail(connection.worker.into(), ToHub::Left { connection, room: key });
             for frame in all {
                 self.mail(connection.worker.into(), ToHub::Direct { connection, frame });
             }

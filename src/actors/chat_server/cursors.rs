@@ -97,6 +97,9 @@ impl ChatServer {
         }
         match note {
             Some(note) => {
+                if let Some(Seat::Session { returning, .. }) = self.seat_mut(connection) {
+                    *returning = Some(Box::new(note.rooms.clone()));
+                }
                 let joins = note.rooms.into_iter().map(|cursor| self.join_of(&identity, cursor)).collect();
                 self.ask_first(connection, joins);
             }
@@ -143,8 +146,26 @@ impl ChatServer {
 
     /// Where a session stands.
     pub(super) fn note_of(&self, connection: ConnectionId) -> Option<SessionNote> {
-        let Some(Seat::Session { identity, rooms, name, .. }) = self.seat(connection) else { return None };
-        Some(self.note(identity, rooms, *name))
+        let Some(Seat::Session { identity, rooms, name, returning, .. }) = self.seat(connection) else {
+            return None;
+        };
+        let mut note = self.note(identity, rooms, *name);
+        // A room that it is on its way into must not be forgotten, should everything end in this moment.
+        let entered = |cursor: &Cursor| note.rooms.iter().any(|known| known.room == cursor.room);
+        let rest: Vec<_> =
+            returning.iter().flat_map(|rooms| rooms.iter()).filter(|room| !entered(room)).cloned().collect();
+        note.rooms.extend(rest);
+        Some(note)
+    }
+
+    /// A session is in a room again that it goes on with, or will not be.
+    pub(super) fn has_returned(&mut self, connection: ConnectionId, room: &RoomName) {
+        let Some(Seat::Session { returning: place, .. }) = self.seat_mut(connection) else { return };
+        let Some(returning) = place else { return };
+        returning.retain(|cursor| cursor.room != *room);
+        if returning.is_empty() {
+            *place = None;
+        }
     }
 
     fn note(&self, identity: &Identity, rooms: &[Membership], name: u64) -> SessionNote {
@@ -162,8 +183,8 @@ impl ChatServer {
 
     /// Keeps where a session stands that is about to go.
     pub(super) fn keep_session(&mut self, connection: ConnectionId) {
-        let Some(Seat::Session { rooms, noted, .. }) = self.seat(connection) else { return };
-        if self.keeping.engine.is_none() || rooms.is_empty() && !noted {
+        let Some(Seat::Session { rooms, noted, returning, .. }) = self.seat(connection) else { return };
+        if self.keeping.engine.is_none() || rooms.is_empty() && !noted && returning.is_none() {
             return;
         }
         if let Some(note) = self.note_of(connection) {

@@ -1,6 +1,8 @@
 //! What is not in memory: which questions work needs answered, and what happens with the answers. The chat
 //! server never waits for them; whoever needs them stands still alone.
 
+use std::borrow::Cow;
+
 use super::ChatServer;
 use super::work::Job;
 use crate::actors::letters::{ConnectionId, What};
@@ -16,7 +18,9 @@ use crate::chat::rooms::RoomKey;
 use crate::clock;
 use crate::engines::engine::Ask;
 use crate::protocols::native_frames as frames;
+use crate::protocols::websocket::frame::payload_of;
 use crate::store::archive::{Answer, Question, StoredEntry, StoredRoom, StoredState};
+use crate::store::record::Lsn;
 
 /// Entries read when a room opens, and their most bytes: who joins or comes back soon finds them hot.
 const TAIL: usize = 128;
@@ -64,13 +68,22 @@ impl ChatServer {
         self.work.tickets.insert(ticket, fetching);
         // What was given out in this turn must reach the engine before a question about it.
         self.keeping.end_turn();
-        let after = match questions.first() {
-            // What a session or a user did last is not shown to anybody, so all of it counts.
-            Some(Question::Session(_) | Question::RoomsOf { .. }) => self.keeping.newest(),
-            _ => self.keeping.kept(),
-        };
+        let after = questions.iter().map(|question| self.must_know(question)).max().unwrap_or(0);
         if let Some(engine) = &mut self.keeping.engine {
             engine.ask(Ask { ticket, after, questions });
+        }
+    }
+
+    /// What an answer must know. What memory gives up is in the archive by then, so that most answers need not
+    /// wait for what was said last.
+    fn must_know(&self, question: &Question) -> Lsn {
+        match question {
+            // What a session or a user did last is not shown to anybody, so all of it counts.
+            Question::Session(_) | Question::RoomsOf { .. } => self.keeping.newest(),
+            Question::Page { .. } | Question::Find { .. } | Question::Entry { .. } => self.keeping.kept(),
+            // Another room has to make place, and may when the archive has all of it.
+            Question::Room { .. } if self.rooms.is_full() => self.keeping.kept(),
+            _ => 0,
         }
     }
 
@@ -289,8 +302,10 @@ impl ChatServer {
                 let Some(key) = open(&alteration.room, false, needs) else { return };
                 self.needs_of_id(key, Some(user), alteration.id.as_ref(), needs);
                 let is_reaction = matches!(alteration.what, Altering::React { .. });
-                let known = self.rooms.get(key).changes.get(alteration.of);
-                let is_known = known.is_some_and(|state| !is_reaction || state.knows(user));
+                let room = self.rooms.get(key);
+                let known = room.changes.get(alteration.of);
+                let is_known = known.is_some_and(|state| !is_reaction || state.knows(user))
+                    || !is_reaction && room.history.get(alteration.of).is_some();
                 let is_nothing =
                     self.work.told.no_entries.contains(&(alteration.room.clone(), alteration.of));
                 if !is_known && !is_nothing && self.rooms.get(key).is_shown(alteration.of) {
@@ -354,37 +369,33 @@ impl ChatServer {
         }
     }
 
-    /// What is known of an entry that is hot, without asking a store: there is none.
+    /// What is known of an entry that is hot, without asking the store. Who has reacted to it is known only
+    /// where there is none.
     pub(super) fn learn_from_history(&mut self, key: RoomKey, offset: Offset) {
         let room = self.rooms.get_mut(key);
         if room.changes.get(offset).is_some() {
             return;
         }
         let Some(frame) = room.history.get(offset) else { return };
-        if let Some(entry) = Said::read(crate::protocols::websocket::frame::payload_of(frame)) {
-            room.changes.learn(offset, entry);
+        if let Some(state) = state_of(payload_of(frame), self.keeping.engine.is_none()) {
+            room.changes.learn(offset, state);
         }
     }
 }
 
-/// Reads the state of an entry from its line.
-struct Said;
-
-impl Said {
-    fn read(line: &[u8]) -> Option<State> {
-        #[derive(serde::Deserialize)]
-        struct Line<'a> {
-            t: &'a str,
-            #[serde(borrow)]
-            u: Option<std::borrow::Cow<'a, str>>,
-            gone: Option<bool>,
-            edited: Option<Offset>,
-        }
-        let line: Line = serde_json::from_slice(line).ok()?;
-        let user = line.u.and_then(|user| UserName::new(&user).ok());
-        let (deleted, edited) = (line.gone.unwrap_or(false), line.edited.unwrap_or(0));
-        let mut state = State::new(Kind::of_word(line.t)?, user, true);
-        (state.deleted, state.edited) = (deleted, edited);
-        Some(state)
+/// The state of an entry, from its line.
+fn state_of(line: &[u8], all_reactions_known: bool) -> Option<State> {
+    #[derive(serde::Deserialize)]
+    struct Line<'a> {
+        t: &'a str,
+        #[serde(borrow)]
+        u: Option<Cow<'a, str>>,
+        gone: Option<bool>,
+        edited: Option<Offset>,
     }
+    let line: Line = serde_json::from_slice(line).ok()?;
+    let user = line.u.and_then(|user| UserName::new(&user).ok());
+    let mut state = State::new(Kind::of_word(line.t)?, user, all_reactions_known);
+    (state.deleted, state.edited) = (line.gone.unwrap_or(false), line.edited.unwrap_or(0));
+    Some(state)
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::ChatServer;
 use super::work::AckTo;
-use crate::actors::letters::{ConnectionId, ToHub};
+use crate::actors::letters::ConnectionId;
 use crate::chat::data::Data;
 use crate::chat::dedup::IdKey;
 use crate::chat::history::Hot;
@@ -64,8 +64,8 @@ pub(super) enum Then {
     Session(ConnectionId),
     /// How far a user has read is kept.
     Read(RoomName, UserName, Offset),
-    /// Everything before is kept.
-    Finish(tokio::sync::oneshot::Sender<()>),
+    /// Everything before is kept; somebody waits to hear whether.
+    Finish(tokio::sync::oneshot::Sender<bool>),
 }
 
 /// An entry on its way.
@@ -112,6 +112,8 @@ pub(super) struct Keeping {
     kept: Lsn,
     /// Set while nothing can be kept.
     failed: bool,
+    /// Why the archive takes nothing.
+    archive_fails: Option<String>,
     /// Entries that everybody has seen and that are not kept yet, after a failure.
     unsaved: Vec<Record>,
     health: Arc<StoreHealth>,
@@ -128,8 +130,17 @@ impl Keeping {
             waiting_bytes: 0,
             kept: next - 1,
             failed: false,
+            archive_fails: None,
             unsaved: Vec::new(),
             health,
+        }
+    }
+
+    /// The archive takes nothing more, or does again.
+    pub(super) fn note_archive(&mut self, why: Option<String>) {
+        self.archive_fails = why.map(|why| format!("the archive takes nothing: {why}"));
+        if !self.failed {
+            self.health.set(self.archive_fails.clone());
         }
     }
 
@@ -185,6 +196,11 @@ impl Keeping {
     }
 }
 
+/// Whoever waited may have gone, and needs no answer then.
+fn tell_if_there(done: tokio::sync::oneshot::Sender<bool>, kept: bool) {
+    done.send(kept).unwrap_or_default();
+}
+
 impl Then {
     fn bytes(&self) -> usize {
         match self {
@@ -231,13 +247,8 @@ impl ChatServer {
                 self.tell(passing.to, Ok(passing.place));
             }
             Then::Answer(to, answer) => self.tell(to, answer),
-            Then::Frame(connection, frame) => {
-                if self.seat(connection).is_some() {
-                    self.mail(connection.worker.into(), ToHub::Direct { connection, frame });
-                }
-            }
-            // Whoever waited for it has gone, and so has the server.
-            Then::Finish(done) => done.send(()).unwrap_or_default(),
+            Then::Frame(connection, frame) => self.send_at_last(connection, frame),
+            Then::Finish(done) => tell_if_there(done, true),
             Then::Keep(_) | Then::Session(_) | Then::Read(..) => {}
         }
     }
@@ -309,6 +320,7 @@ impl ChatServer {
                 Then::Read(room, user, offset) => {
                     self.unkept_reads.entry((room, user)).or_insert(offset);
                 }
+                Then::Finish(done) => tell_if_there(done, false),
                 other => self.take_step(from, other),
             }
         }
@@ -318,7 +330,7 @@ impl ChatServer {
     pub(super) fn healed(&mut self) {
         log::info!("store: things can be kept again");
         self.keeping.failed = false;
-        self.keeping.health.set(None);
+        self.keeping.health.set(self.keeping.archive_fails.clone());
         let next = self.keeping.next;
         if let Some(engine) = &mut self.keeping.engine {
             engine.go_on(next);

@@ -11,11 +11,14 @@ use super::ChatServer;
 use super::keeping::Change;
 use crate::actors::letters::FromEngine;
 use crate::chat::data::Data;
+use crate::chat::dedup::Seen;
 use crate::chat::entry::{Entry, Kind};
 use crate::chat::history::Hot;
 use crate::chat::line;
+use crate::chat::message::{Epoch, Offset};
 use crate::chat::names::RoomName;
 use crate::chat::room::Past;
+use crate::chat::rooms::RoomKey;
 use crate::engines::engine::EngineSays;
 use crate::store::archive::StoredRoom;
 use crate::store::record::{Item, Record};
@@ -32,6 +35,12 @@ impl ChatServer {
             match item {
                 Item { lsn, record: Record::Entry(entry), .. } => {
                     self.restore_entry(lsn, entry, &mut known);
+                }
+                Item { lsn, record: Record::Seen(seen), .. } => {
+                    let Some(key) = self.restore_room(&seen.room, None, &mut known) else { continue };
+                    let id = self.keys.key(seen.user.as_ref(), &seen.id);
+                    self.rooms.add_id(key, id, Seen { offset: 0, ts: seen.ts });
+                    self.rooms.get_mut(key).note_record(lsn);
                 }
                 Item { record: Record::Read(mark), .. } => {
                     if let Some(key) = self.rooms.find(&mark.room) {
@@ -51,26 +60,8 @@ impl ChatServer {
         entry: Entry,
         known: &mut HashMap<RoomName, Option<StoredRoom>, RandomState>,
     ) {
-        let key = match self.rooms.find(&entry.room) {
-            Some(key) => key,
-            None => {
-                let past = match known.remove(&entry.room).flatten() {
-                    Some(room) => self.past_of(&entry.room, room),
-                    // The journal alone knows the room: its life began with this entry.
-                    None => Past {
-                        lives: vec![(entry.epoch, entry.offset)],
-                        top: entry.offset - 1,
-                        first: entry.offset,
-                        tail: Vec::new(),
-                    },
-                };
-                let Ok(key) = self.open_room(&entry.room, Some(past)) else {
-                    log::error!("store: limits.rooms is too low for the rooms that were in use; raise it");
-                    return;
-                };
-                key
-            }
-        };
+        let begins = (entry.epoch, entry.offset);
+        let Some(key) = self.restore_room(&entry.room, Some(begins), known) else { return };
         let room = self.rooms.get(key);
         if entry.offset != room.next_offset() {
             // A record between them was damaged; the store has told which. The archive keeps what there is.
@@ -95,8 +86,34 @@ impl ChatServer {
         }
     }
 
+    /// The room of a record; opened as the archive knows it, or as a life that begins with this record.
+    fn restore_room(
+        &mut self,
+        name: &RoomName,
+        begins: Option<(Epoch, Offset)>,
+        known: &mut HashMap<RoomName, Option<StoredRoom>, RandomState>,
+    ) -> Option<RoomKey> {
+        if let Some(key) = self.rooms.find(name) {
+            return Some(key);
+        }
+        let past = match known.remove(name).flatten() {
+            Some(room) => Some(self.past_of(name, room)),
+            None => begins.map(|(epoch, offset)| Past {
+                lives: vec![(epoch, offset)],
+                top: offset - 1,
+                first: offset,
+                tail: Vec::new(),
+            }),
+        };
+        let opened = self.open_room(name, past);
+        if opened.is_err() {
+            log::error!("store: limits.rooms is too low for the rooms that were in use; raise it");
+        }
+        opened.ok()
+    }
+
     /// The hot edit of the same message before this one; 0 for none.
-    fn edit_before(&self, key: crate::chat::rooms::RoomKey, of: u64, offset: u64) -> u64 {
+    fn edit_before(&self, key: RoomKey, of: u64, offset: u64) -> u64 {
         #[derive(serde::Deserialize)]
         struct Line<'a> {
             t: &'a str,

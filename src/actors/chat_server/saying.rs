@@ -293,8 +293,18 @@ impl ChatServer {
 
     pub(super) fn answer(&mut self, connection: ConnectionId, ask: Ask) {
         let Ask { reference, what } = ask;
+        // Entered or refused: a session that goes on with a room is not on its way there any more.
+        let entering = match &what {
+            What::Join(join) => Some(join.room.clone()),
+            What::Leave(room) => Some(room.clone()),
+            What::Refuse(_) => reference.room.clone(),
+            _ => None,
+        };
         if let Err(problem) = self.try_answer(connection, &reference, what) {
             self.refuse(connection, &reference, &problem);
+        }
+        if let Some(room) = entering {
+            self.has_returned(connection, &room);
         }
     }
 

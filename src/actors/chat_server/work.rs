@@ -232,12 +232,24 @@ impl ChatServer {
                         self.send_problem(connection, &reference, &refused.into());
                     }
                 }
-                let Some(desk) = self.desk(connection) else { return };
-                desk.pending -= 1;
-                if desk.pending == 0 {
-                    self.work_on(connection);
-                }
+                self.one_less_pending(connection);
             }
+        }
+    }
+
+    /// A frame that had to wait for what the session said before.
+    pub(super) fn send_at_last(&mut self, connection: ConnectionId, frame: bytes::Bytes) {
+        if self.seat(connection).is_some() {
+            self.mail(connection.worker.into(), ToHub::Direct { connection, frame });
+            self.one_less_pending(connection);
+        }
+    }
+
+    fn one_less_pending(&mut self, connection: ConnectionId) {
+        let Some(desk) = self.desk(connection) else { return };
+        desk.pending -= 1;
+        if desk.pending == 0 {
+            self.work_on(connection);
         }
     }
 
@@ -251,6 +263,9 @@ impl ChatServer {
         if self.has_pending(connection) {
             self.metrics.errors.count(problem.why);
             let frame = self.frame(|out| frames::err(out, reference, problem));
+            if let Some(desk) = self.desk(connection) {
+                desk.pending += 1;
+            }
             return self.when_kept(super::keeping::Then::Frame(connection, frame));
         }
         self.send_problem(connection, reference, problem);

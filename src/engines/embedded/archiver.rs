@@ -47,6 +47,8 @@ pub struct Archiver {
     sink: Sink,
     /// Whether words were taken back that may still stand in the journal.
     scrub: bool,
+    /// Somebody waits for what comes next.
+    hurried: bool,
     unchecked_bytes: u64,
     checkpoint: Since,
     scrubbed: Since,
@@ -68,6 +70,7 @@ impl Archiver {
             keep,
             sink,
             scrub: false,
+            hurried: false,
             unchecked_bytes: 0,
             checkpoint: Since::never(),
             scrubbed: Since::never(),
@@ -80,8 +83,9 @@ impl Archiver {
         loop {
             match inbox.recv_timeout(PAUSE) {
                 Ok(ToArchiver::Items(items)) => self.fill(items, inbox),
-                Ok(ToArchiver::Hurry) => {}
-                Err(RecvTimeoutError::Timeout) => {}
+                // What somebody waits for may be on its way still.
+                Ok(ToArchiver::Hurry) => self.hurried = true,
+                Err(RecvTimeoutError::Timeout) => self.hurried = false,
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.let_journal_forget();
@@ -91,7 +95,8 @@ impl Archiver {
 
     /// Gathers what comes within the linger and applies it.
     fn fill(&mut self, first: Arc<Vec<Item>>, inbox: &Receiver<ToArchiver>) {
-        let until = Instant::now() + LINGER;
+        let linger = if std::mem::take(&mut self.hurried) { Duration::ZERO } else { LINGER };
+        let until = Instant::now() + linger;
         let mut batch = Arc::unwrap_or_clone(first);
         while batch.len() < BATCH_ITEMS {
             match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -109,20 +114,23 @@ impl Archiver {
         while let Err(error) = self.archive.append(items) {
             if failures.is_power_of_two() || failures == 0 {
                 log::error!("store: {} items wait for the archive: {error}", items.len());
+                (self.sink)(EngineSays::ArchiveFails(Some(error.to_string())));
             }
             failures += 1;
             thread::sleep(PAUSE);
         }
         if failures > 0 {
             log::info!("store: the archive takes items again");
+            (self.sink)(EngineSays::ArchiveFails(None));
         }
         let bytes = items.iter().map(weight).sum();
         self.unchecked_bytes += bytes;
         self.progress.behind_bytes.fetch_sub(bytes, Relaxed);
         self.scrub |= items.iter().any(takes_words_back);
         let upto = self.archive.applied();
-        self.progress.set(upto);
+        // Told before anybody who waits for it gets an answer.
         (self.sink)(EngineSays::Archived { upto });
+        self.progress.set(upto);
     }
 
     fn let_journal_forget(&mut self) {

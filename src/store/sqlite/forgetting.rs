@@ -1,6 +1,10 @@
 //! Retention: walks all rooms again and again in small steps and takes away what is too old or too much, with
 //! words and reactions; then ids without a place, then old sessions. Called by the writing side. Space that
 //! becomes free is used again by what is written next.
+//!
+//! Words go in two strokes. With their entry they are marked as gone in the search index, which costs as much as
+//! adding them; when a fifth of the index is of that kind, its parts are merged into one without them, again in
+//! small steps. (Words that a user deletes are overwritten at once: that costs a hundred times as much.)
 
 use std::time::{Duration, Instant};
 
@@ -18,18 +22,25 @@ use crate::store::sqlite::words::{self, WordChanges};
 /// What a step may take. Longer ones would make the records behind the journal wait.
 const STEP: Duration = Duration::from_millis(20);
 /// Rows of a step: it starts with few and finds out how many fit into its time.
-const ROWS_MIN: usize = 16;
+const ROWS_MIN: usize = 64;
 const ROWS_MAX: usize = 1_000;
 /// Rooms that one step looks at, some microseconds each.
 const ROOMS_LOOKED_AT: usize = 2_000;
 /// A session that was not heard of for so long is forgotten: 30 days, in milliseconds.
 const SESSION_AGE_MS: u64 = 30 * 24 * 3_600_000;
 
+/// Entries kept for one whose words are only marked as gone, at most.
+const KEPT_PER_MARKED: u64 = 4;
+/// Pages of the search index that one step merges, about.
+const MERGED_PAGES: i64 = 64;
+
 /// Where the walk stands. Kept in memory: after a restart it begins anew.
 #[derive(Debug, Clone, Copy)]
 pub struct Round {
     place: Place,
     rows_max: usize,
+    /// Entries in the rooms that this walk has passed.
+    kept: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +50,8 @@ enum Place {
     /// In the ids without a place, of the rooms after this one.
     Seen(i64),
     Sessions,
+    /// In the search index; whether the merge has begun.
+    Index(bool),
 }
 
 /// What a step did.
@@ -49,11 +62,12 @@ pub struct Step {
     /// Whether words were taken away.
     pub blanked: bool,
     rows: usize,
+    words: WordChanges,
 }
 
 impl Default for Round {
     fn default() -> Round {
-        Round { place: Place::Rooms(0), rows_max: ROWS_MIN }
+        Round { place: Place::Rooms(0), rows_max: ROWS_MIN, kept: 0 }
     }
 }
 
@@ -67,11 +81,14 @@ impl Round {
             Place::Rooms(after) => Some(self.rooms(&tx, after, keep, now, &mut step)?),
             Place::Seen(after) => Some(self.seen(&tx, after, keep, now, &mut step)?),
             Place::Sessions => self.sessions(&tx, now, &mut step)?,
+            Place::Index(begun) => merge(&tx, begun, &mut step)?,
         };
+        mark_gone(&tx, &mut step)?;
         tx.commit()?;
         // A walk that is in the middle goes on at once; at its end all rooms have been looked at.
         step.forgotten.more = next.is_some();
         self.place = next.unwrap_or(Place::Rooms(0));
+        self.kept *= u64::from(self.place != Place::Rooms(0));
         self.fit(step.rows, began.elapsed());
         Ok(step)
     }
@@ -86,7 +103,7 @@ impl Round {
     }
 
     fn rooms(
-        &self,
+        &mut self,
         db: &Connection,
         after: i64,
         keep: &dyn Fn(&str) -> Keep,
@@ -114,6 +131,9 @@ impl Round {
                 if !whole {
                     return Ok(Place::Rooms(last));
                 }
+                self.kept += room.top + 1 - first;
+            } else {
+                self.kept += room.top + 1 - room.first;
             }
             last = room.id;
         }
@@ -155,8 +175,48 @@ impl Round {
         let sql = "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE ts < ?1 LIMIT ?2)";
         let until = now.saturating_sub(SESSION_AGE_MS);
         step.rows = db.prepare_cached(sql)?.execute((stored(until), self.rows_max as i64))?;
-        Ok((step.rows == self.rows_max).then_some(Place::Sessions))
+        if step.rows == self.rows_max {
+            return Ok(Some(Place::Sessions));
+        }
+        let marked = marked(db)?;
+        Ok((marked > 0 && marked * KEPT_PER_MARKED >= self.kept).then_some(Place::Index(false)))
     }
+}
+
+/// Marks the words of the step's entries as gone, and counts them.
+fn mark_gone(db: &Connection, step: &mut Step) -> Result<(), Trouble> {
+    let words = std::mem::take(&mut step.words);
+    let rows = words.len() as i64;
+    if rows == 0 {
+        return Ok(());
+    }
+    words.mark_gone(db)?;
+    let count = "INSERT INTO meta (key, value) VALUES ('marked', ?1) \
+                 ON CONFLICT DO UPDATE SET value = value + excluded.value";
+    db.prepare_cached(count)?.execute([rows])?;
+    Ok(())
+}
+
+/// Entries whose words are only marked as gone.
+fn marked(db: &Connection) -> Result<u64, rusqlite::Error> {
+    let marked =
+        db.prepare_cached("SELECT value FROM meta WHERE key = 'marked'")?.query_row([], |row| number(row, 0));
+    Ok(marked.optional()?.unwrap_or(0))
+}
+
+/// One step of merging the index into one part, which leaves out what is marked. None when it is done.
+fn merge(db: &Connection, begun: bool, step: &mut Step) -> Result<Option<Place>, Trouble> {
+    let before = db.total_changes();
+    // A negative number begins a merge of all parts, a positive one goes on with it.
+    let pages = if begun { MERGED_PAGES } else { -MERGED_PAGES };
+    db.prepare_cached("INSERT INTO words (words, rank) VALUES ('merge', ?1)")?.execute([pages])?;
+    step.blanked = true;
+    // Fewer than two changes: nothing was left to do (<https://www.sqlite.org/fts5.html#the_merge_command>).
+    if begun && db.total_changes() - before < 2 {
+        db.prepare_cached("UPDATE meta SET value = 0 WHERE key = 'marked'")?.execute([])?;
+        return Ok(None);
+    }
+    Ok(Some(Place::Index(true)))
 }
 
 /// Takes away the oldest entries of a room, at most so many. Returns its new first offset and whether it has no
@@ -174,7 +234,6 @@ fn take_oldest(
         .prepare_cached(sql)?
         .query_map((room.id, stored(room.first), rows_max as i64 + 1), Oldest::read)?
         .collect::<Result<Vec<_>, _>>()?;
-    let mut words = WordChanges::default();
     let mut oldest = oldest.into_iter();
     let mut whole = true;
     let mut taken = 0;
@@ -190,7 +249,7 @@ fn take_oldest(
         taken += 1;
         room.bytes = room.bytes.saturating_sub(entry.bytes);
         if let (Some(old), Some(row)) = (&entry.words, words::row_of(room.id, entry.offset)) {
-            words.replace(row, old.clone(), None);
+            step.words.replace(row, old.clone(), None);
         }
         false
     });
@@ -202,7 +261,7 @@ fn take_oldest(
     ] {
         db.prepare_cached(sql)?.execute((room.id, stored(room.first)))?;
     }
-    step.blanked |= words.write(db)?;
+    step.blanked |= taken > 0;
     step.rows += taken;
     room.write(db)?;
     Ok((room.first, whole))

@@ -162,7 +162,7 @@ pub fn find(
     before: Offset,
     limits: Limits,
 ) -> Result<Page, rusqlite::Error> {
-    let Some(wanted) = words::search(typed) else { return Ok((Vec::new(), false)) };
+    let Some(wanted) = words::search(db, typed)? else { return Ok((Vec::new(), false)) };
     let newest = before.saturating_sub(1).min(room.top);
     let (Some(from), Some(to)) = (words::row_of(room.id, room.first), words::row_of(room.id, newest)) else {
         return Ok((Vec::new(), false));

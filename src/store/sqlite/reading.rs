@@ -10,6 +10,7 @@ use crate::chat::names::{MessageId, RoomName, UserName};
 use crate::store::archive::{
     Answer, ArchiveError, ArchiveReader, Question, StoredPlace, StoredRoom, StoredState, UserRoom,
 };
+use crate::store::record::Lsn;
 use crate::store::sqlite::errors::{Trouble, explain};
 use crate::store::sqlite::ids::IdKey;
 use crate::store::sqlite::notes;
@@ -33,6 +34,12 @@ impl SqliteReader {
         let db = schema::open_reader(path)?;
         let ids = IdKey::load(&db).map_err(|error| explain(path, "read", error.into()))?;
         Ok(SqliteReader { path: path.to_owned(), db, ids })
+    }
+
+    /// Number of the last record that has been applied.
+    pub fn applied(&self) -> Result<Lsn, ArchiveError> {
+        let applied = schema::meta(&self.db, "applied");
+        applied.map(|lsn| lsn.max(0) as Lsn).map_err(|error| explain(&self.path, "read", error.into()))
     }
 
     /// All parts of an answer are read from one state of the store: a transaction sees no later commit.

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::store::archive::ArchiveError;
 use crate::store::sqlite::errors::{self, Trouble};
+use crate::store::sqlite::words;
 
 /// Marks the file as ours in bytes 68-71 of its header: "Rmct" in ASCII.
 pub const APPLICATION_ID: i32 = 0x526d_6374;
@@ -130,7 +131,7 @@ INSERT INTO words (words, rank) VALUES ('secure-delete', 1);
 
 CREATE VIEW log AS
     SELECT rooms.name AS room, s, strftime('%Y-%m-%d %H:%M:%f', ts / 1000.0, 'unixepoch') AS time,
-           kind, u AS user, line -> '$.d' AS data, of, edited, gone, id
+           kind, u AS user, line -> '$.d' AS data, of, edited, gone, entries.id AS id
     FROM entries JOIN rooms ON rooms.id = entries.room;
 
 CREATE VIEW unread AS
@@ -226,6 +227,12 @@ fn create(db: &Connection) -> Result<(), Trouble> {
     Ok(())
 }
 
+/// Opens a second writing connection to a store that is there.
+pub fn open_existing(path: &Path) -> Result<Connection, ArchiveError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    prepare_writer(path, flags).map_err(|trouble| errors::explain(path, "open", trouble))
+}
+
 /// Opens a reading connection to a store that is there.
 pub fn open_reader(path: &Path) -> Result<Connection, ArchiveError> {
     let open = || -> Result<Connection, Trouble> {
@@ -240,6 +247,7 @@ pub fn open_reader(path: &Path) -> Result<Connection, ArchiveError> {
             )));
         }
         db.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
+        db.execute_batch(words::VOCABULARY)?;
         Ok(db)
     };
     open().map_err(|trouble| errors::explain(path, "open", trouble))

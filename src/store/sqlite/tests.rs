@@ -1,3 +1,4 @@
+mod backup;
 mod files;
 mod model;
 mod retention;

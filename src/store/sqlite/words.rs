@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 use unicode_normalization::UnicodeNormalization;
 
 use crate::chat::line;
@@ -19,6 +19,14 @@ const OFFSET_BITS: u32 = 35;
 const WORD_BYTES_MAX: usize = 64;
 /// Words of a search that count; more are left out.
 const SEARCH_WORDS_MAX: usize = 32;
+/// Letters from which on the last word of a search may be the start of one.
+const START_LETTERS_MIN: usize = 3;
+/// Words that a start stands for, at most: each costs about a tenth of a millisecond to find.
+const STARTS_MAX: usize = 32;
+
+/// The words of the index in their order, for a reading connection.
+pub const VOCABULARY: &str =
+    "CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab ('main', 'words', 'instance')";
 
 /// The row of an entry in the index; none where the numbers are too large, then it cannot be found.
 pub fn row_of(room: i64, offset: Offset) -> Option<i64> {
@@ -50,32 +58,78 @@ fn indexed(text: &str) -> String {
             Piece::Word(word) => add(word),
             Piece::Run(run) => {
                 pairs(run).for_each(&mut add);
-                add(last_of(run));
+                letters(run).for_each(&mut add);
             }
         }
     }
     all
 }
 
-/// What a search asks the index: every word quoted, so that nothing in it is syntax. A word at the very end of
-/// the text may be the start of one. None for a text without words.
-pub fn search(text: &str) -> Option<String> {
-    let folded = fold(text);
-    let found = pieces(&folded);
-    let end = folded.as_bytes().as_ptr_range().end;
-    let mut terms: Vec<String> = Vec::new();
-    for piece in found {
-        match piece {
-            Piece::Word(word) if word.as_bytes().as_ptr_range().end == end => {
-                terms.push(format!("\"{word}\"*"))
+/// One of the words that a search wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Wanted {
+    /// This word.
+    Word(String),
+    /// A word that begins so: the last one of a text that is still being typed.
+    Start(String),
+}
+
+/// What a search asks the index: every word quoted, so that nothing in it is syntax. None when there is no word
+/// to look for, or none that the index has.
+pub fn search(db: &Connection, text: &str) -> Result<Option<String>, rusqlite::Error> {
+    let mut terms = Vec::new();
+    for wanted in wanted(text) {
+        match wanted {
+            Wanted::Word(word) => terms.push(format!("\"{word}\"")),
+            Wanted::Start(start) => {
+                let words = beginning_with(db, &start)?;
+                if words.is_empty() {
+                    return Ok(None);
+                }
+                terms.push(format!("(\"{}\")", words.join("\" OR \"")));
             }
-            Piece::Word(word) => terms.push(format!("\"{word}\"")),
-            Piece::Run(run) if run.chars().nth(1).is_none() => terms.push(format!("\"{run}\"*")),
-            Piece::Run(run) => terms.extend(pairs(run).map(|pair| format!("\"{pair}\""))),
         }
     }
-    terms.truncate(SEARCH_WORDS_MAX);
-    (!terms.is_empty()).then(|| terms.join(" "))
+    Ok((!terms.is_empty()).then(|| terms.join(" AND ")))
+}
+
+fn wanted(text: &str) -> Vec<Wanted> {
+    let folded = fold(text);
+    let end = folded.as_bytes().as_ptr_range().end;
+    let mut all = Vec::new();
+    for piece in pieces(&folded) {
+        match piece {
+            Piece::Word(word) => {
+                let is_open = word.as_bytes().as_ptr_range().end == end;
+                let is_start = is_open && word.chars().nth(START_LETTERS_MIN - 1).is_some();
+                let word = word.to_owned();
+                all.push(if is_start { Wanted::Start(word) } else { Wanted::Word(word) });
+            }
+            Piece::Run(run) if run.chars().nth(1).is_none() => all.push(Wanted::Word(run.to_owned())),
+            Piece::Run(run) => all.extend(pairs(run).map(|pair| Wanted::Word(pair.to_owned()))),
+        }
+    }
+    all.truncate(SEARCH_WORDS_MAX);
+    all
+}
+
+/// Words of the index that begin so, by the alphabet, a bounded number; the word itself is the first. FTS5 itself
+/// would gather the hits of all such words in all rooms before the first one is known.
+fn beginning_with(db: &Connection, start: &str) -> Result<Vec<String>, rusqlite::Error> {
+    let mut words: Vec<String> = Vec::new();
+    let mut first = db.prepare_cached("SELECT term FROM temp.vocabulary WHERE term >= ?1 LIMIT 1")?;
+    let mut next = db.prepare_cached("SELECT term FROM temp.vocabulary WHERE term > ?1 LIMIT 1")?;
+    while words.len() < STARTS_MAX {
+        let found = match words.last() {
+            None => first.query_row([start], |row| row.get(0)).optional()?,
+            Some(last) => next.query_row([last], |row| row.get(0)).optional()?,
+        };
+        match found.filter(|word: &String| word.starts_with(start)) {
+            Some(word) => words.push(word),
+            None => break,
+        }
+    }
+    Ok(words)
 }
 
 /// Lower case, without accents, compatible forms made one; so `Ｃafé` is found by `cafe`.
@@ -92,7 +146,7 @@ enum Piece<'a> {
     /// A word, at most [`WORD_BYTES_MAX`] bytes of it.
     Word(&'a str),
     /// Letters of a script that puts no space between words. Every two neighbours stand in the index as a
-    /// word, and the last one alone.
+    /// word, and every one alone.
     Run(&'a str),
 }
 
@@ -138,8 +192,8 @@ fn pairs(run: &str) -> impl Iterator<Item = &str> {
     run.char_indices().zip(ends).map(|((from, _), to)| &run[from..to])
 }
 
-fn last_of(run: &str) -> &str {
-    run.char_indices().next_back().map_or(run, |(at, _)| &run[at..])
+fn letters(run: &str) -> impl Iterator<Item = &str> {
+    run.char_indices().map(|(at, c)| &run[at..at + c.len_utf8()])
 }
 
 /// The changes of the index that belong to one transaction. Put together first, so that words which come and
@@ -171,6 +225,21 @@ impl WordChanges {
         }
     }
 
+    /// How many rows.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// As [`WordChanges::write`], but what goes is only marked in the index, until its parts are merged.
+    pub fn mark_gone(self, db: &Connection) -> Result<(), rusqlite::Error> {
+        // Each change of the setting writes out what came before it.
+        let mut secure = db.prepare_cached("INSERT INTO words (words, rank) VALUES ('secure-delete', ?1)")?;
+        secure.execute([0])?;
+        self.write(db)?;
+        secure.execute([1])?;
+        Ok(())
+    }
+
     /// Writes all: first what goes, then what comes, each by rising row; FTS5 wants it so, or it starts a new
     /// segment of the index for every row. Whether words went.
     pub fn write(self, db: &Connection) -> Result<bool, rusqlite::Error> {
@@ -200,8 +269,8 @@ mod tests {
         for (text, words) in [
             ("Hello, World-wide 42!", "hello world wide 42"),
             ("Ｃafé ÄRGER ﬁn Straße", "cafe arger fin straße"),
-            ("東京都 x", "東京 京都 都 x"),
-            ("abc日本def", "abc 日本 本 def"),
+            ("東京都 x", "東京 京都 東 京 都 x"),
+            ("abc日本def", "abc 日本 日 本 def"),
             ("हिन्दी", "हिन्दी"),
             ("-- \"*\" ()", ""),
         ] {
@@ -211,15 +280,47 @@ mod tests {
     }
 
     #[test]
-    fn what_is_typed_is_never_syntax() {
-        let asked = |text: &str| search(text).unwrap_or_default();
-        assert_eq!(asked("Hello wor"), "\"hello\" \"wor\"*");
-        assert_eq!(asked("hello wor "), "\"hello\" \"wor\"");
-        assert_eq!(asked("a\" OR text:b* NOT (c)"), "\"a\" \"or\" \"text\" \"b\" \"not\" \"c\"");
-        assert_eq!(asked("東"), "\"東\"*");
-        assert_eq!(asked("東京都"), "\"東京\" \"京都\"");
-        assert_eq!(search(" \"*\" "), None);
-        assert_eq!(asked(&"x ".repeat(99)).split(' ').count(), SEARCH_WORDS_MAX);
+    fn what_is_typed_becomes_words() {
+        let asked = |text: &str| {
+            let text_of = |wanted| match wanted {
+                Wanted::Word(word) => word,
+                Wanted::Start(start) => format!("{start}…"),
+            };
+            wanted(text).into_iter().map(text_of).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(asked("Hello wor"), "hello wor…");
+        assert_eq!(asked("hello wor "), "hello wor");
+        assert_eq!(asked("hello wo"), "hello wo", "too short for a start");
+        assert_eq!(asked("a\" OR text:b* NOT (c)"), "a or text b not c");
+        assert_eq!(asked("東"), "東");
+        assert_eq!(asked("東京都"), "東京 京都");
+        assert_eq!(asked(" \"*\" "), "");
+        assert_eq!(wanted(&"x ".repeat(99)).len(), SEARCH_WORDS_MAX);
+    }
+
+    #[test]
+    fn a_start_stands_for_the_words_that_begin_so() {
+        let db = Connection::open_in_memory().unwrap();
+        let index = "CREATE VIRTUAL TABLE words USING fts5 (text, content = '', columnsize = 0, detail = none, \
+                     tokenize = 'ascii')";
+        db.execute_batch(&format!("{index}; {VOCABULARY};")).unwrap();
+        let mut changes = WordChanges::default();
+        changes.add(1, indexed("invoice Invoices other"));
+        changes.add(2, indexed("invoiced invoice äußern"));
+        changes.write(&db).unwrap();
+        assert_eq!(beginning_with(&db, "invoice").unwrap(), ["invoice", "invoiced", "invoices"]);
+        assert_eq!(beginning_with(&db, "auß").unwrap(), ["außern"]);
+        assert_eq!(
+            search(&db, "Other INVO").unwrap().unwrap(),
+            r#""other" AND ("invoice" OR "invoiced" OR "invoices")"#
+        );
+        assert_eq!(search(&db, "other nothingsuch").unwrap(), None);
+        assert_eq!(search(&db, "*").unwrap(), None);
+        let many: Vec<String> = (0..99).map(|n| format!("many{n}")).collect();
+        let mut changes = WordChanges::default();
+        changes.add(3, many.join(" "));
+        changes.write(&db).unwrap();
+        assert_eq!(beginning_with(&db, "many").unwrap().len(), STARTS_MAX);
     }
 
     #[test]

@@ -16,7 +16,35 @@ fn what_was_applied_is_there_after_a_reopen() {
     store.archive = SqliteArchive::open(&store.path()).unwrap();
     assert_eq!(store.archive.applied(), 2);
     assert_eq!(offsets(store.ask(&all_of("a"))), [1, 2]);
-    assert_eq!(offsets(store.ask(&find("a", "tw"))), [2]);
+    assert_eq!(offsets(store.ask(&find("a", "two"))), [2]);
+}
+
+#[test]
+fn people_can_ask_the_views_and_search_all_rooms() {
+    let mut store = Store::new();
+    store.put(
+        [said("a", 1, "one"), said("b", 1, "Invoice paid"), entry("b", 2, Kind::Delete, 1, "")]
+            .map(Record::Entry),
+    );
+    store.put([Record::Entry(said("c", 1, "an invoice"))]);
+    store.put([Record::Read(crate::store::record::ReadMark {
+        room: room("b"),
+        user: user("ann"),
+        offset: 1,
+        ts: 9,
+    })]);
+    let text = |sql: &str| -> String { store.archive.db.query_row(sql, [], |row| row.get(0)).unwrap() };
+    let log = "SELECT group_concat(concat_ws(' ', room, s, time, kind, user, data, gone, id), ';') FROM log WHERE room < 'c'";
+    assert_eq!(
+        text(log),
+        "a 1 1970-01-01 00:00:01.000 msg ann \"one\" 0;b 1 1970-01-01 00:00:01.000 msg ann null 1;\
+         b 2 1970-01-01 00:00:02.000 del ann \"\" 0"
+    );
+    assert_eq!(text("SELECT concat_ws(' ', user, room, top, read, unread) FROM unread"), "ann b 2 1 1");
+    let search = "SELECT group_concat(log.room) FROM words JOIN rooms ON rooms.id = words.rowid >> 35 \
+                  JOIN log ON log.room = rooms.name AND log.s = words.rowid & 34359738367 \
+                  WHERE words MATCH 'inv*'";
+    assert_eq!(text(search), "c");
 }
 
 #[test]

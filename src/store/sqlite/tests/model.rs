@@ -286,7 +286,8 @@ fn is_found(entry: &EntryModel, words: &str) -> bool {
     let mut wanted: Vec<&str> = words.split(|c: char| !c.is_alphanumeric()).collect();
     let start = wanted.pop().unwrap();
     wanted.retain(|word| !word.is_empty());
-    let starts = start.is_empty() || has.iter().any(|word| word.starts_with(start));
+    let begins = |word: &&str| word.starts_with(start) && (start.chars().count() >= 3 || *word == start);
+    let starts = start.is_empty() || has.iter().any(begins);
     (!wanted.is_empty() || !start.is_empty()) && starts && wanted.iter().all(|word| has.contains(word))
 }
 

@@ -2,7 +2,7 @@ use super::*;
 use crate::store::archive::{Forgotten, Keep, StoredRoom};
 use crate::store::record::{Cursor, ReadMark, Seen, SessionNote};
 
-const FOR_EVER: Keep = Keep { age_ms: u64::MAX, bytes: 0, ids_ms: u64::MAX };
+const FOR_EVER: Keep = Keep { age_ms: u64::MAX, bytes: 0, pin: false, ids_ms: u64::MAX };
 const DAY: u64 = 24 * 3_600_000;
 
 impl Store {
@@ -52,6 +52,17 @@ fn entries_go_by_age_and_a_room_never_gives_an_offset_twice() {
     assert_eq!(store.room("short").first, 501);
     assert_eq!(offsets(store.ask(&all_of("short"))), [501]);
     assert_eq!(store.forget(&keep, 0), [], "a clock that was set back forgets nothing");
+}
+
+#[test]
+fn a_pinned_entry_stays_whatever_its_age() {
+    let mut store = Store::new();
+    store.put((1..=50).map(|n| Record::Entry(said("news", n, "word"))));
+    store.forget(&|_| Keep { age_ms: 0, pin: true, ..FOR_EVER }, DAY);
+    assert_eq!(offsets(store.ask(&all_of("news"))), [50], "the newest alone");
+    store.put([Record::Entry(said("news", 51, "newer"))]);
+    store.forget(&|_| Keep { age_ms: 0, pin: true, ..FOR_EVER }, DAY);
+    assert_eq!(offsets(store.ask(&all_of("news"))), [51]);
 }
 
 #[test]

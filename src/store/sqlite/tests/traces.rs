@@ -103,10 +103,37 @@ fn forgotten_words_leave_no_trace_either() {
         store.put((1..=20).map(|n| Record::Entry(said("a", batch * 20 + n, "thisisforgottenlater"))));
     }
     assert!(store.has("thisisforgottenlater"));
-    let keep = |_: &str| Keep { age_ms: 0, bytes: 0, ids_ms: 0 };
+    let keep = |_: &str| Keep { age_ms: 0, bytes: 0, pin: false, ids_ms: 0 };
     while store.archive.forget(&keep, 10_000_000).unwrap().more {}
     store.archive.checkpoint().unwrap();
     assert!(!store.has("isforgottenlater"));
+
+    // What a user deletes after that is overwritten at once, as before.
+    store.put([Record::Entry(said("a", 1001, "thisisdeletedlater"))]);
+    store.archive.checkpoint().unwrap();
+    assert!(store.has("isdeletedlater"));
+    store.put([Record::Entry(entry("a", 1002, Kind::Delete, 1001, ""))]);
+    store.archive.checkpoint().unwrap();
+    assert!(!store.has("isdeletedlater"));
+}
+
+#[test]
+fn words_of_few_forgotten_entries_are_marked_until_they_are_many() {
+    let mut store = Store::new();
+    for batch in 0..50 {
+        store.put((1..=20).map(|n| Record::Entry(said("a", batch * 20 + n, "thisisforgottenlater"))));
+    }
+    let marked = |store: &Store| -> i64 {
+        let sql = "SELECT value FROM meta WHERE key = 'marked'";
+        store.archive.db.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    let mut forget_before = |now| {
+        let keep = |_: &str| Keep { age_ms: 0, bytes: 0, pin: false, ids_ms: 0 };
+        while store.archive.forget(&keep, now).unwrap().more {}
+        (marked(&store), offsets(store.ask(&find("a", "thisisforgottenlater"))).len())
+    };
+    assert_eq!(forget_before(100_000), (99, 100), "99 of 1,000: they are not found, and wait");
+    assert_eq!(forget_before(201_000), (0, 100), "200 of 1,000 are a fifth");
 }
 
 #[test]

@@ -1,0 +1,42 @@
+//! What the crash and fault tests are played with: a server process that can be killed, clients that write
+//! down all they send and receive, and a judge who reads nothing but what they wrote. Used by tests alone;
+//! knows the native protocol (docs/protocol.md) and nothing of the server's insides.
+
+pub mod checker;
+pub mod client;
+pub mod diary;
+pub mod frame;
+pub mod reader;
+pub mod server;
+pub mod writer;
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// Longest wait for one thing to happen. Far more than it takes, because the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause between two looks at something that has no event of its own, such as a figure or a port.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Looks again and again until `look` finds something; fails with `what` when that takes longer than
+/// [`PATIENCE`].
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl FnMut() -> F) -> T {
+    within(PATIENCE, look).await.unwrap_or_else(|| panic!("waited {PATIENCE:?} in vain for: {what}"))
+}
+
+/// The same with another patience; none when it ends.
+pub async fn within<T, F: Future<Output = Option<T>>>(
+    patience: Duration,
+    mut look: impl FnMut() -> F,
+) -> Option<T> {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return Some(found);
+        }
+        if began.elapsed() >= patience {
+            return None;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,302 @@
+//! Promise: a reader who is too slow for a room costs nobody else anything, and hears exactly what the room's
+//! rule says: everything in its own time, or what it has missed, or that it is closed.
+
+use std::ops::Range;
+
+use futures_util::future::{join, join_all};
+use serde_json::json;
+use tokio::net::TcpSocket;
+use tokio::time::Instant;
+
+use crate::stage::PATIENCE;
+use crate::stage::guest::{Guest, Line};
+use crate::stage::hall::{Hall, PROGRAM, program};
+use crate::stage::stream::{Follower, Transcript, offset_of};
+use crate::stage::tokens::{SECRET, Token};
+use crate::stage::wire::{Seen, Wire};
+
+const RULES: &str = r#"
+[[rooms.rule]]
+match = "wait-*"
+slow_reader = "wait"
+[[rooms.rule]]
+match = "gap-*"
+slow_reader = "gap"
+[[rooms.rule]]
+match = "latest-*"
+slow_reader = "latest"
+"#;
+
+/// Messages before the slow reader comes, so that the server has what it needs for this load anyway.
+const BEFORE: u64 = 3_000;
+/// The last message said while it does not read. Ten megabytes: more than kernels keep between two sockets.
+const SAID: u64 = BEFORE + 10_000;
+const MESSAGE_BYTES: usize = 1_000;
+/// Messages that are said in one go.
+const RUN: u64 = 50;
+/// What may be in memory more: the slow reader's outbox, one piece of the log, what the archive does not have yet.
+const COST: u64 = 40 << 20;
+
+const LANES_CUT: &str = "roomcast_lanes_cut_total";
+const SLOW: &str = "roomcast_deliveries_dropped_total{reason=\"slow\"}";
+
+async fn open_hall(settings: &[&str]) -> Hall {
+    let home = tempfile::tempdir().expect("a folder for the hall");
+    let rules = home.path().join("rules.toml");
+    std::fs::write(&rules, RULES).expect("it can be written");
+    let mut command = program(PROGRAM, home.path());
+    command.args(["--listen", "127.0.0.1:0", "--set", "queue.door.listen=", "--config"]).arg(rules);
+    command.args(["--set", &format!("auth.secret={SECRET}")]);
+    let usual = ["limits.messages_per_second=0", "limits.outbox_bytes=400000", "limits.outbox_age=1h"];
+    for setting in usual.iter().chain(settings) {
+        command.args(["--set", setting]);
+    }
+    Hall::run(command, home).await
+}
+
+/// Says messages with these numbers, in runs; each run after the acks of the one before.
+async fn say_much(hall: &Hall, room: &str, numbers: Range<u64>) {
+    let mut speaker = hall.enter_with(&Token::of("speaker").rooms(&[room]).signed(), "speaker").await;
+    let data = "x".repeat(MESSAGE_BYTES);
+    let line = |n: u64| json!({"t": "pub", "r": room, "d": data, "id": n.to_string()}).to_string();
+    let mut from = numbers.start;
+    while from < numbers.end {
+        let to = numbers.end.min(from + RUN);
+        speaker.sends((from..to).map(line).collect::<Vec<_>>().join("\n")).await;
+        for n in from..to {
+            assert_eq!(speaker.hears_a("ack").await.text("id"), n.to_string());
+        }
+        from = to;
+    }
+}
+
+/// A room in which much was said before anybody slow came; its readers, who read everything.
+struct Scene {
+    hall: Hall,
+    room: &'static str,
+    others: Vec<Follower>,
+    transcript: Transcript,
+}
+
+impl Scene {
+    async fn set(room: &'static str) -> Scene {
+        let hall = open_hall(&[]).await;
+        let (transcript, mut others) = (Transcript::default(), Vec::new());
+        for n in 0..3 {
+            let wire = hall.wire(&format!("/v1/ws?user=reader-{n}")).await;
+            others.push(Follower::join(wire, room, &transcript, "").await.0);
+        }
+        let mut scene = Scene { hall, room, others, transcript };
+        scene.goes_on(0..BEFORE).await;
+        scene
+    }
+
+    /// Much is said; the others hear all of it.
+    async fn goes_on(&mut self, numbers: Range<u64>) {
+        let end = numbers.end;
+        let reading = join_all(self.others.iter_mut().map(|reader| reader.up_to(end)));
+        join(say_much(&self.hall, self.room, numbers), reading).await;
+    }
+
+    /// Somebody joins at the head and does not read while the rest is said. The memory that it costs is looked
+    /// at before it reads on.
+    async fn with_one_who_does_not_read(&mut self) -> SlowReader {
+        let before = self.hall.memory();
+        let slow = SlowReader::join(&self.hall, self.room).await;
+        assert_eq!(slow.last, BEFORE);
+        self.goes_on(BEFORE..SAID).await;
+        let grown = self.hall.memory().saturating_sub(before);
+        println!("{}: memory grew by {} KiB", self.room, grown >> 10);
+        assert!(grown < COST, "memory grew by {grown} bytes");
+        slow
+    }
+
+    /// One more word reaches everybody, the slow one too, as what comes next. All connections are there.
+    async fn is_as_before(mut self, mut slow: SlowReader, connections: f64) {
+        say_much(&self.hall, self.room, SAID..SAID + 1).await;
+        join_all(self.others.iter_mut().map(|reader| reader.up_to(SAID + 1))).await;
+        slow.up_to(SAID + 1, &self.transcript).await;
+        assert_eq!(slow.entries.last(), Some(&(SAID + 1)));
+        self.hall.figure_becomes("roomcast_connections", |n| n == connections).await;
+        assert_eq!(self.hall.figure(SLOW).await, 0.0, "nothing was thrown away");
+        self.hall.figure_becomes("roomcast_outbox_bytes", |bytes| bytes == 0.0).await;
+    }
+}
+
+/// Somebody with a small receive buffer, who keeps what it sees of one room.
+struct SlowReader {
+    wire: Wire,
+    room: String,
+    /// The last offset that was seen, as an entry or in a gap.
+    last: u64,
+    entries: Vec<u64>,
+    gaps: Vec<(u64, u64)>,
+    /// Lines of other types and other rooms.
+    rest: Vec<Line>,
+}
+
+impl SlowReader {
+    async fn join(hall: &Hall, room: &str) -> SlowReader {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(32 << 10).expect("a TCP socket has this option");
+        let socket = socket.connect(hall.address()).await.expect("the server listens");
+        let wire = Wire::upgrade(socket, hall.address(), "/v1/ws?user=slow", &[]).await.expect("let in");
+        let (entries, gaps, rest) = (Vec::new(), Vec::new(), Vec::new());
+        let mut slow = SlowReader { wire, room: room.into(), last: 0, entries, gaps, rest };
+        slow.joins(room, "").await;
+        slow
+    }
+
+    /// Joins, and reads to `live`; `joined`.
+    async fn joins(&mut self, room: &str, more: &str) -> Line {
+        self.wire.writer.text(&format!(r#"{{"t":"join","r":"{room}"{more}}}"#)).await;
+        loop {
+            let joined = Line::of(self.text().await);
+            if joined.t() == "joined" {
+                if room == self.room {
+                    self.last = joined.s() - joined.number("n");
+                }
+                return joined;
+            }
+        }
+    }
+
+    async fn text(&mut self) -> String {
+        match self.wire.next_before(Instant::now() + PATIENCE).await {
+            Some(Seen::Text(text)) => text,
+            other => panic!("after {}: {other:?}", self.last),
+        }
+    }
+
+    /// Reads one line. Every place comes once and in order: as an entry, or in a gap.
+    async fn reads(&mut self, transcript: &Transcript) {
+        let raw = self.text().await;
+        if let Some(offset) = offset_of(&self.room, &raw) {
+            assert_eq!(offset, self.last + 1, "after {} comes {raw}", self.last);
+            transcript.sees(offset, &raw);
+            self.entries.push(offset);
+            self.last = offset;
+            return;
+        }
+        let line = Line::of(raw);
+        if line.t() != "gap" {
+            self.rest.push(line);
+            return;
+        }
+        let (from, to) = (line.json["missing"][0].as_u64(), line.json["missing"][1].as_u64());
+        let (from, to) = from.zip(to).unwrap_or_else(|| panic!("missing from where to where: {}", line.raw));
+        assert_eq!((line.text("r"), line.text("why"), from), (&*self.room, "slow", self.last + 1));
+        assert!(from <= to, "{}", line.raw);
+        self.gaps.push((from, to));
+        self.last = to;
+    }
+
+    async fn up_to(&mut self, offset: u64, transcript: &Transcript) {
+        while self.last < offset {
+            self.reads(transcript).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_the_room_waits_a_slow_reader_hears_everything_in_its_own_time() {
+    let mut scene = Scene::set("wait-hall").await;
+    let mut slow = scene.with_one_who_does_not_read().await;
+    scene.hall.figure_becomes(LANES_CUT, |cut| cut >= 1.0).await;
+    // It asks on the way, and is answered on the way.
+    slow.wire.writer.text(r#"{"t":"ping","i":7}"#).await;
+    slow.up_to(SAID, &scene.transcript).await;
+    assert_eq!(slow.entries, (BEFORE + 1..=SAID).collect::<Vec<_>>(), "every place as itself");
+    assert!(slow.rest.iter().any(|line| line.t() == "pong"), "{:#?}", slow.rest);
+    scene.is_as_before(slow, 4.0).await;
+}
+
+#[tokio::test]
+async fn where_the_room_does_not_wait_a_slow_reader_hears_what_it_has_missed() {
+    let mut scene = Scene::set("gap-hall").await;
+    let mut slow = scene.with_one_who_does_not_read().await;
+    scene.hall.figure_becomes(LANES_CUT, |cut| cut >= 1.0).await;
+    slow.up_to(SAID, &scene.transcript).await;
+    assert!(!slow.gaps.is_empty() && !slow.entries.is_empty(), "{:?}", slow.gaps);
+    scene.is_as_before(slow, 4.0).await;
+}
+
+#[tokio::test]
+async fn where_only_the_newest_counts_a_slow_reader_gets_the_newest() {
+    let mut scene = Scene::set("latest-hall").await;
+    let mut slow = scene.with_one_who_does_not_read().await;
+    scene.hall.figure_becomes(LANES_CUT, |cut| cut >= 1.0).await;
+    slow.up_to(SAID, &scene.transcript).await;
+    assert_eq!(slow.entries.last(), Some(&SAID), "the newest comes as itself");
+    assert!(slow.gaps.iter().any(|(from, to)| to - from > 1_000), "{:?}", slow.gaps);
+    scene.is_as_before(slow, 4.0).await;
+}
+
+#[tokio::test]
+async fn where_slow_readers_are_closed_one_comes_back_to_everything() {
+    let mut scene = Scene::set("hall").await;
+    let slow = scene.with_one_who_does_not_read().await;
+    scene.hall.figure_becomes(SLOW, |dropped| dropped > 0.0).await;
+    assert_eq!(scene.hall.figure(LANES_CUT).await, 0.0);
+    let (mut last, mut slow) = (BEFORE, Guest::silent(slow.wire, "slow"));
+    let bye = loop {
+        let line = slow.claims("what had left already", |_| true).await;
+        match line.t() {
+            "msg" => {
+                assert_eq!(line.s(), last + 1, "no hole before the close");
+                last = line.s();
+            }
+            "bye" => break line,
+            _ => {}
+        }
+    };
+    assert_eq!((bye.number("code"), bye.text("why")), (4202, "slow"));
+    let wire = scene.hall.wire("/v1/ws?user=slow").await;
+    let more = format!(r#","since":{last}"#);
+    let (mut back, joined) = Follower::join(wire, scene.room, &scene.transcript, &more).await;
+    assert_eq!((joined.s(), joined.number("n"), joined.has("missing")), (SAID, SAID - last, false));
+    scene.goes_on(SAID..SAID + 1).await;
+    back.up_to(SAID + 1).await;
+}
+
+#[tokio::test]
+async fn a_room_that_waits_does_not_hold_up_the_other_rooms_of_its_reader() {
+    let mut scene = Scene::set("wait-hall").await;
+    let mut slow = SlowReader::join(&scene.hall, scene.room).await;
+    slow.joins("calm", "").await;
+    let mut calm = scene.hall.join("calm", "ann").await;
+    scene.goes_on(BEFORE..SAID).await;
+    scene.hall.figure_becomes(LANES_CUT, |cut| cut >= 1.0).await;
+    for n in 1..=3 {
+        assert_eq!(calm.says(&format!("calm {n}")).await.s(), n);
+    }
+    let calm_words = |slow: &SlowReader| {
+        let lines = slow.rest.iter().filter(|line| line.t() == "msg");
+        lines.map(|line| (line.text("r").to_owned(), line.s())).collect::<Vec<_>>()
+    };
+    let mut heard_at = 0;
+    while slow.last < SAID {
+        slow.reads(&scene.transcript).await;
+        if heard_at == 0 && calm_words(&slow).len() == 3 {
+            heard_at = slow.last;
+        }
+    }
+    assert_eq!(calm_words(&slow), [1, 2, 3].map(|n| ("calm".to_owned(), n)));
+    assert!((BEFORE..SAID - 1_000).contains(&heard_at), "heard only at {heard_at}");
+    scene.is_as_before(slow, 5.0).await;
+}
+
+#[tokio::test]
+async fn who_joins_again_from_long_ago_hears_it_all_in_order_while_the_room_goes_on() {
+    for room in ["wait-hall", "hall"] {
+        let mut scene = Scene::set(room).await;
+        let mut reader = SlowReader::join(&scene.hall, room).await;
+        // As a member that hears all of it live, it wants everything once more.
+        let joined = reader.joins(room, r#","since":0"#).await;
+        assert_eq!((joined.number("n"), reader.last), (BEFORE, 0));
+        let transcript = scene.transcript.clone();
+        join(scene.goes_on(BEFORE..SAID), reader.up_to(SAID, &transcript)).await;
+        assert_eq!(reader.entries, (1..=SAID).collect::<Vec<_>>());
+        scene.is_as_before(reader, 4.0).await;
+    }
+}
