@@ -111,7 +111,7 @@ export class Lines {
     const stamp = el('time', '', time(m.ts));
     stamp.dateTime = new Date(m.ts).toISOString();
     stamp.title = new Date(m.ts).toLocaleString();
-    const body = el('div', '', head(m));
+    const body = el('div', '', head(mentioned ? { u: m.u } : m)); // of the inbox all is a mention
     if (look.quote) body.append(button(look.quote, '', () => this.on.jump(m.re), 'quote'));
     body.append(...(mentioned ? this.#mention(mentioned) : this.#text(m, look.changing)));
     if (m.edited && !m.gone) body.append(el('small', 'edited', 'edited'));
@@ -195,7 +195,8 @@ export class Lines {
 export function fateOf({ n, of, by }) {
   if (by) return ['✓✓', 'read', `read by ${by}`];
   // The session that said it is one of them.
-  if (n > 1) return [n < of ? `✓ ${n}/${of}` : '✓✓', 'delivered', `delivered to ${n} of ${of} sessions, yours included`];
+  if (n > 1)
+    return [n < of ? `✓ ${n}/${of}` : '✓✓', 'delivered', `delivered to ${n} of ${of} sessions, yours included`];
   return ['✓', 'kept', 'kept by the server'];
 }
 

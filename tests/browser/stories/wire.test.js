@@ -563,5 +563,9 @@ test('lists and searches are requests like any other', async (t) => {
     { t: 'rooms', i: list, list: [{ r: 'lobby', s: 5, read: 4, unread: 1 }] },
     { t: 'err', r: 'lobby', i: empty, code: 400, why: 'bad-json', msg: 'say what to search for' },
   );
-  assert.deepEqual(await wire.page.evaluate(() => window.answers), [[{ r: 'lobby', s: 5, read: 4, unread: 1 }], 1, 400]);
+  assert.deepEqual(await wire.page.evaluate(() => window.answers), [
+    [{ r: 'lobby', s: 5, read: 4, unread: 1 }],
+    1,
+    400,
+  ]);
 });
