@@ -159,7 +159,8 @@ async function learnRooms() {
   for (const { r, read, unread } of list) {
     const wanted = !left.has(r) || (r.startsWith('@') && unread > 0);
     if (!rooms.has(r) && (!wanted || rooms.size >= ROOMS_MAX)) continue;
-    readUpTo(open(r), read);
+    const timeline = open(r);
+    if (read > 0 || r.startsWith('@')) readUpTo(timeline, read); // else it was never read: then nothing is new
   }
   if (!marksKnown && here.unread > 0 && here.read !== null) here.newAfter = here.read;
   marksKnown = true;
@@ -227,8 +228,7 @@ $redis->lPush('message_queue', json_encode($line));`;
 /** Whether this user reads the room at this moment: it is on the screen, down to its newest line. */
 const isRead = (timeline) => timeline === here && stick && timeline.tail && !document.hidden;
 
-function heard(message, room) {
-  const timeline = rooms.get(room.name);
+function heard(timeline, message) {
   if (message.s === undefined) timeline.fleeting(message);
   if (message.u === chat.user || !timeline.begun) return;
   if (timeline === here) {
@@ -610,53 +610,21 @@ const tools = new Tools($('tools'), $('lines'), {
   remove,
 });
 
-const to = (act) => (event, room) => {
-  const timeline = rooms.get(room.name);
-  if (timeline) act(timeline, event);
+const ears = {
+  joined: (timeline, frame) => timeline.joined(frame),
+  entry: (timeline, entry) => timeline.told(entry, timeline === here && !stick),
+  message: heard,
+  gap: (timeline, gap) => timeline.missed(gap),
+  rewind: (timeline) => timeline.takenBack(),
+  live: (timeline) => timeline.live(),
+  got: (timeline, frame) => timeline.delivered(frame),
+  read: (timeline, { u, s }) => u === chat.user && readUpTo(timeline, s),
+  presence: (timeline) => timeline === here && drawPeople(),
+  refused: (timeline, error) => timeline.note(`You cannot join ${timeline.room.name}: ${error.message}`),
 };
-chat.on(
-  'joined',
-  to((timeline, frame) => timeline.joined(frame)),
-);
-chat.on(
-  'entry',
-  to((timeline, entry) => timeline.told(entry, timeline === here && !stick)),
-);
-chat.on('message', heard);
-chat.on(
-  'gap',
-  to((timeline, gap) => timeline.missed(gap)),
-);
-chat.on(
-  'rewind',
-  to((timeline) => timeline.takenBack()),
-);
-chat.on(
-  'live',
-  to((timeline) => timeline.live()),
-);
-chat.on(
-  'got',
-  to((timeline, frame) => timeline.delivered(frame)),
-);
-chat.on(
-  'read',
-  to((timeline, { u, s }) => u === chat.user && readUpTo(timeline, s)),
-);
+for (const [event, ear] of Object.entries(ears)) chat.on(event, (what, room) => ear(rooms.get(room.name), what));
+for (const event of ['typing', 'message', 'joined']) chat.on(event, (_, room) => room === here.room && drawTyping());
 for (const event of ['got', 'read']) chat.on(event, plan);
-chat.on(
-  'presence',
-  to((timeline) => timeline === here && drawPeople()),
-);
-for (const event of ['typing', 'message', 'joined'])
-  chat.on(
-    event,
-    to((timeline) => timeline === here && drawTyping()),
-  );
-chat.on(
-  'refused',
-  to((timeline, error) => timeline.note(`You cannot join ${timeline.room.name}: ${error.message}`)),
-);
 chat.on('problem', (error) => here.note(error.message));
 chat.on('held', ({ room, id, wait }) => {
   const line = rooms.get(room)?.waiting.get(id);

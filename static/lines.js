@@ -111,7 +111,7 @@ export class Lines {
     const stamp = el('time', '', time(m.ts));
     stamp.dateTime = new Date(m.ts).toISOString();
     stamp.title = new Date(m.ts).toLocaleString();
-    const body = el('div', '', head(m));
+    const body = el('div', '', head(mentioned ? { u: m.u } : m)); // of the inbox all is a mention
     if (look.quote) body.append(button(look.quote, '', () => this.on.jump(m.re), 'quote'));
     body.append(...(mentioned ? this.#mention(mentioned) : this.#text(m, look.changing)));
     if (m.edited && !m.gone) body.append(el('small', 'edited', 'edited'));
@@ -171,7 +171,7 @@ export class Lines {
       );
     else if (own && !m.gone && m.s) {
       const [sign, kind, text] = fateOf(look);
-      mark.dataset.mark = kind;
+      Object.assign(mark.dataset, { mark: kind, sign });
       mark.title = text;
       mark.append(Object.assign(el('span', '', sign), { ariaHidden: 'true' }), el('span', 'unseen', text));
     }
@@ -194,7 +194,9 @@ export class Lines {
 /** Kept, delivered to some or all, or read: sign, name and words. */
 export function fateOf({ n, of, by }) {
   if (by) return ['✓✓', 'read', `read by ${by}`];
-  if (of > 0 && n > 0) return [n < of ? `✓ ${n}/${of}` : '✓✓', 'delivered', `delivered to ${n} of ${of}`];
+  // The session that said it is one of them.
+  if (n > 1)
+    return [n < of ? `✓ ${n}/${of}` : '✓✓', 'delivered', `delivered to ${n} of ${of} sessions, yours included`];
   return ['✓', 'kept', 'kept by the server'];
 }
 

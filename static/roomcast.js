@@ -23,9 +23,9 @@
  *     for (const { s, u, d, edited, gone, reactions } of view.messages) …
  *
  * What a server offers stands in `chat.can` after the first `state` that is `live`. One that keeps rooms lets
- * people `edit`, `remove`, `react`, `find`, ask for their `rooms` and say how far they have `read`. `direct` names
- * the room of two people, `inbox` the one where mentions arrive. How far entries were taken is told to the server
- * by itself (`got`), so that a sender sees what was delivered.
+ * people `find` messages, `list` their rooms and say how far they have `read`; `edit`, `remove` and `react` need no
+ * store. `direct` names the room of two people, `inbox` the one where mentions arrive. How far entries were taken
+ * is told to the server by itself (`got`), so that a sender sees what was delivered.
  *
  * Events, on the client as `(event, room)` and on the `Room` that `join` returns:
  *   message, edit, del, react   an entry, the frame as it came: {r, s, id, u, ts, d, …}
@@ -34,7 +34,7 @@
  *   gap                         entries that will not come: {from, to, why}, or {all, was} where the log began anew
  *   rewind                      entries after {s} were taken back and come again: a view begins anew
  *   presence, typing            {in, out, who}, {u, off}; the lists are `room.users` (empty past 1,000) and `room.typing`
- *   read, got                   {u, s}: how far somebody has read; {s, n, of}: an entry of ours reached n of `of` readers
+ *   read, got                   {u, s}: how far somebody has read; {s, n, of}: n of `of` sessions have all up to s
  *   refused                     a RoomcastError: this room may not be joined
  * and on the client alone:
  *   state      {state: 'connecting' | 'live' | 'waiting' | 'stopped', retryIn?, code?, why?, msg?}

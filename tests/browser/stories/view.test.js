@@ -196,6 +196,19 @@ test('a message is told when it changes, and is a new one then', () => {
   assert.equal(JSON.stringify(view), '{"messages":[]}');
 });
 
+test('a line that was read later has the newest words, though its edit is not here yet', () => {
+  const view = new RoomView();
+  view.add({ t: 'msg', s: 1, u: 'ann', ts: 5, d: 'one' });
+  view.add({ t: 'edit', s: 2, u: 'ann', of: 1, d: 'two' });
+  view.add({ t: 'msg', s: 1, u: 'ann', ts: 5, d: 'three', edited: 9 });
+  assert.deepEqual([view.get(1).d, view.get(1).edited], ['three', 9]);
+  view.add({ t: 'msg', s: 1, u: 'ann', ts: 5, d: 'two', edited: 2 });
+  assert.deepEqual([view.get(1).d, view.get(1).edited], ['three', 9], 'an older page comes too late');
+  view.add({ t: 'msg', s: 1, u: 'ann', ts: 5, d: null, gone: true });
+  view.add({ t: 'msg', s: 1, u: 'ann', ts: 5, d: 'three', edited: 9 });
+  assert.deepEqual([view.get(1).d, view.get(1).gone], [null, true]);
+});
+
 test('the room of two has one name, sorted as the server sorts', () => {
   for (const [one, other, name] of [
     ['ann', 'bob', '@ann+bob'],

@@ -404,3 +404,168 @@ test('what is no frame is reported and does not stop the rest', async (t) => {
     ['message', 2],
   ]);
 });
+
+test('edits, removals and reactions wait their turn with what is said, and go again under their ids', async (t) => {
+  const wire = await Wire.open(t);
+  await wire.joinAt(5);
+  await wire.page.evaluate(() => {
+    window.acks = [];
+    const { chat } = window;
+    for (const answer of [
+      chat.publish('lobby', 'hi', { id: 'a', re: 3 }),
+      chat.edit('lobby', 4, 'new', { id: 'b' }),
+      chat.react('lobby', 4, '+1', true, { id: 'c' }),
+      chat.react('lobby', 4, '+1', false, { id: 'd' }),
+      chat.remove('lobby', 4, { id: 'e' }),
+    ])
+      answer.then((ack) => window.acks.push([ack.id, ack.s]));
+  });
+  const frames = [
+    { t: 'pub', r: 'lobby', d: 'hi', id: 'a', re: 3 },
+    { t: 'edit', r: 'lobby', of: 4, d: 'new', id: 'b' },
+    { t: 'react', r: 'lobby', of: 4, k: '+1', id: 'c' },
+    { t: 'react', r: 'lobby', of: 4, k: '+1', off: true, id: 'd' },
+    { t: 'del', r: 'lobby', of: 4, id: 'e' },
+  ];
+  const number = () => wire.page.evaluate(() => window.sockets.at(-1).sent.at(-1).i);
+  for (const [n, frame] of frames.entries()) {
+    const i = await number();
+    assert.deepEqual(await wire.sent(), [frame], 'one at a time');
+    if (n === 2) {
+      await wire.closes(1006);
+      await wire.passes(1_000);
+      await wire.greet({ t: 'joined', r: 'lobby', s: 7, e: 'k3f9', n: 2, who: 1 });
+      assert.deepEqual((await wire.sent()).at(-1), frame, 'the same again');
+    }
+    await wire.hears({ t: 'ack', r: 'lobby', s: 6 + n, i, id: frame.id, ts: 1 });
+  }
+  assert.deepEqual(await wire.page.evaluate(() => window.acks), [
+    ['a', 6],
+    ['b', 7],
+    ['c', 8],
+    ['d', 9],
+    ['e', 10],
+  ]);
+});
+
+test('how far entries were taken and read is said, thinned out, and said again after a cut', async (t) => {
+  const can = ['read', 'got', 'rooms'];
+  const wire = await Wire.open(t);
+  const back = async (s, ...frames) => {
+    await wire.page.evaluate(() => window.sockets.at(-1).open());
+    await wire.hears({ ...WELCOME, can });
+    const joined = { t: 'joined', r: 'lobby', s, e: 'k3f9', n: frames.length, who: 1 };
+    await wire.hears(joined, ...frames, { t: 'live', r: 'lobby', s });
+  };
+  await wire.join({ last: 0 });
+  await back(5);
+  assert.deepEqual((await wire.sent()).slice(1), [{ t: 'got', r: 'lobby', s: 5 }], 'at the end of the replay');
+  await wire.hears(msg(6), msg(7));
+  await wire.page.evaluate(() => [6, 7, 6].forEach((s) => window.chat.read('lobby', s)));
+  assert.deepEqual(await wire.sent(), [{ t: 'read', r: 'lobby', s: 6 }], 'the first at once');
+  await wire.passes(500);
+  assert.deepEqual(await wire.sent(), [
+    { t: 'got', r: 'lobby', s: 7 },
+    { t: 'read', r: 'lobby', s: 7 },
+  ]);
+  await wire.passes(5_000);
+  assert.deepEqual(await wire.sent(), [], 'and no more');
+  await wire.closes(1006);
+  await wire.page.evaluate(() => window.chat.read('lobby', 8));
+  await wire.passes(1_000);
+  await back(8, msg(8));
+  assert.deepEqual((await wire.sent()).slice(1), [
+    { t: 'got', r: 'lobby', s: 7 },
+    { t: 'read', r: 'lobby', s: 8 },
+  ]);
+  await wire.passes(500);
+  assert.deepEqual(await wire.sent(), [{ t: 'got', r: 'lobby', s: 8 }]);
+});
+
+test('a server that offers neither is not told', async (t) => {
+  const wire = await Wire.open(t);
+  await wire.joinAt(5);
+  await wire.hears(msg(6));
+  await wire.page.evaluate(() => window.chat.read('lobby', 6));
+  await wire.passes(2_000);
+  assert.deepEqual(await wire.sent(), []);
+});
+
+test('entries are told to whoever folds them, read marks are kept by user', async (t) => {
+  const wire = await Wire.open(t);
+  await wire.joinAt(5);
+  await wire.page.evaluate(() => {
+    window.heard = [];
+    for (const name of ['entry', 'edit', 'del', 'react', 'got', 'read'])
+      window.chat.on(name, (event) => window.heard.push([name, event.s]));
+  });
+  await wire.hears(
+    { t: 'edit', r: 'lobby', s: 6, u: 'bob', ts: NOON, d: 'new', of: 3 },
+    { t: 'react', r: 'lobby', s: 7, u: 'bob', ts: NOON, of: 3, k: '+1' },
+    { t: 'del', r: 'lobby', s: 8, u: 'bob', ts: NOON, of: 3 },
+    { t: 'msg', r: 'lobby', u: 'bob', ts: NOON, d: 'not kept' },
+    { t: 'read', r: 'lobby', s: 7, u: 'bob' },
+    { t: 'read', r: 'lobby', s: 6, u: 'bob' },
+    { t: 'got', r: 'lobby', s: 8, n: 2, of: 2 },
+  );
+  assert.deepEqual(await wire.page.evaluate(() => window.heard), [
+    ['entry', 6],
+    ['edit', 6],
+    ['entry', 7],
+    ['react', 7],
+    ['entry', 8],
+    ['del', 8],
+    ['read', 7],
+    ['read', 6],
+    ['got', 8],
+  ]);
+  assert.deepEqual(await wire.page.evaluate(() => [...window.chat.rooms.get('lobby').reads]), [['bob', 7]]);
+});
+
+test('a place that means nothing to the server any more is told as a new log', async (t) => {
+  const wire = await Wire.open(t);
+  await wire.joinAt(5);
+  await wire.closes(1006);
+  await wire.passes(1_000);
+  await wire.greet();
+  const i = await wire.page.evaluate(() => window.sockets.at(-1).sent.at(-1).i);
+  await wire.forget();
+  await wire.hears({ t: 'err', r: 'lobby', i, code: 409, why: 'epoch-changed', msg: 'join anew' });
+  await wire.passes(0);
+  assert.deepEqual(await wire.sent(), [{ t: 'join', r: 'lobby', last: 0 }]);
+  await wire.hears({ t: 'joined', r: 'lobby', s: 2, e: 'z81c', n: 0, who: 1 }, { t: 'live', r: 'lobby', s: 2 }, msg(3));
+  assert.deepEqual(await wire.details().then((all) => all.map(([name, event]) => [name, event.was ?? event.s])), [
+    ['joined', 2],
+    ['gap', 'k3f9'],
+    ['live', 2],
+    ['message', 3],
+  ]);
+});
+
+test('lists and searches are requests like any other', async (t) => {
+  const wire = await Wire.open(t);
+  await wire.joinAt(5);
+  await wire.page.evaluate(() => {
+    window.answers = Promise.all([
+      window.chat.list(),
+      window.chat.find('lobby', 'paid', { before: 9 }).then((page) => page.list.length),
+      window.chat.find('lobby', '').catch(({ code }) => code),
+    ]);
+  });
+  const [list, find, empty] = await wire.page.evaluate(() => window.sockets.at(-1).sent.map((one) => one.i));
+  assert.deepEqual(await wire.sent(), [
+    { t: 'rooms' },
+    { t: 'find', r: 'lobby', q: 'paid', before: 9, n: 20 },
+    { t: 'find', r: 'lobby', q: '', n: 20 },
+  ]);
+  await wire.hears(
+    { t: 'page', r: 'lobby', e: 'k3f9', i: find, list: [msg(3)], more: false },
+    { t: 'rooms', i: list, list: [{ r: 'lobby', s: 5, read: 4, unread: 1 }] },
+    { t: 'err', r: 'lobby', i: empty, code: 400, why: 'bad-json', msg: 'say what to search for' },
+  );
+  assert.deepEqual(await wire.page.evaluate(() => window.answers), [
+    [{ r: 'lobby', s: 5, read: 4, unread: 1 }],
+    1,
+    400,
+  ]);
+});
