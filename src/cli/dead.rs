@@ -19,6 +19,8 @@ use crate::store::sqlite::letters::StoredLetters;
 
 mod door;
 
+use door::Taken;
+
 /// Dead letters read from a list in Redis at a time.
 const PAGE: isize = 100;
 
@@ -194,15 +196,24 @@ impl<'a> Letters<'a> {
             }
             return Ok(1);
         }
-        let mut done = 0;
+        let (mut done, mut refused) = (0, 0);
         for (place, id) in self.all().await? {
             match self.act(place, &id, act).await {
                 Ok(acted) => done += usize::from(acted),
+                // About this letter alone; the others may fare better.
+                Err(failure) if failure.code == FAILED => {
+                    refused += 1;
+                    eprintln!("roomcast: {}", failure.text);
+                }
                 Err(failure) => {
                     let text = format!("{}; {done} were done before", failure.text);
                     return Err(Failure { text, ..failure });
                 }
             }
+        }
+        if refused > 0 {
+            let text = format!("{refused} dead letters stay where they are, {done} were done");
+            return Err(Failure::new(FAILED, text));
         }
         Ok(done)
     }
@@ -255,7 +266,10 @@ impl<'a> Letters<'a> {
             );
             return Err(Failure::new(FAILED, text));
         }
-        door::push(self.door, list, &letter.item)
+        if let Taken::DeadAgain(answer) = door::push(self.door, list, &letter.item)? {
+            eprintln!("roomcast: {} is a dead letter again: {answer}", letter.id.escape_debug());
+        }
+        Ok(())
     }
 }
 

@@ -10,8 +10,20 @@ use crate::sources::settings::DoorSettings;
 /// How long connecting and each answer may take. The door answers when the item is kept.
 const WAIT: Duration = Duration::from_secs(10);
 
+/// What the door says when it has kept an item as a dead letter under a new id.
+const DEAD_AGAIN: &str = "kept in the dead letters";
+
+/// What became of an item that the server has taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It was said.
+    Said,
+    /// It can still not be said: it is a new dead letter, as these words of the door tell.
+    DeadAgain(String),
+}
+
 /// Returns when the server has taken the item.
-pub(super) fn push(door: &DoorSettings, list: &str, item: &[u8]) -> Result<(), Failure> {
+pub(super) fn push(door: &DoorSettings, list: &str, item: &[u8]) -> Result<Taken, Failure> {
     if door.listen.is_empty() {
         return Err(Failure::new(
             WRONG_USE,
@@ -39,7 +51,10 @@ pub(super) fn push(door: &DoorSettings, list: &str, item: &[u8]) -> Result<(), F
     }
     let answer = ask(&mut answers, &[b"LPUSH", list.as_bytes(), item]).map_err(unavailable)?;
     if answer.starts_with(':') {
-        return Ok(());
+        return Ok(Taken::Said);
+    }
+    if answer.contains(DEAD_AGAIN) {
+        return Ok(Taken::DeadAgain(answer));
     }
     Err(Failure::new(FAILED, format!("the door at {} did not take the item: it says {answer}", door.listen)))
 }

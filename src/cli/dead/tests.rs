@@ -138,6 +138,39 @@ fn a_letter_goes_back_through_the_door_and_is_removed_after_the_answer() {
 }
 
 #[test]
+fn an_item_that_dies_again_is_one_letter_and_not_two() {
+    let (folder, _server) = store();
+    let (address, served) =
+        door(&["+OK\r\n", "-ERR not-json: no value (kept in the dead letters as d9)\r\n"]);
+    configure(folder.path(), &address);
+    assert_eq!(roomcast(folder.path(), "dead requeue d3"), (FINE, b"requeued 1\n".to_vec()));
+    served.join().unwrap();
+    assert_eq!(ids(folder.path()), ["d2", "d1"], "d9 is the server's to keep");
+}
+
+#[test]
+fn all_go_back_but_those_that_cannot() {
+    let (folder, _server) = store();
+    // A new connection each; the one of PUBLISH opens none.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    configure(folder.path(), &listener.local_addr().unwrap().to_string());
+    let served = std::thread::spawn(move || {
+        let serve = |_| {
+            let mut stream = BufReader::new(listener.accept().unwrap().0);
+            command(&mut stream);
+            stream.get_mut().write_all(b"+OK\r\n").unwrap();
+            let words = command(&mut stream);
+            stream.get_mut().write_all(b":1\r\n").unwrap();
+            words[2].clone()
+        };
+        (0..2).map(serve).collect::<Vec<_>>()
+    });
+    assert_eq!(roomcast(folder.path(), "dead requeue --all"), (FAILED, Vec::new()));
+    assert_eq!(served.join().unwrap(), [&b"\xff\x00\x1b[31mone"[..], b"three\nlines"], "oldest first");
+    assert_eq!(ids(folder.path()), ["d2"]);
+}
+
+#[test]
 fn a_letter_stays_when_the_door_says_no_or_nobody_is_there() {
     let (folder, _server) = store();
     let (address, served) = door(&["+OK\r\n", "-BUSY try later\r\n"]);

@@ -117,17 +117,14 @@ fn wanted(text: &str) -> Vec<Wanted> {
 /// would gather the hits of all such words in all rooms before the first one is known.
 fn beginning_with(db: &Connection, start: &str) -> Result<Vec<String>, rusqlite::Error> {
     let mut words: Vec<String> = Vec::new();
-    let mut first = db.prepare_cached("SELECT term FROM temp.vocabulary WHERE term >= ?1 LIMIT 1")?;
-    let mut next = db.prepare_cached("SELECT term FROM temp.vocabulary WHERE term > ?1 LIMIT 1")?;
+    let mut look = db.prepare_cached("SELECT term FROM temp.vocabulary WHERE term >= ?1 LIMIT 1")?;
+    let mut from = start.to_owned();
     while words.len() < STARTS_MAX {
-        let found = match words.last() {
-            None => first.query_row([start], |row| row.get(0)).optional()?,
-            Some(last) => next.query_row([last], |row| row.get(0)).optional()?,
-        };
-        match found.filter(|word: &String| word.starts_with(start)) {
-            Some(word) => words.push(word),
-            None => break,
-        }
+        let found = look.query_row([&from], |row| row.get(0)).optional()?;
+        let Some(word) = found.filter(|word: &String| word.starts_with(start)) else { break };
+        // No word has this character, so nothing lies between. `term > ?` would pass every hit of the word.
+        from = format!("{word}\u{1}");
+        words.push(word);
     }
     Ok(words)
 }
