@@ -29,6 +29,7 @@ mod codec;
 mod disk;
 mod frame;
 mod header;
+mod opening;
 mod recovery;
 mod segment;
 #[cfg(test)]
@@ -36,14 +37,14 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs::{self, File, TryLockError};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::store::record::{Item, Lsn};
 use disk::{Disk, RealDisk, is_full};
-use header::{Header, PAGE};
-use recovery::{ENDING, OldSegment};
+use header::Header;
+use recovery::ENDING;
 use segment::{SEGMENT_BYTES_MAX, Segment, Spare};
 
 /// Why the journal could not do something, for people; ends with what to do.
@@ -138,87 +139,6 @@ impl Journal {
     /// while another process has it open.
     pub fn open(dir: &Path, after: Lsn) -> Result<(Journal, Found), JournalError> {
         Journal::open_on(Box::new(RealDisk), dir, after, SEGMENT_BYTES_MAX)
-    }
-
-    fn open_on(
-        disk: Box<dyn Disk>,
-        dir: &Path,
-        after: Lsn,
-        segment_bytes_max: u64,
-    ) -> Result<(Journal, Found), JournalError> {
-        make_folder(&*disk, dir)?;
-        let lock = lock(dir)?;
-        let recovered = recovery::read(dir, after)?;
-        let mut journal = Journal {
-            dir: dir.to_owned(),
-            disk,
-            segment_bytes_max,
-            _lock: lock,
-            current: None,
-            sealed: VecDeque::new(),
-            spare: None,
-            next: recovered.next,
-            next_segment: recovered.segments.last().map_or(0, |segment| segment.header.number) + 1,
-            freed: 0,
-            unfreed: VecDeque::new(),
-            bytes: 0,
-            scrub: false,
-            group: Vec::new(),
-        };
-        let mut found = recovered.found;
-        journal.tidy(&recovered.blank, &recovered.unreadable, &mut found)?;
-        journal.take_over(recovered.segments)?;
-        Ok((journal, found))
-    }
-
-    /// Files without a header: empty ones go, damaged ones step aside for people to look at.
-    fn tidy(&self, blank: &[PathBuf], unreadable: &[PathBuf], found: &mut Found) -> Result<(), JournalError> {
-        for path in blank {
-            self.disk.remove(path).map_err(|error| JournalError::io("remove", path, &error))?;
-        }
-        for path in unreadable {
-            let aside = path.with_extension("damaged");
-            fs::rename(path, &aside).map_err(|error| JournalError::io("rename", path, &error))?;
-            found.notes.push(format!("it is now {}; remove it when it is of no more use", aside.display()));
-        }
-        Ok(())
-    }
-
-    /// Goes on where the process before has ended.
-    fn take_over(&mut self, segments: Vec<OldSegment>) -> Result<(), JournalError> {
-        let count = segments.len();
-        for (at, old) in segments.into_iter().enumerate() {
-            let used = old.end - PAGE as u64;
-            if used > 0 {
-                self.unfreed.push_back((old.last, used));
-                self.bytes += used;
-            }
-            let is_last = at + 1 == count;
-            if is_last && old.clean && old.last + 1 == self.next && old.end < self.segment_bytes_max {
-                let path = old.path.clone();
-                let resumed = Segment::resume(
-                    &*self.disk,
-                    old.path,
-                    old.header,
-                    (old.end, old.len),
-                    self.segment_bytes_max,
-                )
-                .map_err(|error| JournalError::io("write", &path, &error))?;
-                self.current = Some(resumed);
-                continue;
-            }
-            self.sealed.push_back(Sealed {
-                path: old.path,
-                last: old.last,
-                end: old.len,
-                len: old.len,
-                failed: false,
-            });
-        }
-        if self.current.is_none() {
-            self.current = Some(self.begin_segment(false)?);
-        }
-        Ok(())
     }
 
     /// Number that the next record has to have.
@@ -380,30 +300,5 @@ impl Journal {
             None => (path.clone(), Segment::create(&*self.disk, path, header, max, roomy)),
         };
         begun.map_err(|error| JournalError::io("begin", &path, &error))
-    }
-}
-
-fn make_folder(disk: &dyn Disk, dir: &Path) -> Result<(), JournalError> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    let made = fs::create_dir_all(dir).and_then(|()| match dir.parent() {
-        Some(parent) if parent != Path::new("") => disk.sync_folder(parent),
-        _ => disk.sync_folder(Path::new(".")),
-    });
-    made.map_err(|error| JournalError::io("make", dir, &error))
-}
-
-fn lock(dir: &Path) -> Result<File, JournalError> {
-    let path = dir.join("lock");
-    let file = File::options().create(true).write(true).truncate(false).open(&path);
-    let file = file.map_err(|error| JournalError::io("open", &path, &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(JournalError::Io(format!(
-            "another process has the journal in {} open; stop it, or give this one a store of its own",
-            dir.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(JournalError::io("lock", &path, &error)),
     }
 }
