@@ -112,7 +112,7 @@ enum Seat {
         /// What it has asked and not got; none while nothing is.
         desk: Option<Box<Desk>>,
         /// Rooms that it goes on with and is not in again yet.
-        returning: Option<Box<Vec<Cursor>>>,
+        returning: Option<Returning>,
     },
     /// A connection on a raw path.
     Raw { handler: usize, uri: Box<str> },
@@ -140,6 +140,9 @@ struct Membership {
     /// Its application has everything up to here.
     got: Offset,
 }
+
+/// Rooms that a session is on its way into. Most have none, so it costs a pointer.
+type Returning = Box<[Cursor]>;
 
 /// The place that an entry gets.
 struct Place {

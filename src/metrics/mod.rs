@@ -165,7 +165,7 @@ pub struct DoorCounters {
 }
 
 /// The words of `err` frames and of refused HTTP requests that have a row of their own.
-const WHYS: [&str; 25] = [
+const WHYS: [&str; 27] = [
     "bad-json",
     "unknown-type",
     "bad-room",
@@ -175,6 +175,8 @@ const WHYS: [&str; 25] = [
     "expired",
     "bad-key",
     "closed",
+    "no-session",
+    "not-stored",
     "not-allowed",
     "not-joined",
     "muted",

@@ -264,7 +264,7 @@ impl DoorSession {
     fn room(&self, channel: &[u8]) -> Result<RoomName, Poison> {
         let bad = |why: &str| Poison::new(Reason::BadRoom, format!("channel {}: {why}", shown(channel)));
         let channel = std::str::from_utf8(channel).map_err(|_| bad("a name is UTF-8"))?;
-        RoomName::new(room_of_channel(channel, &self.rules.prefix)).map_err(|error| bad(error.0))
+        RoomName::named_by_client(room_of_channel(channel, &self.rules.prefix)).map_err(|error| bad(error.0))
     }
 
     fn add(&mut self, reply: PushReply, pushes: impl IntoIterator<Item = Push>, turn: &mut Turn) {

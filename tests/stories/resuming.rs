@@ -332,8 +332,8 @@ async fn what_was_acknowledged_or_seen_is_there_after_every_crash() {
     let mut top = joined.s();
     for n in 0..WRITERS {
         let mut writer = hall.join("lobby", &format!("writer-{n}")).await;
-        let told = &mut *told[n as usize].borrow_mut();
-        for (id, place) in told {
+        let mut mine = told[n as usize].take();
+        for (id, place) in &mut mine {
             let ack = writer.asks(publish(id)).await;
             let found = (ack.s(), ack.number("ts"));
             match place {
@@ -344,6 +344,7 @@ async fn what_was_acknowledged_or_seen_is_there_after_every_crash() {
             }
             top = top.max(ack.s());
         }
+        told[n as usize].replace(mine);
     }
     reader.up_to(top).await;
     let entries = transcript.entries();
@@ -391,8 +392,8 @@ async fn what_was_shown_too_early_is_taken_back_by_name() {
     let mut lost = 0;
     for n in 0..WRITERS {
         let mut writer = hall.join("lobby", &format!("writer-{n}")).await;
-        for (id, place) in told[n as usize].borrow().iter() {
-            let ack = writer.asks(publish(id)).await;
+        for (id, place) in told[n as usize].take() {
+            let ack = writer.asks(publish(&id)).await;
             lost += usize::from(place.is_some() && !ack.has("dup"));
         }
     }

@@ -125,7 +125,7 @@ impl Scene {
     }
 
     /// One more word reaches everybody, the slow one too, as what comes next. All connections are there.
-    async fn is_as_before(mut self, mut slow: SlowReader, connections: f64) {
+    async fn ends_as_before(mut self, mut slow: SlowReader, connections: f64) {
         say_much(&self.hall, self.room, SAID..SAID + 1).await;
         join_all(self.others.iter_mut().map(|reader| reader.up_to(SAID + 1))).await;
         slow.up_to(SAID + 1, &self.transcript).await;
@@ -221,7 +221,7 @@ async fn where_the_room_waits_a_slow_reader_hears_everything_in_its_own_time() {
     slow.up_to(SAID, &scene.transcript).await;
     assert_eq!(slow.entries, (BEFORE + 1..=SAID).collect::<Vec<_>>(), "every place as itself");
     assert!(slow.rest.iter().any(|line| line.t() == "pong"), "{:#?}", slow.rest);
-    scene.is_as_before(slow, 4.0).await;
+    scene.ends_as_before(slow, 4.0).await;
 }
 
 #[tokio::test]
@@ -231,7 +231,7 @@ async fn where_the_room_does_not_wait_a_slow_reader_hears_what_it_has_missed() {
     scene.hall.figure_becomes(LANES_CUT, |cut| cut >= 1.0).await;
     slow.up_to(SAID, &scene.transcript).await;
     assert!(!slow.gaps.is_empty() && !slow.entries.is_empty(), "{:?}", slow.gaps);
-    scene.is_as_before(slow, 4.0).await;
+    scene.ends_as_before(slow, 4.0).await;
 }
 
 #[tokio::test]
@@ -242,7 +242,7 @@ async fn where_only_the_newest_counts_a_slow_reader_gets_the_newest() {
     slow.up_to(SAID, &scene.transcript).await;
     assert_eq!(slow.entries.last(), Some(&SAID), "the newest comes as itself");
     assert!(slow.gaps.iter().any(|(from, to)| to - from > 1_000), "{:?}", slow.gaps);
-    scene.is_as_before(slow, 4.0).await;
+    scene.ends_as_before(slow, 4.0).await;
 }
 
 #[tokio::test]
@@ -296,7 +296,7 @@ async fn a_room_that_waits_does_not_hold_up_the_other_rooms_of_its_reader() {
     }
     assert_eq!(calm_words(&slow), [1, 2, 3].map(|n| ("calm".to_owned(), n)));
     assert!((BEFORE..SAID - 1_000).contains(&heard_at), "heard only at {heard_at}");
-    scene.is_as_before(slow, 5.0).await;
+    scene.ends_as_before(slow, 5.0).await;
 }
 
 #[tokio::test]
@@ -310,6 +310,6 @@ async fn who_joins_again_from_long_ago_hears_it_all_in_order_while_the_room_goes
         let transcript = scene.transcript.clone();
         join(scene.goes_on(BEFORE..SAID), reader.up_to(SAID, &transcript)).await;
         assert_eq!(reader.entries, (1..=SAID).collect::<Vec<_>>());
-        scene.is_as_before(reader, 4.0).await;
+        scene.ends_as_before(reader, 4.0).await;
     }
 }

@@ -98,7 +98,7 @@ impl ChatServer {
         match note {
             Some(note) => {
                 if let Some(Seat::Session { returning, .. }) = self.seat_mut(connection) {
-                    *returning = Some(Box::new(note.rooms.clone()));
+                    *returning = Some(note.rooms.clone().into());
                 }
                 let joins = note.rooms.into_iter().map(|cursor| self.join_of(&identity, cursor)).collect();
                 self.ask_first(connection, joins);
@@ -161,11 +161,10 @@ impl ChatServer {
     /// A session is in a room again that it goes on with, or will not be.
     pub(super) fn has_returned(&mut self, connection: ConnectionId, room: &RoomName) {
         let Some(Seat::Session { returning: place, .. }) = self.seat_mut(connection) else { return };
-        let Some(returning) = place else { return };
-        returning.retain(|cursor| cursor.room != *room);
-        if returning.is_empty() {
-            *place = None;
-        }
+        let Some(returning) = place.take() else { return };
+        let rest: Vec<Cursor> =
+            returning.into_vec().into_iter().filter(|cursor| cursor.room != *room).collect();
+        *place = (!rest.is_empty()).then(|| rest.into());
     }
 
     fn note(&self, identity: &Identity, rooms: &[Membership], name: u64) -> SessionNote {

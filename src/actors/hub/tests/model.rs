@@ -297,10 +297,10 @@ impl Model {
 
     /// The next piece for each room that the reader is behind in; with the last piece it is live.
     fn lead_on(&mut self, seat: usize) {
-        for room in 0..ROOMS {
+        for (room, policy) in POLICIES.into_iter().enumerate() {
             let Some(Stay { behind: Some(from), .. }) = self.seats[seat].rooms[room] else { continue };
             let top = self.tops[room];
-            let (frames, to) = match POLICIES[room] {
+            let (frames, to) = match policy {
                 SlowReader::Wait => {
                     let to = top.min(from + PIECE);
                     ((from + 1..=to).map(|offset| led(room, offset)).collect(), to)

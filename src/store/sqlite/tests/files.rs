@@ -194,7 +194,7 @@ fn readers_always_see_whole_transactions() {
                         let list = offsets(reader.answer(all).unwrap());
                         let n = list.len() as Offset;
                         assert_eq!(list, (1..=n).collect::<Vec<_>>());
-                        assert!(n % 10 == 0 && n >= last, "{n} entries after {last}");
+                        assert!(n.is_multiple_of(10) && n >= last, "{n} entries after {last}");
                         last = n;
                     }
                     last
