@@ -392,7 +392,8 @@ async fn what_was_shown_too_early_is_taken_back_by_name() {
     let mut lost = 0;
     for n in 0..WRITERS {
         let mut writer = hall.join("lobby", &format!("writer-{n}")).await;
-        for (id, place) in told[n as usize].take() {
+        let mine = told[n as usize].borrow().clone();
+        for (id, place) in mine {
             let ack = writer.asks(publish(&id)).await;
             lost += usize::from(place.is_some() && !ack.has("dup"));
         }
