@@ -4,18 +4,17 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The diary of one client.
 #[derive(Debug)]
 pub struct Diary {
     file: BufWriter<File>,
-    path: PathBuf,
 }
 
 /// Now, in Unix milliseconds.
-pub fn now() -> u64 {
+fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is right");
     u64::try_from(since.as_millis()).expect("it fits for ever")
 }
@@ -23,15 +22,10 @@ pub fn now() -> u64 {
 impl Diary {
     /// A new diary at this path.
     pub fn begin(path: impl AsRef<Path>) -> Diary {
-        let path = path.as_ref().to_owned();
+        let path = path.as_ref();
         let file =
-            File::create(&path).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
-        Diary { file: BufWriter::new(file), path }
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+            File::create(path).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+        Diary { file: BufWriter::new(file) }
     }
 
     /// A frame that was sent, byte for byte.

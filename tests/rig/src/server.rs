@@ -175,12 +175,6 @@ impl Server {
         eventually(&what, async || (self.status(path).await == Some(status)).then_some(())).await;
     }
 
-    /// One figure of `/metrics` by its name with labels.
-    pub async fn figure(&self, name: &str) -> Option<f64> {
-        let (_, body) = get(self.address(), "/metrics").await?;
-        body.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
-    }
-
     /// The exit status of a server that has ended by itself.
     fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.as_mut()?.try_wait().expect("a child can be asked")
