@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{join, join_all, join3};
 use serde_json::json;
 use tokio::net::TcpSocket;
 use tokio::time::Instant;
@@ -247,28 +247,35 @@ async fn where_only_the_newest_counts_a_slow_reader_gets_the_newest() {
 
 #[tokio::test]
 async fn where_slow_readers_are_closed_one_comes_back_to_everything() {
-    let mut scene = Scene::set("hall").await;
-    let slow = scene.with_one_who_does_not_read().await;
-    scene.hall.figure_becomes(SLOW, |dropped| dropped > 0.0).await;
-    assert_eq!(scene.hall.figure(LANES_CUT).await, 0.0);
-    let (mut last, mut slow) = (BEFORE, Guest::silent(slow.wire, "slow"));
-    let bye = loop {
-        let line = slow.claims("what had left already", |_| true).await;
-        match line.t() {
-            "msg" => {
-                assert_eq!(line.s(), last + 1, "no hole before the close");
-                last = line.s();
+    let Scene { hall, room, mut others, transcript, .. } = Scene::set("hall").await;
+    let slow = SlowReader::join(&hall, room).await;
+    let heard_by_others = join_all(others.iter_mut().map(|reader| reader.up_to(SAID)));
+    // Who is closed has five seconds to read why.
+    let closed = async {
+        hall.figure_becomes(SLOW, |dropped| dropped > 0.0).await;
+        let (mut last, mut slow) = (BEFORE, Guest::silent(slow.wire, "slow"));
+        loop {
+            let line = slow.claims("what had left already", |_| true).await;
+            match line.t() {
+                "msg" => {
+                    assert_eq!(line.s(), last + 1, "no hole before the close");
+                    transcript.sees(line.s(), &line.raw);
+                    last = line.s();
+                }
+                "bye" => return (last, line),
+                _ => {}
             }
-            "bye" => break line,
-            _ => {}
         }
     };
+    let (_, _, (last, bye)) = join3(say_much(&hall, room, BEFORE..SAID), heard_by_others, closed).await;
     assert_eq!((bye.number("code"), bye.text("why")), (4202, "slow"));
-    let wire = scene.hall.wire("/v1/ws?user=slow").await;
+    assert!((BEFORE + 1..SAID).contains(&last), "{last}");
+    assert_eq!(hall.figure(LANES_CUT).await, 0.0);
+    let wire = hall.wire("/v1/ws?user=slow").await;
     let more = format!(r#","since":{last}"#);
-    let (mut back, joined) = Follower::join(wire, scene.room, &scene.transcript, &more).await;
+    let (mut back, joined) = Follower::join(wire, room, &transcript, &more).await;
     assert_eq!((joined.s(), joined.number("n"), joined.has("missing")), (SAID, SAID - last, false));
-    scene.goes_on(SAID..SAID + 1).await;
+    say_much(&hall, room, SAID..SAID + 1).await;
     back.up_to(SAID + 1).await;
 }
 

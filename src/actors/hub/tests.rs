@@ -203,6 +203,14 @@ async fn who_reads_what_waits_is_not_silent() {
     assert!(matches!(&open.life, Life::Closing { goodbye, .. } if goodbye.code == 4201));
 }
 
+#[test]
+fn a_member_costs_little() {
+    assert!(size_of::<Member>() <= 16);
+    assert!(size_of::<LocalRoom>() <= 80);
+    // One room stands in the connection itself.
+    assert!(size_of::<crate::actors::connection::Membership>() <= 16);
+}
+
 #[tokio::test]
 async fn members_that_come_and_are_cut_while_a_large_room_is_written_do_not_disturb_the_others() {
     let mut core = new_core();
