@@ -37,7 +37,7 @@ use crate::protocols::codes::Goodbye;
 use crate::protocols::websocket::frame::{Opcode, encode_frame, payload_of};
 use crate::store::record::{Cursor, Lsn, Record};
 
-use behind::Behind;
+use behind::{Behind, Fed};
 use keeping::{Keeping, Then};
 use work::{Desk, Work};
 
@@ -182,7 +182,7 @@ pub struct ChatServer {
     work: Work,
     /// Members that are not live, and who of them is being fed, in order.
     behind: HashMap<(ConnectionId, RoomKey), Behind, RandomState>,
-    feeding: HashMap<ConnectionId, VecDeque<(RoomKey, u32)>, RandomState>,
+    feeding: HashMap<ConnectionId, VecDeque<Fed>, RandomState>,
     /// Where sessions are, by name; those that have been in a room.
     by_name: HashMap<u64, ConnectionId, RandomState>,
     unkept_sessions: VecDeque<ConnectionId>,

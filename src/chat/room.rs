@@ -225,6 +225,10 @@ impl Room {
 
     /// Whether a reader's position belongs to this log.
     fn follow(&self, offset: Offset, epoch: Option<&str>) -> Followed {
+        if offset == 0 {
+            // Who has seen nothing goes on from the beginning of whatever life.
+            return Followed::Here;
+        }
         let top = self.history.top();
         let lives = self.earlier.iter().copied().chain([(self.epoch, self.begins)]);
         let mut ends = lives.clone().skip(1).map(|(_, begins)| Some(begins - 1)).chain([None]);
@@ -554,6 +558,7 @@ mod tests {
         assert_eq!(since(45, 7), Cut { start: 46, top: 50, missing: None, rewind: None });
         assert_eq!(since(4, 5).missing, Some(Missing::Range(5, 9)));
         assert!(matches!(since(4, 6).missing, Some(Missing::All { .. })));
+        assert_eq!(since(0, 6).missing, Some(Missing::Range(1, 9)), "who has seen nothing has lost no life");
         assert_eq!(room.next_offset(), 51);
     }
 

@@ -15,6 +15,9 @@ pub(super) struct Backup {
     /// The copy; a file that is not there yet
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// The store [default: the one that the configuration names]
+    #[arg(long, value_name = "URL")]
+    pub(super) store: Option<String>,
 }
 
 /// Makes the copy; what is printed.

@@ -18,6 +18,18 @@ use crate::store::archive::{Answer, Question, StoredEntry};
 
 /// Bytes of lines that are read and fed at a time.
 const FEED_BYTES: usize = 256 << 10;
+/// The largest replay behind which a session may ask on at once.
+const SMALL_REPLAY_FRAMES: usize = 64;
+const SMALL_REPLAY_BYTES: usize = 64 << 10;
+
+/// Whose frames a hub has been asked to report the end of.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Fed {
+    /// Those of a member that is behind, in one of its stays.
+    Member(RoomKey, u32),
+    /// Those of a session that has got a large replay; what it asks next waits for it.
+    Session,
+}
 
 /// A member that is behind.
 #[derive(Debug)]
@@ -43,17 +55,31 @@ impl ChatServer {
                 let slow = self.rooms.get(room).settings.slow_reader;
                 self.behind.insert((connection, room), Behind { next: after + 1, head: None, stay, slow });
                 self.mail(connection.worker.into(), ToHub::Watch { connection });
-                self.feeding.entry(connection).or_default().push_back((room, stay));
+                self.feeding.entry(connection).or_default().push_back(Fed::Member(room, stay));
             }
             Report::Drained { connection } => {
                 let Some(waiting) = self.feeding.get_mut(&connection) else { return };
-                let Some((room, stay)) = waiting.pop_front() else { return };
+                let Some(fed) = waiting.pop_front() else { return };
                 if waiting.is_empty() {
                     self.feeding.remove(&connection);
                 }
-                self.feed(connection, room, stay);
+                match fed {
+                    Fed::Member(room, stay) => self.feed(connection, room, stay),
+                    Fed::Session => self.go_on(connection),
+                }
             }
         }
+    }
+
+    /// A session has got a replay; if it is a large one, it asks nothing more before it has read it. So what waits
+    /// for one reader is bounded, however many joins come in one letter.
+    pub(super) fn pause_for_replay(&mut self, connection: ConnectionId, frames: usize, bytes: usize) {
+        if frames <= SMALL_REPLAY_FRAMES && bytes <= SMALL_REPLAY_BYTES {
+            return;
+        }
+        self.stand_still(connection);
+        self.mail(connection.worker.into(), ToHub::Watch { connection });
+        self.feeding.entry(connection).or_default().push_back(Fed::Session);
     }
 
     /// A member that has joined and is to get everything from `start`, of which not all is hot.
@@ -142,7 +168,7 @@ impl ChatServer {
             behind.head = head.filter(|_| !told_live);
         }
         self.mail(connection.worker.into(), ToHub::Feed { connection, frames: all });
-        self.feeding.entry(connection).or_default().push_back((key, stay));
+        self.feeding.entry(connection).or_default().push_back(Fed::Member(key, stay));
     }
 
     /// Frames for the places from `next` to before `end`, each with the last place that it stands for; places

@@ -179,7 +179,9 @@ impl ChatServer {
         }
         all.extend(self.rooms.get(key).history.frames_from(cut.start).cloned());
         all.extend(self.live_and_state(connection, key, cut.top));
+        let (frames, bytes) = (all.len(), all.iter().map(Bytes::len).sum());
         self.live(connection, key, all, cut.top);
+        self.pause_for_replay(connection, frames, bytes);
     }
 
     /// `live`, and what a reader has to know beside the log.
