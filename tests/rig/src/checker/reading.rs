@@ -151,7 +151,8 @@ impl<'a> Reading<'a> {
         }
         let since = matches!(asked, Asked::Since(_)).then_some(start);
         self.streams.insert(room.to_owned(), Stream { upto: start, since, head, live: false });
-        if frame.misses_all() {
+        // Who has seen nothing cannot lose it; a room that nobody has spoken in has no life to go on with.
+        if frame.misses_all() && start > 0 {
             let text = format!("{} in {room}: the log has begun anew, with its head at {head}", self.name);
             self.report.add(Fault::Lost, text);
             self.stream(room).upto = head.saturating_sub(n);

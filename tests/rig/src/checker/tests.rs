@@ -193,6 +193,17 @@ fn lost_the_log_began_anew() {
         .hears(r#"{"t":"joined","r":"a","s":0,"e":"e2","n":0,"missing":"all","was":"e1"}"#)
         .live(0);
     has(&judged(vec![writer(3), pages]), Fault::Lost);
+    // Who had seen nothing has lost nothing, as long as he gets all of the new life.
+    let anew = |first: u64| {
+        let joined = format!(
+            r#"{{"t":"joined","r":"a","s":2,"e":"e2","n":{},"missing":"all","was":"e1"}}"#,
+            3 - first
+        );
+        Pages::from(0).out(HELLO).hears(WELCOME).hears(&joined).sees(first..=2).live(2)
+    };
+    let report = judged(vec![writer(2), anew(1)]);
+    assert!(report.is_clean(), "{report}");
+    has(&judged(vec![writer(2), reader(2), anew(2)]), Fault::Lost);
 }
 
 #[test]
