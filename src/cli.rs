@@ -182,6 +182,9 @@ fn execute(cli: Cli, environment: Vec<(String, String)>, out: &mut dyn Write) ->
     if let Command::Verify(verify) = &command {
         flags.extend(flag(("--store", "store.url", &verify.store)));
     }
+    if let Command::Backup(backup) = &command {
+        flags.extend(flag(("--store", "store.url", &backup.store)));
+    }
     let directives = environment.iter().find(|(name, _)| name == "RUST_LOG").map(|(_, value)| value.clone());
     let given = Given { file: cli.common.config, environment, flags };
     let loaded = layers::load(&given).map_err(|error| Failure::new(WRONG_USE, error))?;
