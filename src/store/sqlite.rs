@@ -57,9 +57,13 @@ pub struct SqliteArchive {
 
 impl SqliteArchive {
     /// Opens the store in this file; makes file and folder where there are none. Takes a few milliseconds for
-    /// any size.
+    /// any size. In a copy made by [`backup::copy`] the rooms begin a new life of their logs, once.
     pub fn open(path: &Path) -> Result<SqliteArchive, ArchiveError> {
         let db = schema::open_writer(path)?;
+        let restored = begin_as_copy(&db).map_err(|error| explain(path, "write to", error.into()))?;
+        if restored {
+            log::info!("the store {} is a copy: its rooms begin a new life of their logs", path.display());
+        }
         let loaded = || -> Result<(IdKey, Lsn), rusqlite::Error> {
             Ok((IdKey::load(&db)?, schema::meta(&db, "applied")?.max(0) as Lsn))
         };
@@ -136,6 +140,18 @@ impl SqliteArchive {
         }
         Ok(())
     }
+}
+
+/// Whether the store was a copy; it is one no more.
+fn begin_as_copy(db: &Connection) -> Result<bool, rusqlite::Error> {
+    if !schema::is_copy(db)? {
+        return Ok(false);
+    }
+    let tx = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
+    rooms::begin_new_lives(&tx)?;
+    schema::set_copy(&tx, false)?;
+    tx.commit()?;
+    Ok(true)
 }
 
 impl Archive for SqliteArchive {

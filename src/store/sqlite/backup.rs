@@ -81,6 +81,7 @@ fn copy_into(database: &Path, journal_dir: &Path, to: &Path) -> Result<Copied, A
     let has = copy.applied();
     let newer: Vec<Item> = found.items.into_iter().filter(|item| item.lsn > has).collect();
     apply(&mut copy, &newer)?;
+    schema::set_copy(&copy.db, true).map_err(|error| explain(to, "write to", error.into()))?;
     let upto = copy.checkpoint()?;
     drop(copy);
     let bytes = fs::metadata(to).map_err(|error| failed("read", to, &error))?.len();

@@ -2,6 +2,7 @@
 //! Called by the writing side, within its transaction. Knows no entry.
 
 use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -174,6 +175,18 @@ pub fn add_step(db: &Connection, id: i64, epoch: Epoch, first: Offset) -> Result
     let text: Vec<String> =
         steps[skip..].iter().map(|(epoch, first)| format!("{}:{first}", epoch.to_text())).collect();
     db.prepare_cached("UPDATE rooms SET lineage = ?2 WHERE id = ?1")?.execute((id, text.join(" ")))?;
+    Ok(())
+}
+
+/// Every log begins a new life behind its newest entry. For a copy that takes the place of a store: its offsets
+/// may have been given out once more after the copying, and nobody must take one entry for the other.
+pub fn begin_new_lives(db: &Connection) -> Result<(), rusqlite::Error> {
+    // Like the epochs of the server itself, which count microseconds; and never one that was there.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros() as u64);
+    let newest: i64 = db.query_row("SELECT coalesce(max(epoch), 0) FROM rooms", [], |row| row.get(0))?;
+    let epoch = Epoch(now.max(newest.max(0) as u64 + 1));
+    let sql = "UPDATE rooms SET epoch = ?1, lineage = lineage || ' ' || ?2 || ':' || (top + 1) WHERE top > 0";
+    db.execute(sql, (stored(epoch.0), epoch.to_text()))?;
     Ok(())
 }
 

@@ -253,6 +253,19 @@ pub fn open_reader(path: &Path) -> Result<Connection, ArchiveError> {
     open().map_err(|trouble| errors::explain(path, "open", trouble))
 }
 
+/// Notes in a store that it is a copy, or that it is one no more.
+pub fn set_copy(db: &Connection, is_copy: bool) -> Result<(), rusqlite::Error> {
+    let sql =
+        "INSERT INTO meta (key, value) VALUES ('copy', ?1) ON CONFLICT DO UPDATE SET value = excluded.value";
+    db.execute(sql, [is_copy])?;
+    Ok(())
+}
+
+/// Whether a store is a copy that no server has used yet.
+pub fn is_copy(db: &Connection) -> Result<bool, rusqlite::Error> {
+    db.query_row("SELECT EXISTS (SELECT 1 FROM meta WHERE key = 'copy' AND value <> 0)", [], |row| row.get(0))
+}
+
 /// A number of the table `meta`.
 pub fn meta(db: &Connection, key: &str) -> Result<i64, rusqlite::Error> {
     db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?.query_row([key], |row| row.get(0))

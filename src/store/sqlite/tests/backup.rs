@@ -71,6 +71,39 @@ fn copies_made_while_the_server_writes_have_all_that_was_acknowledged_before() {
 }
 
 #[test]
+fn a_copy_that_takes_the_place_of_its_store_begins_a_new_life_once() {
+    let mut store = Store::new();
+    store.put((1..=3).map(|n| Record::Entry(said("a", n, "word"))));
+    let lives = |archive: &SqliteArchive| {
+        let question = Question::Room { room: room("a"), tail: 0, tail_bytes: 0 };
+        let Answer::Room(Some(room)) = archive.reader().unwrap().answer(&question).unwrap() else {
+            panic!("the room is not there")
+        };
+        (room.lineage, room.top)
+    };
+    let (to, _) = store.copy_to("copy.db");
+    let (again, _) = store.copy_to("again.db");
+    assert_eq!(lives(&store.archive), (vec![(Epoch(7), 1)], 3), "the store itself goes on in its life");
+
+    let mut restored = SqliteArchive::open(&to).unwrap();
+    let (lineage, top) = lives(&restored);
+    let epoch = lineage[1].0;
+    assert_eq!((lineage, top), (vec![(Epoch(7), 1), (epoch, 4)], 3));
+    assert!(epoch > Epoch(7));
+    let mut next = said("a", 4, "after the restore");
+    next.epoch = epoch;
+    restored.append(&store.items([Record::Entry(next)])).unwrap();
+    drop(restored);
+    let restored = SqliteArchive::open(&to).unwrap();
+    assert_eq!(lives(&restored), (vec![(Epoch(7), 1), (epoch, 4)], 4), "only the first start does it");
+    assert_ne!(
+        lives(&SqliteArchive::open(&again).unwrap()).0[1].0,
+        epoch,
+        "each restore has a life of its own"
+    );
+}
+
+#[test]
 fn a_backup_overwrites_nothing_and_leaves_nothing_half_made() {
     let store = Store::new();
     let (to, _) = store.copy_to("copy.db");
