@@ -89,7 +89,7 @@ pub fn open(database: &Path, keep: impl Fn(&str) -> Keep + Send + 'static) -> Re
         log::error!("store: records {from} to {to} are damaged and lost; run `roomcast verify`");
     }
     let replay = found.items;
-    let next = replay.last().map_or(applied, |item| item.lsn).max(applied) + 1;
+    let next = journal.next();
     let mut reader = archive.reader().map_err(|error| error.to_string())?;
     let rooms = rooms_of(&replay, reader.as_mut())?;
     let queued = replay.clone();
