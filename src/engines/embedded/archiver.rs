@@ -26,7 +26,9 @@ const TIDY_TIME: Duration = Duration::from_millis(50);
 /// Pause between two checkpoints.
 const CHECKPOINT: Duration = Duration::from_secs(5);
 /// Bytes applied after which a checkpoint comes early, so that the journal's segments come free.
-const CHECKPOINT_BYTES: u64 = 32 << 20;
+const CHECKPOINT_BYTES: u64 = 4 << 20;
+/// Bytes in one transaction, one item more: what is written twice before a checkpoint must fit on a nearly full disk.
+const BATCH_BYTES: u64 = 1 << 20;
 /// Words that were taken back leave the disk within this time.
 const SCRUB: Duration = Duration::from_secs(2);
 
@@ -104,8 +106,19 @@ impl Archiver {
                 Ok(ToArchiver::Hurry) | Err(_) => break,
             }
         }
-        for items in batch.chunks(BATCH_ITEMS) {
+        let mut rest = &batch[..];
+        while !rest.is_empty() {
+            let (mut n, mut bytes) = (0, 0);
+            while n < rest.len().min(BATCH_ITEMS) && bytes < BATCH_BYTES {
+                bytes += weight(&rest[n]);
+                n += 1;
+            }
+            let (items, later) = rest.split_at(n);
             self.apply(items);
+            rest = later;
+            if self.unchecked_bytes > CHECKPOINT_BYTES {
+                self.let_journal_forget();
+            }
         }
     }
 
