@@ -15,6 +15,10 @@ use crate::store::record::{Item, Lsn, Record};
 const GROUP_RECORDS_MAX: usize = 2_000;
 /// A group that has so many bytes takes no further record.
 const GROUP_BYTES_MAX: usize = 4 << 20;
+/// Where a sync takes longer than this, a group waits a moment for those who were just answered.
+const SLOW_SYNC: Duration = Duration::from_millis(1);
+/// The group before was as large at the least: several speak at a time.
+const CROWD: usize = 16;
 /// How often a failed journal is tried again.
 const HEAL_EVERY: Duration = Duration::from_secs(1);
 
@@ -36,6 +40,8 @@ pub(super) struct Work {
     scrub_after: Option<Lsn>,
     stopping: bool,
     failed: Option<Failure>,
+    /// How long the last sync took, when it ended, and how many records it was for.
+    last: Option<(Duration, Instant, usize)>,
     on_event: OnEvent,
     to_archive: ToArchive,
     counters: Arc<Counters>,
@@ -50,14 +56,15 @@ impl Work {
         counters: Arc<Counters>,
     ) -> Work {
         let pending = VecDeque::new();
-        let (scrub_after, stopping, failed) = (None, false, None);
-        Work { journal, orders, pending, scrub_after, stopping, failed, on_event, to_archive, counters }
+        let (scrub_after, stopping, failed, last) = (None, false, None, None);
+        Work { journal, orders, pending, scrub_after, stopping, failed, last, on_event, to_archive, counters }
     }
 
     pub(super) fn run(mut self) {
         while self.wait() {
             self.gather();
             while !self.pending.is_empty() {
+                self.linger();
                 self.commit();
                 self.scrub_what_was_pending();
                 self.gather();
@@ -95,6 +102,24 @@ impl Work {
             match self.orders.try_recv() {
                 Ok(order) => self.take(order),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// On a slow disk those who were just answered speak again while others wait already. Written at once, the two
+    /// would take turns, each waiting for the other's sync; so the group waits while more keeps coming, for half a
+    /// sync at the most.
+    fn linger(&mut self) {
+        let Some((took, ended, records)) = self.last.take() else { return };
+        if took < SLOW_SYNC || records < CROWD {
+            return;
+        }
+        let (until, gap) = (ended + took / 2, took / 8);
+        while !self.stopping && self.pending.len() < GROUP_RECORDS_MAX {
+            let left = until.saturating_duration_since(Instant::now()).min(gap);
+            match self.orders.recv_timeout(left) {
+                Ok(order) => self.take(order),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
             }
         }
     }
@@ -143,7 +168,9 @@ impl Work {
         let upto = group.last().map_or(0, |item| item.lsn);
         let (from, bytes_before, start) = (self.journal.next(), self.journal.bytes(), Instant::now());
         let result = self.journal.append(&group);
-        let took_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let took = start.elapsed();
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.last = Some((took, start + took, group.len()));
         let counters = &self.counters;
         counters.syncs.fetch_add(1, Ordering::Relaxed);
         counters.sync_us.fetch_add(took_us, Ordering::Relaxed);
