@@ -7,8 +7,9 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::chat::entry::Kind;
 use crate::chat::message::Offset;
-use crate::chat::names::UserName;
+use crate::chat::names::{RoomName, UserName};
 
 /// Most users whom one message can call by name.
 pub const MENTIONS_MAX: usize = 16;
@@ -54,6 +55,26 @@ pub fn amended(line: &[u8], data: &[u8], edited: Offset) -> Vec<u8> {
 /// is.
 pub fn blanked(line: &[u8]) -> Vec<u8> {
     rewritten(line, b"null", "gone", "true")
+}
+
+/// A line that was written with the offset 0, at its place: `{"t":"msg","r":"lobby","s":0,…` becomes
+/// `{"t":"msg","r":"lobby","s":7,…`. `kind` and `room` are those of the line; what is no line of theirs stays as it is.
+pub fn placed(line: &[u8], kind: Kind, room: &RoomName, offset: Offset) -> Vec<u8> {
+    let mut placed = Vec::with_capacity(line.len() + 12);
+    placed.extend_from_slice(b"{\"t\":\"");
+    placed.extend_from_slice(kind.word().as_bytes());
+    placed.extend_from_slice(b"\",\"r\":");
+    // A string is written without fail.
+    serde_json::to_writer(&mut placed, room.as_str()).unwrap_or_default();
+    placed.extend_from_slice(b",\"s\":");
+    match line.strip_prefix(placed.as_slice()).and_then(|rest| rest.strip_prefix(b"0")) {
+        Some(rest) => {
+            placed.extend_from_slice(offset.to_string().as_bytes());
+            placed.extend_from_slice(rest);
+            placed
+        }
+        None => line.to_vec(),
+    }
 }
 
 fn rewritten(line: &[u8], data: &[u8], note: &str, value: &str) -> Vec<u8> {
@@ -165,6 +186,15 @@ pub fn mentions_in(data: &[u8]) -> Vec<UserName> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_gets_its_place() {
+        let room = RoomName::new("a\"b").unwrap();
+        let line = br#"{"t":"msg","r":"a\"b","s":0,"u":"ann","d":{"s":0}}"#;
+        let wanted = br#"{"t":"msg","r":"a\"b","s":128,"u":"ann","d":{"s":0}}"#;
+        assert_eq!(placed(line, Kind::Message, &room, 128), wanted);
+        assert_eq!(placed(line, Kind::Edit, &room, 128), line, "of another kind");
+    }
 
     const LINE: &str = r#"{"t":"msg","r":"a","s":5,"id":"x","u":"ann","ts":7,"d":{"text": "old"},"re":3}"#;
 

@@ -2,3 +2,4 @@
 
 pub mod embedded;
 pub mod engine;
+pub mod shared;
