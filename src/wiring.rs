@@ -5,6 +5,7 @@ use std::cell::{OnceCell, RefCell};
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -24,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::actors::admission::Admission;
-use crate::actors::chat_server::{ChatServer, ChatSettings, Handlers, StoreHealth};
+use crate::actors::chat_server::{ChatServer, ChatSettings, Handlers, Opening, StoreHealth};
 use crate::actors::events;
 use crate::actors::hub::{Core, Hub, HubLimits};
 use crate::actors::letters::{Drain, Finish, Hello};
@@ -35,9 +36,9 @@ use crate::auth::token::Verifier;
 use crate::auth::visitor::Proxies;
 use crate::chat::names::RoomName;
 use crate::config::Config;
+use crate::config::backing::Backing;
 use crate::config::report::startup_lines;
 use crate::engines::embedded;
-use crate::engines::engine::Opened;
 use crate::http::house::House;
 use crate::http::readiness::Readiness;
 use crate::http::routes;
@@ -171,7 +172,8 @@ struct Plan {
     admission: Arc<Admission>,
     raw_paths: Vec<String>,
     handlers: Mutex<Option<Handlers>>,
-    opened: Mutex<Option<Opened>>,
+    opened: Mutex<Option<Opening>>,
+    searchable: bool,
     store: Arc<StoreHealth>,
     chat: OnceLock<Addr<ChatServer>>,
     next_worker: AtomicU16,
@@ -242,6 +244,7 @@ impl Plan {
             message_bytes: limits.message_bytes,
             ping_ms: limits.ping.millis(),
             drain_ms: server.drain.millis(),
+            searchable: self.searchable,
         };
         let handlers =
             self.handlers.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
@@ -271,8 +274,9 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let workers = config.server.worker_count();
     let (up, all_up) = mpsc::unbounded_channel();
-    let opened = open_store(&config)?;
-    let has_store = opened.is_some();
+    let opened = open_rooms(&config)?;
+    let searchable = matches!(opened, Some(Opening::Store(_)));
+    let has_store = searchable;
     let plan = Arc::new(Plan {
         metrics: Metrics::new(workers),
         ready: Arc::default(),
@@ -283,6 +287,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         raw_paths,
         handlers: Mutex::new(Some(handlers)),
         opened: Mutex::new(opened),
+        searchable,
         store: Arc::default(),
         chat: OnceLock::new(),
         next_worker: AtomicU16::new(0),
@@ -311,9 +316,20 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Opens the store, and with it what the last process left.
-fn open_store(config: &Config) -> Result<Option<Opened>, ServeError> {
-    let Some(database) = config.store.database().map_err(ServeError::Config)? else { return Ok(None) };
+/// Opens what stands behind the rooms; a store with what the last process left in it.
+fn open_rooms(config: &Config) -> Result<Option<Opening>, ServeError> {
+    match config.backing().map_err(ServeError::Config)? {
+        Backing::Memory => Ok(None),
+        Backing::File(database) => open_store(config, &database).map(Some),
+        Backing::Redis => open_service(config).map(Some),
+    }
+}
+
+fn open_service(_config: &Config) -> Result<Opening, ServeError> {
+    Err(ServeError::Config("engine.kind: redis".into()))
+}
+
+fn open_store(config: &Config, database: &Path) -> Result<Opening, ServeError> {
     let rooms = config.rooms.clone();
     let keep = move |name: &str| {
         let rule = RoomName::new(name).map(|name| rooms.of(&name));
@@ -321,8 +337,8 @@ fn open_store(config: &Config) -> Result<Option<Opened>, ServeError> {
         let rule = rule.unwrap_or_else(|_| rooms.of(&RoomName::new("lobby").expect("a room's name")));
         Keep { age_ms: rule.keep_ms, bytes: rule.keep_bytes, pin: rule.pin, ids_ms: rule.dedup_window_ms }
     };
-    let opened = embedded::open(&database, keep);
-    opened.map(Some).map_err(|error| ServeError::System(format!("store.url: {error}")))
+    let opened = embedded::open(database, keep);
+    opened.map(Opening::Store).map_err(|error| ServeError::System(format!("store.url: {error}")))
 }
 
 /// The first five lines: for people on standard output, for log services as entries of the log.

@@ -17,6 +17,7 @@ use crate::chat::permission::Identity;
 use crate::chat::rooms::RoomKey;
 use crate::chat::settings::SlowReader;
 use crate::engines::engine::EngineSays;
+use crate::engines::shared::Says;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Join, Reference, RequestNumber};
 use crate::store::record::Letter;
@@ -220,6 +221,11 @@ pub struct PublishBatch(pub Vec<Draft>);
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct FromEngine(pub EngineSays);
+
+/// Service that shares rooms among nodes → chat server: what has been said, found or settled.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FromService(pub Says);
 
 /// Door → chat server: items that can never be said. Answered with whether the store has them.
 #[derive(Debug, Message)]

@@ -1,9 +1,11 @@
-//! Who is here: the users of one room, each once however many sessions they have, and the differences
-//! that the room has not been told yet.
+//! Who is here: the users of one room, each once however many sessions they have and on however many nodes,
+//! and the differences that the room has not been told yet.
 //! Called by the room. Knows no frames; the protocols write the differences down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+
+use ahash::RandomState;
 
 use crate::chat::data::Data;
 use crate::chat::names::UserName;
@@ -16,8 +18,10 @@ const PAUSE_MS_MAX: u64 = 1_000;
 /// A user who is in the room.
 #[derive(Debug, Clone)]
 pub struct Present {
-    /// With how many sessions.
+    /// With how many sessions; of each other node one is known.
     pub sessions: u32,
+    /// How many of them are on this node.
+    pub here: u32,
     /// What the token says about the user (`info`), shown to the others.
     pub info: Option<Arc<Data>>,
 }
@@ -29,6 +33,8 @@ pub struct Roster {
     /// Users whose presence may have changed, with whether they were there when the room was last told.
     untold: BTreeMap<UserName, bool>,
     told_at: u64,
+    /// Who is on other nodes, by node.
+    elsewhere: HashMap<u32, BTreeSet<UserName>, RandomState>,
 }
 
 /// What the room has to be told.
@@ -41,29 +47,85 @@ pub struct Difference {
 }
 
 impl Roster {
-    /// A session of `user` comes in.
-    pub fn enter(&mut self, user: &UserName, info: Option<&Arc<Data>>) {
-        if let Some(present) = self.users.get_mut(user.as_str()) {
-            present.sessions += 1;
-            return;
-        }
-        self.users.insert(user.clone(), Present { sessions: 1, info: info.cloned() });
-        self.untold.entry(user.clone()).or_insert(false);
+    /// A session of `user` comes in. Returns whether it is the user's first on this node.
+    pub fn enter(&mut self, user: &UserName, info: Option<&Arc<Data>>) -> bool {
+        let present = self.add(user, info);
+        present.here += 1;
+        present.here == 1
     }
 
-    /// A session of `user` goes out. Returns whether it was the user's last.
+    /// A session of `user` goes out. Returns whether it was the user's last on this node.
     pub fn leave(&mut self, user: &UserName) -> bool {
-        let Some(present) = self.users.get_mut(user.as_str()) else {
+        let Some(present) = self.users.get_mut(user.as_str()).filter(|present| present.here > 0) else {
             debug_assert!(false, "who leaves has entered");
             return false;
         };
-        present.sessions -= 1;
-        if present.sessions > 0 {
-            return false;
+        present.here -= 1;
+        let was_last = present.here == 0;
+        self.take(user);
+        was_last
+    }
+
+    /// A user comes in on another node. Returns whether that is new.
+    pub fn enter_elsewhere(&mut self, node: u32, user: &UserName, info: Option<&Arc<Data>>) -> bool {
+        let is_new = self.elsewhere.entry(node).or_default().insert(user.clone());
+        if is_new {
+            self.add(user, info);
         }
-        self.users.remove(user.as_str());
-        self.untold.entry(user.clone()).or_insert(true);
+        is_new
+    }
+
+    /// A user has gone on another node. Returns whether she was there.
+    pub fn leave_elsewhere(&mut self, node: u32, user: &UserName) -> bool {
+        let Some(users) = self.elsewhere.get_mut(&node) else { return false };
+        let was_there = users.remove(user.as_str());
+        if users.is_empty() {
+            self.elsewhere.remove(&node);
+        }
+        if was_there {
+            self.take(user);
+        }
+        was_there
+    }
+
+    /// Another node is gone. Returns whether somebody was there.
+    pub fn lose_node(&mut self, node: u32) -> bool {
+        let Some(users) = self.elsewhere.remove(&node) else { return false };
+        users.iter().for_each(|user| self.take(user));
         true
+    }
+
+    /// Everybody who is on other nodes, known anew. Who is there as before makes no noise.
+    pub fn set_elsewhere<'a>(
+        &mut self,
+        now: impl Iterator<Item = (u32, &'a UserName, Option<&'a Arc<Data>>)>,
+    ) {
+        let before = std::mem::take(&mut self.elsewhere);
+        for (node, user, info) in now {
+            self.enter_elsewhere(node, user, info);
+        }
+        for user in before.values().flatten() {
+            self.take(user);
+        }
+    }
+
+    fn add(&mut self, user: &UserName, info: Option<&Arc<Data>>) -> &mut Present {
+        if !self.users.contains_key(user.as_str()) {
+            self.untold.entry(user.clone()).or_insert(false);
+        }
+        let present =
+            self.users.entry(user.clone()).or_insert(Present { sessions: 0, here: 0, info: info.cloned() });
+        present.sessions += 1;
+        present
+    }
+
+    fn take(&mut self, user: &UserName) {
+        let Some(present) = self.users.get_mut(user.as_str()) else { return };
+        present.sessions -= 1;
+        if present.sessions == 0 {
+            self.users.remove(user.as_str());
+            self.untold.entry(user.clone()).or_insert(true);
+        }
     }
 
     /// How many users are here.
@@ -135,6 +197,24 @@ mod tests {
         assert!(!roster.has_news(), "one tab is still open");
         assert!(roster.leave(&ann));
         assert_eq!(roster.take_news(0).went, [ann]);
+    }
+
+    #[test]
+    fn a_user_on_two_nodes_is_here_once() {
+        let (mut roster, ann, bob) = (Roster::default(), user("ann"), user("bob"));
+        assert!(roster.enter(&ann, None));
+        assert!(roster.enter_elsewhere(7, &ann, None) && roster.enter_elsewhere(7, &bob, None));
+        assert!(!roster.enter_elsewhere(7, &bob, None), "said twice");
+        assert_eq!(roster.take_news(0).came, [ann.clone(), bob.clone()]);
+        assert!(roster.leave(&ann), "her last session here");
+        assert!(!roster.has_news(), "she is on the other node");
+        roster.set_elsewhere([(7, &ann, None), (8, &bob, None)].into_iter());
+        assert_eq!(roster.take_news(0), Difference::default(), "bob has moved");
+        assert!(roster.lose_node(7) && !roster.lose_node(7));
+        assert_eq!(roster.take_news(0).went, [ann]);
+        assert!(roster.leave_elsewhere(8, &bob) && !roster.leave_elsewhere(8, &bob));
+        assert_eq!(roster.take_news(0).went, [bob]);
+        assert!(roster.is_empty());
     }
 
     #[test]

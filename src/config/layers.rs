@@ -322,7 +322,7 @@ mod tests {
         let port = environment(&[("PORT", "http")]);
         assert!(error("", &port).starts_with("environment variable PORT: server.listen: "));
         for (key, value, word) in [
-            ("engine.kind", "redis", "one node only"),
+            ("engine.kind", "redis", "redis.url"),
             ("server.tls_cert", "a.pem", "proxy"),
             ("server.origins", "example.com", "server.origins"),
             ("server.trusted_proxies", "proxy", "server.trusted_proxies"),

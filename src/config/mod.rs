@@ -2,6 +2,7 @@
 //! environment and the command line. Read by the command line and by wiring. Each table's meaning lives
 //! with its owner; here is only what belongs to nobody else.
 
+pub mod backing;
 pub mod explain;
 pub mod layers;
 pub mod report;
@@ -52,7 +53,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSettings {
-    /// How nodes share rooms. Default `auto`, which is `memory` in this version.
+    /// How nodes share rooms. Default `auto`: through Redis where there is one and no database file was chosen.
     pub kind: EngineKind,
 }
 
@@ -123,15 +124,10 @@ impl Config {
         Proxies::new(&self.server.trusted_proxies)?;
         self.auth.check()?;
         Verifier::new(&self.auth)?;
-        self.rooms.check(self.store.database()?.is_some())?;
+        self.rooms.check(self.backing()?.foundations())?;
         self.queue.check()?;
         self.redis.link()?;
         self.limits.check()?;
-        if self.engine.kind == EngineKind::Redis {
-            return Err(
-                "engine.kind: this version shares rooms on one node only; use \"memory\" or \"auto\"".into(),
-            );
-        }
         Ok(())
     }
 

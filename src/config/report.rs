@@ -7,6 +7,7 @@ use serde::Serializer;
 use toml::{Table, Value};
 
 use crate::config::Config;
+use crate::config::backing::Backing;
 use crate::server_settings::DemoAccess;
 
 /// The keys whose values are not shown.
@@ -115,9 +116,12 @@ pub fn startup_lines(config: &Config, http: &[SocketAddr], door: Option<SocketAd
     if sources.is_empty() {
         sources.push("none (set redis.url or queue.door.listen)".into());
     }
-    let engine = match config.store.database() {
-        Ok(Some(file)) => format!("embedded: an ack means on disk, in {} and its journal", file.display()),
-        _ => "memory: rooms live in this process and end with it".to_owned(),
+    let engine = match config.backing() {
+        Ok(Backing::File(file)) => {
+            format!("embedded: an ack means on disk, in {} and its journal", file.display())
+        }
+        Ok(Backing::Redis) => "redis: nodes share rooms; hot history only, there is no archive".to_owned(),
+        Ok(Backing::Memory) | Err(_) => "memory: rooms live in this process and end with it".to_owned(),
     };
     format!(
         "roomcast   {}\nlistening  {} ({demo})\nengine     {engine}; {threads} worker threads\n\

@@ -112,6 +112,9 @@ impl ChatServer {
             Altering::Delete | Altering::React { .. } => frames::change(out, &entry, None),
         });
         entry.line = super::line_of(&frame);
+        if self.keeping.is_shared() {
+            return self.propose_change(entry, to);
+        }
         let replaces = self.remember_alteration(key, &user, of, &what, place.offset, lsn);
         let change = match what {
             Altering::Edit(data) => Some(Change { of, data: Some(data), replaces }),
