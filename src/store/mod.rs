@@ -3,7 +3,14 @@
 
 pub mod archive;
 pub mod committer;
+pub mod cursors;
+pub mod ids;
 pub mod journal;
+pub mod letters;
+pub mod page;
+pub mod postgres;
 pub mod record;
+pub mod rooms;
 pub mod sqlite;
 pub mod verify;
+pub mod words;

@@ -10,8 +10,9 @@ use super::lines::Columns;
 use super::report::{Kind, Report, RoomReport};
 use crate::chat::message::{Epoch, Offset};
 use crate::chat::names::{MessageId, UserName};
-use crate::store::sqlite::ids::IdKey;
+use crate::store::ids::IdKey;
 use crate::store::sqlite::{schema, words};
+use crate::store::words::of_line;
 
 /// Lines of `PRAGMA integrity_check` that are told.
 const COMPLAINTS_MAX: usize = 20;
@@ -79,7 +80,7 @@ impl<'a> File<'a> {
 
     fn entries(&self, report: &mut Report) -> Result<()> {
         let by_id: HashMap<i64, &Room> = self.rooms.values().map(|room| (room.id, room)).collect();
-        let ids = IdKey::load(self.db)?;
+        let ids = schema::id_key(self.db)?;
         let sql = "SELECT room, s, e, ts, kind, u, id, h, edited, gone, line FROM entries ORDER BY room, s";
         let mut list = self.db.prepare(sql)?;
         let mut rows = list.query([])?;
@@ -208,7 +209,7 @@ impl<'a> File<'a> {
             if gone && indexed.contains(&place) {
                 let what = format!("entry {s} was deleted, and its words are still in the search index");
                 report.fault_in(&room, Kind::Words, 1, what);
-            } else if !gone && !indexed.contains(&place) && !words::of_line(line).is_empty() {
+            } else if !gone && !indexed.contains(&place) && !of_line(line).is_empty() {
                 let what = format!("entry {s} has words that the search index does not have");
                 report.fault_in(&room, Kind::Words, 1, what);
             }

@@ -12,9 +12,10 @@ use super::report::{Kind, Report};
 use crate::chat::entry::{Entry, Kind as EntryKind};
 use crate::chat::message::Offset;
 use crate::chat::names::{MessageId, UserName};
+use crate::store::ids::IdKey;
 use crate::store::journal::Found;
 use crate::store::record::Record;
-use crate::store::sqlite::ids::IdKey;
+use crate::store::sqlite::schema;
 
 /// What the journal has behind the archive.
 #[derive(Debug, Default)]
@@ -75,7 +76,7 @@ impl Tail {
         }
         let mut places: Vec<&(String, Offset)> = self.entries.keys().collect();
         places.sort_unstable();
-        let mut known = Ids { key: IdKey::load(file.db)?, file, ids_ms, here: HashMap::new() };
+        let mut known = Ids { key: schema::id_key(file.db)?, file, ids_ms, here: HashMap::new() };
         let mut before: Option<(&str, Offset)> = None;
         for place @ (room, s) in places {
             let top = file.rooms.get(room).map_or(0, |room| room.top);
