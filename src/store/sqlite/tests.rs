@@ -1,6 +1,5 @@
 mod backup;
 mod files;
-mod model;
 mod retention;
 mod traces;
 
