@@ -23,15 +23,17 @@ const PIECE: usize = 256;
 const SEARCHED_ONE_BY_ONE: u64 = 2_000;
 
 /// The inner query looks at no more than a piece; the outer one leaves out what does not fit, but for one row, which
-/// tells that there is more.
+/// tells that there is more. (The first row always fits; so the second one comes in any case.)
 const UP: &str = "SELECT s, ts, kind, u, of, line, looked FROM (SELECT *, count(*) OVER () AS looked, \
+    row_number() OVER (ORDER BY s) AS nth, \
     sum(coalesce(octet_length(line), 0)) OVER (ORDER BY s) - coalesce(octet_length(line), 0) AS before \
     FROM (SELECT s, ts, kind, u, of, line FROM entries WHERE room = $1 AND s BETWEEN $2 AND $3 \
-    ORDER BY s LIMIT $4) AS piece) AS summed WHERE before <= $5 ORDER BY s";
+    ORDER BY s LIMIT $4) AS piece) AS summed WHERE before <= $5 OR nth <= 2 ORDER BY s";
 const DOWN: &str = "SELECT s, ts, kind, u, of, line, looked FROM (SELECT *, count(*) OVER () AS looked, \
+    row_number() OVER (ORDER BY s DESC) AS nth, \
     sum(coalesce(octet_length(line), 0)) OVER (ORDER BY s DESC) - coalesce(octet_length(line), 0) AS before \
     FROM (SELECT s, ts, kind, u, of, line FROM entries WHERE room = $1 AND s BETWEEN $2 AND $3 \
-    ORDER BY s DESC LIMIT $4) AS piece) AS summed WHERE before <= $5 ORDER BY s DESC";
+    ORDER BY s DESC LIMIT $4) AS piece) AS summed WHERE before <= $5 OR nth <= 2 ORDER BY s DESC";
 
 /// The oldest entries between two offsets, both included.
 pub async fn upwards(
@@ -191,11 +193,11 @@ pub async fn find(
         hits.extend(rows.iter().map(|row| row.get::<_, i64>(0)));
     }
     for hits in hits.chunks(PIECE) {
-        let sql = "SELECT s, ts, kind, u, of, line FROM (SELECT *, \
+        let sql = "SELECT s, ts, kind, u, of, line FROM (SELECT *, row_number() OVER (ORDER BY s DESC) AS nth, \
                    sum(octet_length(line)) OVER (ORDER BY s DESC) - octet_length(line) AS before \
                    FROM (SELECT s, ts, kind, u, of, line FROM entries WHERE room = $1 AND s = ANY($2) \
                    AND kind = 'msg' AND NOT gone AND line IS NOT NULL OFFSET 0) AS piece) AS summed \
-                   WHERE before <= $3 ORDER BY s DESC";
+                   WHERE before <= $3 OR nth <= 2 ORDER BY s DESC";
         let left = stored(page.left().1 as u64);
         let rows = session.query(sql, &[&room.id, &hits, &left]).await?;
         if !rows.iter().all(|row| take(&mut page, row)) {
