@@ -43,7 +43,7 @@ use crate::http::readiness::Readiness;
 use crate::http::routes;
 use crate::log::LogFormat;
 use crate::metrics::Metrics;
-use crate::store::archive::Keep;
+use crate::store::archive::{Keep, OpenError};
 use crate::transports::websocket::Door;
 
 use queues::Queues;
@@ -70,21 +70,25 @@ pub enum ServeError {
     Config(String),
     /// An address cannot be listened on, or the system refuses something else.
     System(String),
+    /// A service that is needed is not there.
+    Unavailable(String),
 }
 
 impl ServeError {
-    /// The exit code of the process: 2 for the configuration, 1 for the rest.
+    /// The exit code of the process: 2 for the configuration, 69 for a service that is not there
+    /// (EX_UNAVAILABLE of sysexits.h), 1 for the rest.
     pub fn exit_code(&self) -> i32 {
         match self {
             ServeError::Config(_) => 2,
             ServeError::System(_) => 1,
+            ServeError::Unavailable(_) => 69,
         }
     }
 }
 
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (ServeError::Config(text) | ServeError::System(text)) = self;
+        let (ServeError::Config(text) | ServeError::System(text) | ServeError::Unavailable(text)) = self;
         f.write_str(text)
     }
 }
@@ -313,7 +317,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
 
 /// Opens the store, and with it what the last process left.
 fn open_store(config: &Config) -> Result<Option<Opened>, ServeError> {
-    let Some(database) = config.store.database().map_err(ServeError::Config)? else { return Ok(None) };
+    let Some(place) = config.store.place().map_err(ServeError::Config)? else { return Ok(None) };
     let rooms = config.rooms.clone();
     let keep = move |name: &str| {
         let rule = RoomName::new(name).map(|name| rooms.of(&name));
@@ -321,8 +325,11 @@ fn open_store(config: &Config) -> Result<Option<Opened>, ServeError> {
         let rule = rule.unwrap_or_else(|_| rooms.of(&RoomName::new("lobby").expect("a room's name")));
         Keep { age_ms: rule.keep_ms, bytes: rule.keep_bytes, pin: rule.pin, ids_ms: rule.dedup_window_ms }
     };
-    let opened = embedded::open(&database, keep);
-    opened.map(Some).map_err(|error| ServeError::System(format!("store.url: {error}")))
+    let opened = embedded::open(&place, keep);
+    opened.map(Some).map_err(|error| match error {
+        OpenError::Away(error) => ServeError::Unavailable(format!("store.url: {error}")),
+        OpenError::Failed(error) => ServeError::System(format!("store.url: {error}")),
+    })
 }
 
 /// The first five lines: for people on standard output, for log services as entries of the log.

@@ -8,6 +8,7 @@ use toml::{Table, Value};
 
 use crate::config::Config;
 use crate::server_settings::DemoAccess;
+use crate::store::place::StorePlace;
 
 /// The keys whose values are not shown.
 const SECRET_KEYS: [&str; 3] = ["secret", "password", "api_keys"];
@@ -83,6 +84,10 @@ fn hide_in(value: &Value) -> Value {
 
 /// Writes a URL out without its password.
 pub(crate) fn without_password<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    // Of a database there may be several hosts in it, which is no URL for others.
+    if let Ok(Some(place @ StorePlace::Postgres(_))) = StorePlace::parse(text) {
+        return serializer.serialize_str(&place.to_string());
+    }
     let Ok(mut url) = url::Url::parse(text) else {
         return serializer.serialize_str(text);
     };
@@ -115,8 +120,14 @@ pub fn startup_lines(config: &Config, http: &[SocketAddr], door: Option<SocketAd
     if sources.is_empty() {
         sources.push("none (set redis.url or queue.door.listen)".into());
     }
-    let engine = match config.store.database() {
-        Ok(Some(file)) => format!("embedded: an ack means on disk, in {} and its journal", file.display()),
+    let engine = match config.store.place() {
+        Ok(Some(StorePlace::Sqlite(file))) => {
+            format!("embedded: an ack means on disk, in {} and its journal", file.display())
+        }
+        Ok(Some(place @ StorePlace::Postgres(_))) => {
+            let journal = place.journal_dir();
+            format!("embedded: an ack means on disk, in {} and then in {place}", journal.display())
+        }
         _ => "memory: rooms live in this process and end with it".to_owned(),
     };
     format!(
@@ -187,5 +198,10 @@ mod tests {
         let lines = startup_lines(&with_redis, &[http], None);
         assert!(lines.contains("list message_queue at redis://") && !lines.contains("hunter2"), "{lines}");
         assert!(startup_lines(&Config::default(), &[http], None).contains("none (set redis.url"));
+        let with_database: Config =
+            toml::from_str("[store]\nurl = \"postgres://ann:hunter2@h/chat\"").unwrap();
+        let lines = startup_lines(&with_database, &[http], None);
+        assert!(lines.contains("data/roomcast.journal and then in postgres://ann:***@h/chat"), "{lines}");
+        assert!(!lines.contains("hunter2"), "{lines}");
     }
 }

@@ -8,6 +8,7 @@ pub mod ids;
 pub mod journal;
 pub mod letters;
 pub mod page;
+pub mod place;
 pub mod postgres;
 pub mod record;
 pub mod rooms;

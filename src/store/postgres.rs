@@ -4,6 +4,7 @@
 //! they work again by themselves. Knows rooms only as names and entries; docs/store.md shows the tables.
 
 pub mod address;
+pub(super) mod books;
 mod errors;
 mod forgetting;
 pub mod letters;

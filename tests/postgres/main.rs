@@ -6,7 +6,10 @@
 
 #[path = "../archives/common/mod.rs"]
 mod common;
+mod outages;
+mod schema;
 mod server;
+mod sharing;
 
 use roomcast::store::archive::Archive;
 use roomcast::store::postgres::PostgresArchive;

@@ -99,6 +99,11 @@ impl Session {
         Ok(self.client.execute(&statement, with).await?)
     }
 
+    /// Rows of a statement that is not kept prepared.
+    pub async fn fetch(&self, sql: &str) -> Result<Vec<Row>, Trouble> {
+        Ok(self.client.query(sql, &[]).await?)
+    }
+
     /// Commands without parameters or results.
     pub async fn batch(&self, sql: &str) -> Result<(), Trouble> {
         Ok(self.client.batch_execute(sql).await?)
@@ -129,6 +134,18 @@ impl Link {
             Err(trouble) if was_open && trouble.is_lost_connection() => self.attempt(limit, &work),
             done => done,
         }
+    }
+
+    /// The same on the connection that the last work was done on; an error if it is gone.
+    pub fn run_here<T>(
+        &mut self,
+        limit: Duration,
+        work: impl AsyncFn(&Session) -> Result<T, Trouble>,
+    ) -> Result<T, Trouble> {
+        if self.open.is_none() {
+            return Err(Trouble::told(format!("the connection to {} broke off; try again", self.url)));
+        }
+        self.attempt(limit, &work)
     }
 
     fn attempt<T>(

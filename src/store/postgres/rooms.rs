@@ -57,20 +57,30 @@ pub async fn lineage(session: &Session, id: i64) -> Result<Vec<(Epoch, Offset)>,
     Ok(row.map(|row| lives_in(row.get(0))).unwrap_or_default())
 }
 
-/// Opens rooms for the transaction; new rows where there are none. Everybody locks in the same order.
+/// Opens rooms for the transaction; new rows where there are none. So that nobody waits in a circle: new rows come
+/// before any lock and in the order of their names, then rows are locked in the order of their numbers.
 pub async fn open(session: &Session, names: BTreeSet<&RoomName>) -> Result<Rooms, Trouble> {
     let mut rooms = Rooms::default();
-    lock(session, &names, &mut rooms).await?;
-    let new: BTreeSet<&RoomName> = names.into_iter().filter(|name| !rooms.contains_key(*name)).collect();
+    if names.is_empty() {
+        return Ok(rooms);
+    }
+    let texts: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+    let known = session.query("SELECT name FROM rooms WHERE name = ANY($1)", &[&texts]).await?;
+    let known: BTreeSet<&str> = known.iter().map(|row| row.get(0)).collect();
+    let new: Vec<&RoomName> = names.iter().copied().filter(|name| !known.contains(name.as_str())).collect();
     if !new.is_empty() {
         insert(session, &new).await?;
-        lock(session, &new, &mut rooms).await?;
     }
+    lock(session, &names, &texts, &mut rooms).await?;
     Ok(rooms)
 }
 
-async fn lock(session: &Session, names: &BTreeSet<&RoomName>, rooms: &mut Rooms) -> Result<(), Trouble> {
-    let texts: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+async fn lock(
+    session: &Session,
+    names: &BTreeSet<&RoomName>,
+    texts: &[&str],
+    rooms: &mut Rooms,
+) -> Result<(), Trouble> {
     let sql = "SELECT id, epoch, top, first, bytes, oldest, used, lineage, name FROM rooms \
                WHERE name = ANY($1) ORDER BY id FOR NO KEY UPDATE";
     for row in session.query(sql, &[&texts]).await? {
@@ -87,7 +97,7 @@ fn strange(name: &str) -> Trouble {
     Trouble::told(format!("the store has a room {} that no room can be called", name.escape_debug()))
 }
 
-async fn insert(session: &Session, names: &BTreeSet<&RoomName>) -> Result<(), Trouble> {
+async fn insert(session: &Session, names: &[&RoomName]) -> Result<(), Trouble> {
     let texts: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
     let sql = "INSERT INTO rooms (name) SELECT name FROM unnest($1::text[]) WITH ORDINALITY AS new (name, n) \
                ORDER BY n ON CONFLICT DO NOTHING";

@@ -324,7 +324,7 @@ async fn rewind_room(session: &Session, name: &RoomName, first: Offset, by: &Ent
             &[&room.id, &from, &places],
         )
         .await?;
-    let top = "SELECT coalesce(max(s), $2 - 1) FROM entries WHERE room = $1 AND s >= $2";
+    let top = "SELECT coalesce(max(s), $2::int8 - 1) FROM entries WHERE room = $1 AND s >= $2";
     let top = session.row(top, &[&room.id, &from]).await?;
     room.top = top.map_or(first - 1, |row| rooms::number(&row, 0));
     room.bytes = room.bytes.saturating_sub(bytes.max(0) as u64);
