@@ -1,7 +1,7 @@
 //! The archive in a PostgreSQL: the same behaviour as the one in a file, for a server that is alone with it
 //! ([`PostgresArchive::open`], behind a journal) and for several nodes that share it
 //! ([`PostgresArchive::open_shared`], behind their engine). All calls block, on threads of their own; after an outage
-//! they work again by themselves. Knows rooms only as names and entries; docs/store.md shows the tables.
+//! they work again by themselves. A thread that runs actors calls them through [`apart`]. Knows rooms only as names and entries; docs/store.md shows the tables.
 
 pub mod address;
 pub(super) mod books;

@@ -9,6 +9,7 @@ mod common;
 mod outages;
 mod schema;
 mod server;
+mod serving;
 mod sharing;
 
 use roomcast::store::archive::Archive;

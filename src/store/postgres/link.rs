@@ -122,7 +122,8 @@ impl Link {
     }
 
     /// Does some work within a time limit, connected if need be. Work on a connection that turns out to be dead is
-    /// done once more on a new one, so it must do no harm twice. After any error the connection is given up, and
+    /// done once more on a new one, so it must do no harm twice. Not to be called on a thread that runs actors or
+    /// other tasks, see [`apart`]. After any error the connection is given up, and
     /// with it what was begun and not committed.
     pub fn run<T>(
         &mut self,
