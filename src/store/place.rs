@@ -14,7 +14,7 @@ pub enum StorePlace {
     /// In a file.
     Sqlite(PathBuf),
     /// In a database.
-    Postgres(PostgresUrl),
+    Postgres(Box<PostgresUrl>),
 }
 
 impl StorePlace {
@@ -24,7 +24,7 @@ impl StorePlace {
             return Ok(None);
         }
         if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-            return PostgresUrl::parse(url).map(StorePlace::Postgres).map(Some);
+            return PostgresUrl::parse(url).map(|url| Some(StorePlace::Postgres(Box::new(url))));
         }
         match url.strip_prefix("sqlite://") {
             Some("") => Err("name a file, for example \"sqlite://data/roomcast.db\"".into()),

@@ -31,21 +31,21 @@ impl SqliteLetters {
 
 impl Letters for SqliteLetters {
     fn list(&mut self, n: usize) -> Result<Vec<Letter>, ArchiveError> {
-        notes::newest_dead(&mut self.db, n).map_err(|error| explain(&mut self.path, "read", error.into()))
+        notes::newest_dead(&self.db, n).map_err(|error| explain(&self.path, "read", error.into()))
     }
 
     fn ids(&mut self) -> Result<Vec<String>, ArchiveError> {
         let read = || -> Result<Vec<String>, rusqlite::Error> {
             self.db.prepare("SELECT id FROM dead ORDER BY n")?.query_map([], |row| row.get(0))?.collect()
         };
-        read().map_err(|error| explain(&mut self.path, "read", error.into()))
+        read().map_err(|error| explain(&self.path, "read", error.into()))
     }
 
     fn show(&mut self, id: &str) -> Result<Option<Letter>, ArchiveError> {
-        notes::one_dead(&mut self.db, id).map_err(|error| explain(&mut self.path, "read", error.into()))
+        notes::one_dead(&self.db, id).map_err(|error| explain(&self.path, "read", error.into()))
     }
 
     fn remove(&mut self, id: &str) -> Result<bool, ArchiveError> {
-        notes::dead_gone(&mut self.db, id).map_err(|error| explain(&mut self.path, "write to", error.into()))
+        notes::dead_gone(&self.db, id).map_err(|error| explain(&self.path, "write to", error.into()))
     }
 }

@@ -143,7 +143,7 @@ fn a_store_in_order_is_found_to_be_so_also_while_it_is_open() {
 fn no_store_is_said_to_be_none() {
     let folder = tempfile::tempdir().unwrap();
     let nowhere = folder.path().join("rooms.db");
-    let place = Place { store: &StorePlace::Sqlite(nowhere), journal: folder.path(), clients: &[] };
+    let place = Place { store: &StorePlace::Sqlite(nowhere.clone()), journal: folder.path(), clients: &[] };
     assert!(matches!(verify(&place, &|_| 0), Err(VerifyError::NoStore(why)) if why.contains("no store at")));
     assert!(!nowhere.exists());
     fs::write(&nowhere, "something else entirely, much longer than a header of SQLite would have to be")

@@ -2,7 +2,6 @@ use super::*;
 use crate::store::archive::{Forgotten, Keep};
 
 const FOR_EVER: Keep = Keep { age_ms: u64::MAX, bytes: 0, pin: false, ids_ms: u64::MAX };
-const DAY: u64 = 24 * 3_600_000;
 
 impl Store {
     /// Steps until a walk over all rooms has found no more; what was told.
