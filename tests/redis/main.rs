@@ -9,6 +9,7 @@ mod clients;
 mod crashes;
 mod dead_letters;
 mod door;
+mod engine;
 mod failover;
 mod figures;
 mod fixtures;

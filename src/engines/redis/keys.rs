@@ -138,9 +138,9 @@ mod tests {
         assert_eq!(partition_of(&RoomName::new("lobby").unwrap(), 1), 0);
     }
 
-    const LOBBY: usize = 0;
-    const DIRECT: usize = 0;
-    const UMLAUT: usize = 0;
+    const LOBBY: usize = 15;
+    const DIRECT: usize = 11;
+    const UMLAUT: usize = 12;
 
     #[test]
     fn all_names_begin_with_the_prefix_and_share_the_tag() {
