@@ -106,7 +106,8 @@ impl Partition {
     /// Asks for what is missing where a hole did not heal by itself.
     pub(super) fn look_at_holes(&mut self, now: Instant) {
         for (room, log) in &mut self.rooms {
-            if log.stage == Stage::Live && log.hole.is_some_and(|since| now.duration_since(since) > HOLE_MAX) {
+            if log.stage == Stage::Live && log.hole.is_some_and(|since| now.duration_since(since) > HOLE_MAX)
+            {
                 log.hole = None;
                 log.stage = Stage::Stale;
                 self.wishes.push_back(Wish::Again(room.clone()));

@@ -26,7 +26,8 @@ enum Part {
 /// Asks all questions at once and tells the answers together.
 pub async fn ask(world: Rc<World>, boxes: Boxes, ask: Ask) {
     let mut joined = Vec::new();
-    let parts: Vec<Part> = ask.questions.into_iter().map(|question| send(&boxes, question, &mut joined)).collect();
+    let parts: Vec<Part> =
+        ask.questions.into_iter().map(|question| send(&boxes, question, &mut joined)).collect();
     let mut answers = Ok(Vec::with_capacity(parts.len()));
     for part in parts {
         let gone = |_| "the engine ends".to_owned();

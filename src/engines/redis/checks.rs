@@ -46,7 +46,11 @@ fn unsafe_among<'a>(of: impl Fn(&str) -> Option<&'a str>, has_replicas: bool) ->
             );
         }
         if number("min-replicas-max-lag").is_some_and(|lag| lag > 2) {
-            warn("min-replicas-max-lag", "2", "a primary notices only after that many seconds that it is cut off");
+            warn(
+                "min-replicas-max-lag",
+                "2",
+                "a primary notices only after that many seconds that it is cut off",
+            );
         }
         if number("repl-backlog-size").is_some_and(|bytes| bytes < 64 << 20) {
             warn("repl-backlog-size", "64mb", "a replica that was away for a moment has to copy everything");

@@ -79,9 +79,8 @@ impl Partition {
         let call = self.join_call(live, &wishes);
         self.asked = wishes;
         let mut connection = live.session.control.clone();
-        live.calls.push(Box::pin(async move {
-            Called::Joined(scripts::JOIN.run(&mut connection, &call).await)
-        }));
+        live.calls
+            .push(Box::pin(async move { Called::Joined(scripts::JOIN.run(&mut connection, &call).await) }));
     }
 
     fn is_still_wanted(&self, wish: &Wish) -> bool {
@@ -115,11 +114,7 @@ impl Partition {
         call
     }
 
-    pub(super) fn on_joined(
-        &mut self,
-        live: &mut Live,
-        answer: RedisResult<Value>,
-    ) -> Result<(), String> {
+    pub(super) fn on_joined(&mut self, live: &mut Live, answer: RedisResult<Value>) -> Result<(), String> {
         live.joining = false;
         let wishes = std::mem::take(&mut self.asked);
         let rooms = match answer.and_then(replies::list) {
@@ -176,7 +171,8 @@ impl Partition {
             [] => vec![(Epoch(live.fence.epoch), 1)],
             lives => lives.iter().map(|(epoch, first)| (Epoch(*epoch), *first)).collect(),
         };
-        let stored = reading::Tail { tail, tail_bytes, age_ms: self.world.lives(&room).age_ms }.of(&room, lineage, top, facts);
+        let stored = reading::Tail { tail, tail_bytes, age_ms: self.world.lives(&room).age_ms }
+            .of(&room, lineage, top, facts);
         let archive = self.world.archive.clone();
         tokio::task::spawn_local(async move {
             let stored = match archive {
@@ -204,8 +200,7 @@ impl Partition {
     }
 
     fn leave(&mut self, live: &mut Live, rooms: Vec<RoomName>) {
-        let rooms: Vec<RoomName> =
-            rooms.into_iter().filter(|room| !self.rooms.contains_key(room)).collect();
+        let rooms: Vec<RoomName> = rooms.into_iter().filter(|room| !self.rooms.contains_key(room)).collect();
         if rooms.is_empty() {
             return;
         }
@@ -265,7 +260,8 @@ impl Partition {
     }
 
     pub(super) fn expire_wishes(&mut self, now: Instant) {
-        let late = |wish: &Wish| matches!(wish, Wish::Open { since, .. } if now.duration_since(*since) > OPEN_MAX);
+        let late =
+            |wish: &Wish| matches!(wish, Wish::Open { since, .. } if now.duration_since(*since) > OPEN_MAX);
         if !self.wishes.iter().any(late) {
             return;
         }
@@ -285,7 +281,7 @@ impl Partition {
         let idle = |log: &&mut crate::engines::redis::logs::Log| {
             log.stage == Stage::Live && now.duration_since(log.joined) > REMIND
         };
-        let rooms = self.rooms.iter_mut().filter(|(_, log)| idle(&log)).take(REMINDERS);
+        let rooms = self.rooms.iter_mut().filter(|(_, log)| idle(log)).take(REMINDERS);
         for (room, log) in rooms {
             log.joined = now;
             self.wishes.push_back(Wish::Again(room.clone()));

@@ -29,7 +29,6 @@ mod scripts;
 mod session;
 mod world;
 
-
 /// What an engine needs to know.
 pub struct Settings {
     /// Where Redis is.

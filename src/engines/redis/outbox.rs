@@ -220,9 +220,7 @@ impl Outbox {
     pub fn start_over(&mut self) {
         self.failed(false);
         let told = std::mem::take(&mut self.told);
-        self.put_back(
-            told.into_iter().map(|told| Queued { tried: true, ..told.queued }).collect::<Vec<_>>(),
-        );
+        self.put_back(told.into_iter().map(|told| Queued { tried: true, ..told.queued }).collect::<Vec<_>>());
     }
 
     /// A replica has everything that has a place so far.

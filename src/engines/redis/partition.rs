@@ -2,6 +2,7 @@
 //! this owns all of the partition's state; what takes time runs beside it and comes back as [`Called`]. Started
 //! by the engine's thread.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -13,14 +14,19 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use crate::chat::names::RoomName;
+use crate::engines::redis::checks;
+use crate::engines::redis::frame;
 use crate::engines::redis::joining::Wish;
 use crate::engines::redis::keys::Keys;
 use crate::engines::redis::logs::{Log, Stage};
 use crate::engines::redis::memory::Memory;
-use crate::engines::redis::outbox::{Fed, Outbox, Queued};
-use crate::engines::redis::replies::Fence;
-use crate::engines::redis::session::{Opening, Session};
-use crate::engines::redis::world::World;
+use crate::engines::redis::outbox::{self, Fed, Outbox, Queued};
+use crate::engines::redis::reading::Reading;
+use crate::engines::redis::rejoining::Filling;
+use crate::engines::redis::replies::{self, Fence};
+use crate::engines::redis::scripts;
+use crate::engines::redis::session::{Opening, Session, who};
+use crate::engines::redis::world::{EPOCH_LASTS_MS, World};
 use crate::engines::shared::Says;
 use crate::redis_link::backoff::Backoff;
 use crate::store::archive::{Answer, Question, StoredRoom};
@@ -35,6 +41,8 @@ const AWAY_MAX: Duration = Duration::from_secs(1);
 const READ_MAX: Duration = Duration::from_secs(5);
 /// How long a server that refuses to write is asked again before the primary is looked for anew.
 const REFUSING_MAX: Duration = Duration::from_secs(2);
+/// How long a replica is waited for that was connected and is not any more.
+const REPLICA_MISSED: Duration = Duration::from_secs(5);
 /// Memory of what was heard in the last minute, in bytes, over all partitions.
 const MEMORY_BYTES: usize = 64 << 20;
 /// Longest wait for the rest of an inbox whose server is gone.
@@ -70,6 +78,9 @@ pub enum Letter {
     Close(oneshot::Sender<()>),
 }
 
+/// A question that waits for Redis, since when, and where the answer goes.
+type Waiting = (Instant, Question, oneshot::Sender<Result<Answer, String>>);
+
 /// What has come back.
 pub enum Called {
     /// The answers to a batch and to the wait for replicas.
@@ -86,7 +97,7 @@ pub enum Called {
     /// Redis knows what the archive knows of a room.
     Seeded(RoomName, Result<(), String>),
     /// A hole that the archive may have filled.
-    Filled(RoomName, crate::engines::redis::rejoining::Filling),
+    Filled(RoomName, Filling),
     /// The answer to a sign of life, and replicas that are connected.
     Ticked(RedisResult<(Value, usize)>),
     /// How far the archive is.
@@ -134,7 +145,7 @@ pub struct Partition {
     pub(super) outbox: Outbox,
     pub(super) memory: Memory,
     pub(super) rooms: AHashMap<RoomName, Log>,
-    pub(super) wishes: std::collections::VecDeque<Wish>,
+    pub(super) wishes: VecDeque<Wish>,
     /// Those that Redis is being asked about.
     pub(super) asked: Vec<Wish>,
     /// Rooms that are being loaded from the archive, with what waits for that.
@@ -143,7 +154,7 @@ pub struct Partition {
     pub(super) filling: AHashSet<RoomName>,
     /// When this node last renewed the life of a room's keys.
     pub(super) renewed: AHashMap<RoomName, Instant>,
-    questions: std::collections::VecDeque<(Instant, Question, oneshot::Sender<Result<Answer, String>>)>,
+    questions: VecDeque<Waiting>,
     /// The youngest epoch that this node has seen; 0 for none.
     pub(super) epoch: u64,
     /// Since when only servers are found that others have left behind.
@@ -155,6 +166,8 @@ pub struct Partition {
     pub(super) archived: Fed,
     away: Option<Instant>,
     closing: Option<oneshot::Sender<()>>,
+    /// Whether the settings of Redis were looked at.
+    checked: bool,
 }
 
 impl Partition {
@@ -186,6 +199,7 @@ impl Partition {
             archived: (0, 0),
             away: Some(Instant::now()),
             closing: None,
+            checked: false,
         }
     }
 
@@ -207,7 +221,11 @@ impl Partition {
             if began.elapsed() > TICK {
                 backoff.reset();
             }
-            log::warn!("redis: partition {}: {}; looking for the primary again", self.number, why.escape_debug());
+            log::warn!(
+                "redis: partition {}: {}; looking for the primary again",
+                self.number,
+                why.escape_debug()
+            );
             if self.wait_away(backoff.next_wait(), &why).await {
                 break;
             }
@@ -237,6 +255,12 @@ impl Partition {
         );
         if session.replicas > 0 {
             self.replicas_seen = Some(Instant::now());
+        }
+        if self.number == 0 && !self.checked {
+            self.checked = true;
+            let replicas = session.replicas > 0 || self.world.link.has_replicas();
+            let warnings = checks::warnings(&mut session.control, replicas).await;
+            warnings.iter().for_each(|warning| log::warn!("{}", warning.escape_debug()));
         }
         self.epoch = fence.epoch;
         self.away = None;
@@ -304,7 +328,7 @@ impl Partition {
             Called::Position(position) => {
                 live.positioning = false;
                 let position = position.map_err(|error| error.to_string())?;
-                self.archived = position.as_deref().and_then(crate::engines::redis::outbox::fed_of).unwrap_or((0, 0));
+                self.archived = position.as_deref().and_then(outbox::fed_of).unwrap_or((0, 0));
                 self.settle();
                 Ok(())
             }
@@ -353,16 +377,15 @@ impl Partition {
     }
 
     fn tick(&mut self, live: &mut Live) {
-        use crate::engines::redis::{frame, scripts, world};
         let mut call = scripts::TICK.call(4);
         call.arg(self.keys.fence()).arg(self.keys.signs()).arg(self.keys.young()).arg(self.keys.feed_count());
         call.arg(live.fence.text()).arg(self.world.node).arg(self.keys.inbox(self.world.node));
-        call.arg(frame::sign(live.sign.0)).arg(self.publish_command()).arg(world::EPOCH_LASTS_MS);
+        call.arg(frame::sign(live.sign.0)).arg(self.publish_command()).arg(EPOCH_LASTS_MS);
         let mut connection = live.session.control.clone();
         live.calls.push(Box::pin(async move {
             let ticked = async {
                 let answer = scripts::TICK.run(&mut connection, &call).await?;
-                Ok((answer, crate::engines::redis::session::who(&mut connection).await?.0))
+                Ok((answer, who(&mut connection).await?.0))
             };
             Called::Ticked(ticked.await)
         }));
@@ -374,13 +397,13 @@ impl Partition {
         if replicas > 0 {
             self.replicas_seen = Some(Instant::now());
         }
-        let (_, rest) = crate::engines::redis::replies::word(answer).map_err(|error| error.to_string())?;
+        let (_, rest) = replies::word(answer).map_err(|error| error.to_string())?;
         self.heed_fence(live, rest.into_iter().next())
     }
 
     /// Whose turn it is now, by an answer. An epoch that another node has begun here is taken over.
     pub(super) fn heed_fence(&mut self, live: &mut Live, fence: Option<Value>) -> Result<(), String> {
-        let text = fence.and_then(|fence| crate::engines::redis::replies::text(fence).ok());
+        let text = fence.and_then(|fence| replies::text(fence).ok());
         match text.as_deref().and_then(Fence::parse) {
             Some(fence) if fence.run_id == live.session.run_id && fence.epoch >= live.fence.epoch => {
                 self.epoch = fence.epoch;
@@ -394,7 +417,7 @@ impl Partition {
     /// Whether a proposal that is to have a copy has to wait for one. A replica that was there a moment ago is
     /// waited for: it may be back soon, and what it does not have may be lost with this server.
     pub(super) fn needs_replica(&self) -> bool {
-        self.replicas_seen.is_some_and(|seen| seen.elapsed() < Duration::from_secs(10))
+        self.replicas_seen.is_some_and(|seen| seen.elapsed() < REPLICA_MISSED)
     }
 
     pub(super) fn publish_command(&self) -> &'static str {
@@ -427,7 +450,7 @@ impl Partition {
     /// Answers questions, each in a task of its own.
     fn read_on(&mut self, live: &Live) {
         while let Some((_, question, reply)) = self.questions.pop_front() {
-            let reading = crate::engines::redis::reading::Reading {
+            let reading = Reading {
                 connection: live.session.control.clone(),
                 keys: self.keys.clone(),
                 world: self.world.clone(),
@@ -476,10 +499,10 @@ impl Partition {
     /// Waits before the next try; letters are taken all the while. Whether the node ends.
     async fn wait_away(&mut self, wait: Duration, why: &str) -> bool {
         let until = tokio::time::Instant::now() + wait;
-        loop {
-            match tokio::time::timeout_at(until, self.letters.recv()).await {
-                Ok(letter) => self.on_letter(letter),
-                Err(_) => break,
+        while let Ok(letter) = tokio::time::timeout_at(until, self.letters.recv()).await {
+            self.on_letter(letter);
+            if self.closing.is_some() {
+                return true;
             }
         }
         let now = Instant::now();
@@ -497,7 +520,7 @@ impl Partition {
         let rooms: Vec<RoomName> = self.rooms.keys().cloned().collect();
         for some in rooms.chunks(100) {
             let call = self.leaving(some);
-            let run = crate::engines::redis::scripts::LEAVE.run(&mut live.session.control, &call);
+            let run = scripts::LEAVE.run(&mut live.session.control, &call);
             if let Err(error) = run.await {
                 log::warn!("redis: partition {}: cannot leave its rooms: {error}", self.number);
                 break;

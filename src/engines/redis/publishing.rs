@@ -200,7 +200,8 @@ async fn publish(
             pipeline.add_command(wait.clone());
         }
         let answers = connection.req_packed_commands(&pipeline, 0, pipeline.len()).await?;
-        let unknown = matches!(answers.first(), Some(Value::ServerError(error)) if error.code() == "NOSCRIPT");
+        let unknown =
+            matches!(answers.first(), Some(Value::ServerError(error)) if error.code() == "NOSCRIPT");
         if last || !unknown {
             return Ok(answers);
         }

@@ -222,15 +222,21 @@ impl Reading {
     }
 
     /// The oldest entries behind an offset, up to another.
-    async fn after(&mut self, room: &RoomName, after: Offset, to: Offset, n: usize, bytes: usize) -> Result<Page, String> {
+    async fn after(
+        &mut self,
+        room: &RoomName,
+        after: Offset,
+        to: Offset,
+        n: usize,
+        bytes: usize,
+    ) -> Result<Page, String> {
         let (mut shown, first, top) = self.history(room, after.saturating_add(1)).await?;
         shown.list.retain(|entry| entry.offset <= to);
         let wanted_from_archive = after + 1 < first && after < top;
         let Some(archive) = self.world.archive.as_ref().filter(|_| wanted_from_archive) else {
             return Ok(oldest(shown.list, n, bytes));
         };
-        let question =
-            Question::Range { room: room.clone(), from: after + 1, to: to.min(first - 1), bytes };
+        let question = Question::Range { room: room.clone(), from: after + 1, to: to.min(first - 1), bytes };
         let (mut list, more) = archive.entries(question).await?;
         if !more {
             list.append(&mut shown.list);
@@ -240,12 +246,19 @@ impl Reading {
     }
 
     /// The newest entries before an offset.
-    async fn before(&mut self, room: &RoomName, before: Offset, n: usize, bytes: usize) -> Result<Page, String> {
+    async fn before(
+        &mut self,
+        room: &RoomName,
+        before: Offset,
+        n: usize,
+        bytes: usize,
+    ) -> Result<Page, String> {
         let (mut shown, first, top) = self.history(room, 1).await?;
         let before = before.min(top + 1);
         shown.list.retain(|entry| entry.offset < before);
         let (mut list, more) = newest(shown.list, n, bytes);
-        let Some(archive) = self.world.archive.as_ref().filter(|_| !more && list.len() < n && first > 1) else {
+        let Some(archive) = self.world.archive.as_ref().filter(|_| !more && list.len() < n && first > 1)
+        else {
             return Ok((list, more));
         };
         let used: usize = list.iter().filter_map(|entry| entry.line.as_ref()).map(Bytes::len).sum();
@@ -303,7 +316,11 @@ impl Reading {
             }
             (None, None) => return Ok(None),
         };
-        shown.states.iter().filter(|entry| entry.of == offset).for_each(|change| take(&mut state, change, user));
+        shown
+            .states
+            .iter()
+            .filter(|entry| entry.of == offset)
+            .for_each(|change| take(&mut state, change, user));
         Ok(Some(state))
     }
 }

@@ -121,7 +121,9 @@ impl Partition {
             rows.push((log.top, row));
         }
         let above = self.memory.of(room).into_iter().flat_map(|entries| entries.range(top + 1..));
-        rows.extend(above.map(|(offset, kept)| (*offset, [&kept.epoch.to_be_bytes()[..], &kept.body].concat())));
+        rows.extend(
+            above.map(|(offset, kept)| (*offset, [&kept.epoch.to_be_bytes()[..], &kept.body].concat())),
+        );
         rows
     }
 
@@ -156,7 +158,11 @@ impl Partition {
     }
 
     /// Waits for the others, then writes what was staged. None: begin again.
-    async fn finish(&self, connection: &mut MultiplexedConnection, run_id: &str) -> RedisResult<Option<Fence>> {
+    async fn finish(
+        &self,
+        connection: &mut MultiplexedConnection,
+        run_id: &str,
+    ) -> RedisResult<Option<Fence>> {
         loop {
             let mut call = scripts::REPAIR_DONE.call(3);
             call.arg(self.keys.fence()).arg(self.keys.repair()).arg(self.keys.signs());

@@ -123,9 +123,8 @@ fn row(value: Value) -> RedisResult<Row> {
     let mut parts = list(value)?.into_iter();
     let (Some(id), Some(fields)) = (parts.next(), parts.next()) else { return Err(odd("half an entry")) };
     let id = text(id)?;
-    let numbers = id.split_once('-').and_then(|(offset, epoch)| {
-        Some((offset.parse().ok()?, epoch.parse().ok()?))
-    });
+    let numbers =
+        id.split_once('-').and_then(|(offset, epoch)| Some((offset.parse().ok()?, epoch.parse().ok()?)));
     let (offset, epoch) = numbers.ok_or_else(|| odd("an entry without a place"))?;
     let body = pairs(fields)?.into_iter().find(|(field, _)| field == b"b").map(|(_, body)| body);
     Ok(Row { offset, epoch, body: body.ok_or_else(|| odd("an entry without a body"))? })

@@ -1,7 +1,9 @@
 //! Rooms that several engines share through real Redis servers.
 
-//mod cluster;
-//mod failover;
+mod cluster;
+mod failover;
+mod load;
 mod places;
 mod stage;
+mod switch;
 mod two;

@@ -89,9 +89,8 @@ async fn what_is_deleted_cannot_be_changed() {
     let server = Server::start(&[]).await;
     let node = Node::start(&server.url(), 1);
     node.join("a").await;
-    let settle = async |entry: Entry, key: &str| {
-        node.settled(node.propose(entry, key, true, Safety::Sequenced)).await
-    };
+    let settle =
+        async |entry: Entry, key: &str| node.settled(node.propose(entry, key, true, Safety::Sequenced)).await;
     for id in ["one", "two", "three"] {
         node.place(node.say("a", id)).await;
     }
@@ -116,7 +115,11 @@ async fn what_is_deleted_cannot_be_changed() {
     assert!(lines[0].as_ref().unwrap().ends_with(r#""d":"e2","edited":5}"#), "{lines:?}");
     assert!(lines[1].as_ref().unwrap().ends_with(r#""d":null,"gone":true}"#), "{lines:?}");
     assert!(lines[3].is_none() && lines[4].is_some(), "the first edit was replaced: {lines:?}");
-    let state = |offset| Question::Entry { room: room("a"), offset, user: Some("ann".to_owned()).map(|n| roomcast::chat::names::UserName::new(&n).unwrap()) };
+    let state = |offset| Question::Entry {
+        room: room("a"),
+        offset,
+        user: Some("ann".to_owned()).map(|n| roomcast::chat::names::UserName::new(&n).unwrap()),
+    };
     let Ok(Answer::Entry(Some(first))) = other.ask(state(1)).await else { panic!("no entry") };
     assert_eq!((first.edited, first.deleted), (5, false));
     let Ok(Answer::Entry(Some(second))) = other.ask(state(2)).await else { panic!("no entry") };

@@ -114,7 +114,8 @@ pub fn room(name: &str) -> RoomName {
 
 /// A message with an id; its data is the id too.
 pub fn message(name: &str, id: &str) -> Entry {
-    let line = format!("{{\"t\":\"msg\",\"r\":\"{name}\",\"s\":0,\"id\":\"{id}\",\"u\":\"ann\",\"d\":\"{id}\"}}");
+    let line =
+        format!("{{\"t\":\"msg\",\"r\":\"{name}\",\"s\":0,\"id\":\"{id}\",\"u\":\"ann\",\"d\":\"{id}\"}}");
     Entry {
         room: room(name),
         epoch: Epoch(0),

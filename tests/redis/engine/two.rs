@@ -98,7 +98,9 @@ async fn the_log_is_read_in_pages() {
     let page = async |from| {
         let room = super::stage::room("a");
         match node.ask(Question::Page { room, from, n: 5, bytes: 1 << 20 }).await.unwrap() {
-            Answer::Entries { list, more } => (list.first().map(|e| e.offset), list.last().map(|e| e.offset), more),
+            Answer::Entries { list, more } => {
+                (list.first().map(|e| e.offset), list.last().map(|e| e.offset), more)
+            }
             other => panic!("{other:?}"),
         }
     };
@@ -108,7 +110,8 @@ async fn the_log_is_read_in_pages() {
     assert_eq!(page(PageFrom::Before(99)).await, (Some(16), Some(20), true));
     assert_eq!(page(PageFrom::Since(0)).await, (Some(1), Some(5), true));
     assert_eq!(page(PageFrom::Until(u64::MAX)).await, (Some(16), Some(20), true));
-    let words = Question::Find { room: super::stage::room("a"), words: "m1".into(), before: 99, n: 1, bytes: 1 };
+    let words =
+        Question::Find { room: super::stage::room("a"), words: "m1".into(), before: 99, n: 1, bytes: 1 };
     assert!(node.ask(words).await.unwrap_err().contains("postgres://"));
 }
 

@@ -29,8 +29,10 @@ for r = 1, tonumber(ARGV[7]) do
   end
   -- Redis' own clock turns the buckets, so that all nodes agree on which is which.
   if not m[3] or now - start >= room.window or start > now + room.window then
-    if m[3] then which = 1 - which end
-    redis.call('UNLINK', KEYS[k + 2 + which])
+    if m[3] then
+      which = 1 - which
+      redis.call('UNLINK', KEYS[k + 2 + which])
+    end
     redis.call('HSET', room.meta, 'd', which .. ':' .. string.format('%.0f', now))
     room.mark = true
   end

@@ -12,7 +12,9 @@ for i = 1, #meta, 2 do
   local epoch = string.match(meta[i], '^e(%d+)$')
   if epoch then last = math.max(last, tonumber(epoch)) end
 end
-local which = string.match(redis.call('HGET', KEYS[6], 'd') or '0:0', '^(%d)')
+local time = redis.call('TIME')
+redis.call('HSETNX', KEYS[6], 'd', '0:' .. string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
+local which = string.match(redis.call('HGET', KEYS[6], 'd'), '^(%d)')
 local cur, put = KEYS[8 + tonumber(which)], 0
 for _, row in ipairs(list) do
   local seq, epoch, body = row[1], struct.unpack('>I8', row[2]), string.sub(row[2], 9)
