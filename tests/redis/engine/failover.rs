@@ -76,7 +76,7 @@ async fn redis_is_killed_and_comes_back_empty() {
         server.restart().await;
         load.goes_on(500).await;
     }
-    load.is_right("empty return").await;
+    load.ends_well("empty return").await;
     for node in &nodes {
         assert!(node.seen("a").rewinds.is_empty() && node.seen("a").skips.is_empty());
     }
@@ -108,7 +108,7 @@ async fn replica_takes_over(safety: Safety) {
     primary.kill();
     switch.turn_to(replica.port);
     load.goes_on(500).await;
-    load.is_right(&format!("replica promoted, {safety:?}")).await;
+    load.ends_well(&format!("replica promoted, {safety:?}")).await;
     for node in &nodes {
         assert!(node.seen("a").rewinds.is_empty() && node.seen("a").skips.is_empty());
     }
@@ -146,7 +146,7 @@ async fn a_node_that_stays_with_the_old_primary_takes_back_and_says_again() {
     let before = nodes[0].seen("a").top;
     left.turn_to(replica.port);
     load.goes_on(500).await;
-    load.is_right("split brain").await;
+    load.ends_well("split brain").await;
     let rewinds = nodes[0].seen("a").rewinds;
     assert!(rewinds.len() == 1 && rewinds[0] < before, "{rewinds:?} of {before}");
     assert!(nodes[1].seen("a").rewinds.is_empty());
@@ -167,7 +167,7 @@ async fn a_primary_that_hangs_counts_as_dead_until_it_answers() {
     .await;
     server.thaw();
     load.goes_on(300).await;
-    load.is_right("frozen and thawed").await;
+    load.ends_well("frozen and thawed").await;
 }
 
 async fn sentinels_choose(fate: impl FnOnce(&mut Server)) {
@@ -178,7 +178,7 @@ async fn sentinels_choose(fate: impl FnOnce(&mut Server)) {
     load.goes_on(300).await;
     fate(group.primary());
     load.goes_on(500).await;
-    load.is_right("sentinel").await;
+    load.ends_well("sentinel").await;
     for node in &nodes {
         assert!(node.seen("a").skips.is_empty());
     }

@@ -49,7 +49,7 @@ impl Load {
     }
 
     /// Ends the writers, waits until every node has everything, and judges.
-    pub async fn is_right(self, what: &str) {
+    pub async fn ends_well(self, what: &str) {
         self.stop.store(true, SeqCst);
         let (mut acked, mut pause) = (Vec::new(), Duration::ZERO);
         for task in self.tasks {
