@@ -12,5 +12,7 @@ mod door;
 mod failover;
 mod figures;
 mod fixtures;
+mod life;
+mod life_notes;
 mod nodes;
 mod order;
