@@ -61,15 +61,12 @@ async fn a_user_finds_her_rooms_the_newest_first() {
     notes::read_by(redis, keys, &[mark("lobby", "bob", 5, 4_000)]).await.unwrap();
     notes::used(redis, keys, &[(user("bob"), room("@ann+bob"), 2_999)]).await.unwrap();
     assert_eq!(list(redis, 2).await, [of("lobby", 5), of("@ann+bob", 0)]);
-    let many: Vec<_> = (0..1_100).map(|n| (user("bob"), room(&format!("@bob+{n}")), 10_000 + n)).collect();
-    let (many, rest): (Vec<_>, Vec<_>) = many
-        .into_iter()
-        .map(|(user, _, ts)| (user, room(&format!("r{ts}")), ts))
-        .partition(|(_, _, ts)| ts % 2 == 0);
-    notes::used(redis, keys, &many).await.unwrap();
-    notes::used(redis, keys, &rest).await.unwrap();
+    let many: Vec<_> = (0..1_100).map(|n| (user("bob"), room(&format!("r{n}")), 10_000 + n)).collect();
+    for some in many.chunks(300) {
+        notes::used(redis, keys, some).await.unwrap();
+    }
     let all = list(redis, 5_000).await;
-    assert_eq!((all.len(), all[0].room.as_str()), (1_000, "r11099"));
+    assert_eq!((all.len(), all[0].room.as_str()), (1_000, "r1099"));
 }
 
 #[actix_rt::test]

@@ -20,7 +20,7 @@ const KEPT_MS: u64 = 60_000;
 pub async fn send(redis: &mut impl ConnectionLike, keys: &Keys, command: &Command) -> RedisResult<u64> {
     let mut call = SEND.key(keys.slots());
     call.key(keys.pulse()).key(keys.commands());
-    call.arg(keys.publish()).arg(keys.inboxes()).arg(wire::command(command)).arg(KEPT).arg(wire::COMMAND);
+    call.arg(keys.publish()).arg(keys.inboxes()).arg(wire::command(command)).arg(KEPT);
     call.invoke_async(redis).await
 }
 
@@ -95,7 +95,7 @@ impl Done {
 }
 
 /// KEYS 1 slots, 2 pulse, 3 commands. ARGV 1 PUBLISH or SPUBLISH, 2 start of the inboxes' names, 3 kind and body,
-/// 4 how many are kept, 5 first byte of the frame. Returns how many were reached.
+/// 4 how many are kept. Returns how many were reached.
 static SEND: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "
@@ -107,7 +107,7 @@ local top = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
 if top then number = math.max(number, string.match(top[1], '^%d+') + 1) end
 redis.call('HSET', KEYS[2], 'command', number)
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], number .. '-1', 't', now, 'c', ARGV[3])
-local frame, reached = string.char(ARGV[5]) .. struct.pack('>I8', number) .. ARGV[3], 0
+local frame, reached = 'C' .. struct.pack('>I4I8', 8 + #ARGV[3], number) .. ARGV[3], 0
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   if string.sub(all[i + 1], 1, 1) == 'T' then

@@ -86,8 +86,8 @@ pub async fn write(
     own: Lease,
     counts: &[(RoomName, u32)],
 ) -> RedisResult<()> {
-    let mut call = WRITE.key(keys.owner(own.slot));
-    call.key(keys.counts(own.slot)).arg(own.stamp);
+    let mut call = WRITE.key(keys.owners());
+    call.key(keys.counts(own.slot)).arg(own.stamp).arg(own.slot);
     for (room, sessions) in counts {
         call.arg(room.as_str()).arg(*sessions);
     }
@@ -201,14 +201,14 @@ fn literally(prefix: &str) -> String {
     pattern
 }
 
-/// KEYS 1 owner, 2 counts. ARGV 1 stamp, then room and sessions in turn.
+/// KEYS 1 owners, 2 counts. ARGV 1 stamp, 2 slot, then room and sessions in turn.
 static WRITE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+if redis.call('HGET', KEYS[1], ARGV[2]) ~= ARGV[1] then
   return redis.error_reply('LOST the lease of this node is gone or taken')
 end
-for i = 2, #ARGV, 2 do
+for i = 3, #ARGV, 2 do
   if ARGV[i + 1] == '0' then redis.call('HDEL', KEYS[2], ARGV[i])
   else redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
 end",

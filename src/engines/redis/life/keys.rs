@@ -55,9 +55,9 @@ impl Keys {
         format!("{}C", self.base)
     }
 
-    /// The stamp of the lease whose holder may write here under a slot.
-    pub fn owner(&self, slot: NodeSlot) -> String {
-        format!("{}o:{slot}", self.base)
+    /// Hash: slot -> stamp of the lease that may write here under it, or `F` and the stamp of the last one.
+    pub fn owners(&self) -> String {
+        format!("{}O", self.base)
     }
 
     /// Set: the rooms in which something stands under a slot.
@@ -70,9 +70,10 @@ impl Keys {
         format!("{}c:{slot}", self.base)
     }
 
-    /// The slots that want to hear of a room, as `3,7,12`.
-    pub fn interest(&self, room: &RoomName) -> String {
-        format!("{}i:{}", self.base, room.as_str())
+    /// Hash of a room's log. Its field `i` has the slots that want to hear of the room, as `3,7,12`; all else in it
+    /// is none of the business here.
+    pub fn meta(&self, room: &RoomName) -> String {
+        format!("{}t:{}", self.base, room.as_str())
     }
 
     /// Hash: `slot:user` -> what her token says about her, or nothing.
@@ -124,7 +125,7 @@ mod tests {
         for text in ["lobby", "{p4}", "}{", "a:b", "größe", "{}"] {
             let (room, user) = (RoomName::new(text).unwrap(), UserName::new(text).unwrap());
             for key in [
-                keys.interest(&room),
+                keys.meta(&room),
                 keys.roster(&room),
                 keys.reads(&room),
                 keys.session(text),

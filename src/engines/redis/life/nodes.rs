@@ -113,7 +113,22 @@ impl Nodes {
         true
     }
 
-    /// Whether what stands under a slot in a roster is left from a node that is gone.
+    /// A roster has come, written under these leases. Returns who of them is to be believed, and who else is gone
+    /// by what it tells; say that first.
+    pub fn believed(&mut self, holders: &[Lease]) -> (Vec<NodeSlot>, Vec<NodeSlot>) {
+        let (mut believed, mut gone) = (Vec::new(), Vec::new());
+        for holder in holders {
+            match self.heard(holder.slot, holder.stamp) {
+                Heard::Fine => {}
+                Heard::Replaced => gone.push(holder.slot),
+                Heard::Ghost => continue,
+            }
+            believed.push(holder.slot);
+        }
+        (believed, gone)
+    }
+
+    /// Whether the last that is known of a slot is that its holder is gone.
     pub fn is_gone(&self, slot: NodeSlot) -> bool {
         self.known.get(&slot).is_some_and(|known| known.gone)
     }
@@ -179,6 +194,8 @@ mod tests {
         assert_eq!(nodes.heard(2, 21), Heard::Ghost);
         assert_eq!(nodes.heard(3, 30), Heard::Ghost, "it does not know yet that it is gone");
         assert_eq!(nodes.heard(3, 31), Heard::Fine);
+        let holders = [lease(2, 21), lease(3, 32), lease(4, 40)];
+        assert_eq!(nodes.believed(&holders), (vec![3, 4], vec![3]));
     }
 
     #[test]

@@ -27,8 +27,8 @@ const PAGE: usize = 1_000;
 /// with the code `LOST` if somebody holds the slot since later: the own lease is lost.
 pub async fn enter(redis: &mut impl ConnectionLike, keys: &Keys, own: Lease) -> RedisResult<()> {
     loop {
-        let mut call = ENTER.key(keys.owner(own.slot));
-        call.key(keys.rooms_of(own.slot)).arg(own.stamp);
+        let mut call = ENTER.key(keys.owners());
+        call.key(keys.rooms_of(own.slot)).arg(own.stamp).arg(own.slot);
         let left: Option<u64> = call.invoke_async(redis).await?;
         let Some(stamp) = left else { return Ok(()) };
         // No pause between the steps: this node can do nothing before it is in.
@@ -69,7 +69,7 @@ async fn remove(
     rooms: &[String],
     at_once: i64,
 ) -> RedisResult<Vec<usize>> {
-    let mut call = REMOVE.key(keys.owner(gone.slot));
+    let mut call = REMOVE.key(keys.owners());
     call.key(keys.rooms_of(gone.slot)).key(keys.counts(gone.slot));
     call.arg(gone.stamp).arg(gone.slot).arg(keys.publish()).arg(keys.inboxes());
     call.arg(wire::head(own.slot, own.stamp)).arg(NAMED_AGAIN_BELOW).arg(at_once);
@@ -79,7 +79,7 @@ async fn remove(
             redis::cmd("SREM").arg(keys.rooms_of(gone.slot)).arg(name).query_async::<()>(redis).await?;
             return Ok(Vec::new());
         };
-        call.key(keys.roster(&room)).key(keys.numbers(&room)).key(keys.interest(&room)).arg(name);
+        call.key(keys.roster(&room)).key(keys.numbers(&room)).key(keys.meta(&room)).arg(name);
     }
     call.invoke_async(redis).await
 }
@@ -97,8 +97,8 @@ async fn clear_roster(
         scan.arg(&roster).arg(cursor).arg("MATCH").arg(format!("{}:*", gone.slot)).arg("COUNT").arg(PAGE);
         let (next, found): (u64, Vec<(Vec<u8>, Vec<u8>)>) = scan.query_async(redis).await?;
         if !found.is_empty() {
-            let mut call = DROP.key(keys.owner(gone.slot));
-            call.key(&roster).arg(gone.stamp);
+            let mut call = DROP.key(keys.owners());
+            call.key(&roster).arg(gone.stamp).arg(gone.slot);
             for (field, _) in found {
                 call.arg(field);
             }
@@ -111,33 +111,38 @@ async fn clear_roster(
     }
 }
 
-/// KEYS 1 owner, 2 rooms of the slot. ARGV 1 own stamp. Returns nil when the slot is the caller's in this partition;
-/// else the stamp of whose remains are to be removed first, 0 for one that is not known.
+/// The stamp of the lease that holds a slot here, or held it last; 0 for none. One that is gone has an `F` before
+/// it, so that a node that does not know yet that it is gone cannot come in again.
+const STAMP: &str = "
+local function stamp(owner) return tonumber(string.match(owner or '0', '%d+')) end";
+
+/// KEYS 1 owners, 2 rooms of the slot. ARGV 1 own stamp, 2 slot. Returns nil when the slot is the caller's in this
+/// partition; else the stamp of whose remains are to be removed first.
 static ENTER: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "
-local owner = redis.call('GET', KEYS[1])
+    let body = "
+local owner = redis.call('HGET', KEYS[1], ARGV[2])
 if owner == ARGV[1] then return false end
-if owner and tonumber(owner) > tonumber(ARGV[1]) then
+if stamp(owner) >= tonumber(ARGV[1]) then
   return redis.error_reply('LOST the lease of this node is gone or taken')
 end
-if owner or redis.call('EXISTS', KEYS[2]) == 1 then return owner or '0' end
-redis.call('SET', KEYS[1], ARGV[1])
-return false",
-    )
+local clean = not owner or string.sub(owner, 1, 1) == 'F'
+if not clean or redis.call('EXISTS', KEYS[2]) == 1 then return string.format('%.0f', stamp(owner)) end
+redis.call('HSET', KEYS[1], ARGV[2], ARGV[1])
+return false";
+    Script::new(&format!("{STAMP}{body}"))
 });
 
-/// KEYS 1 owner, 2 rooms of the slot, 3 counts of the slot, then for each room roster, numbers, interest. ARGV 1
-/// stamp (0: none is known), 2 slot, 3 PUBLISH or SPUBLISH, 4 start of the inboxes' names, 5 head of news, 6 a large
+/// KEYS 1 owners, 2 rooms of the slot, 3 counts of the slot, then for each room roster, numbers, meta. ARGV 1
+/// stamp of who is gone, 2 slot, 3 PUBLISH or SPUBLISH, 4 start of the inboxes' names, 5 head of news, 6 a large
 /// room is named again below, 7 largest roster to look through (-1: none needs it), then the rooms. Returns
 /// the places of the rooms whose rosters are larger; or 0 alone when nothing is left.
 static REMOVE: LazyLock<Script> = LazyLock::new(|| {
     let body = "
-if (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then return {0} end
+if stamp(redis.call('HGET', KEYS[1], ARGV[2])) > tonumber(ARGV[1]) then return {0} end
 local slot, at_once, large = ARGV[2], tonumber(ARGV[7]), {}
 local mine = slot .. ':'
 for k = 4, #KEYS, 3 do
-  local room, roster, numbers, interest = ARGV[8 + (k - 4) / 3], KEYS[k], KEYS[k + 1], KEYS[k + 2]
+  local room, roster, numbers, meta = ARGV[8 + (k - 4) / 3], KEYS[k], KEYS[k + 1], KEYS[k + 2]
   if at_once >= 0 and redis.call('HLEN', roster) > at_once then
     large[#large + 1] = (k - 4) / 3 + 1
   else
@@ -146,36 +151,37 @@ for k = 4, #KEYS, 3 do
         if string.sub(field, 1, #mine) == mine then redis.call('HDEL', roster, field) end
       end
     end
-    local others = {}
-    for n in string.gmatch(redis.call('GET', interest) or '', '%d+') do
+    local others, was = {}, redis.call('HGET', meta, 'i') or ''
+    for n in string.gmatch(was, '%d+') do
       if n ~= slot then others[#others + 1] = n end
     end
-    if #others == 0 then redis.call('DEL', interest)
-    else redis.call('SET', interest, table.concat(others, ','), 'KEEPTTL') end
+    local now = table.concat(others, ',')
+    if now == '' then redis.call('HDEL', meta, 'i')
+    elseif now ~= was then redis.call('HSET', meta, 'i', now) end
     if redis.call('HDEL', numbers, slot) == 1 and redis.call('HLEN', roster) <= tonumber(ARGV[6]) then
       redis.call('DEL', numbers)
       for _, n in ipairs(others) do
-        redis.call(ARGV[3], ARGV[4] .. n, ARGV[5] .. record(7, room, ''))
+        redis.call(ARGV[3], ARGV[4] .. n, frame(ARGV[5] .. record(7, room, '')))
       end
     end
     redis.call('SREM', KEYS[2], room)
   end
 end
 if redis.call('EXISTS', KEYS[2]) == 0 then
-  redis.call('DEL', KEYS[1], KEYS[3])
+  redis.call('DEL', KEYS[3])
+  redis.call('HSET', KEYS[1], slot, 'F' .. ARGV[1])
   return {0}
 end
 return large";
-    Script::new(&format!("{RECORDS}{body}"))
+    Script::new(&format!("{STAMP}{RECORDS}{body}"))
 });
 
-/// KEYS 1 owner, 2 roster. ARGV 1 stamp (0: none is known), then fields to remove.
+/// KEYS 1 owners, 2 roster. ARGV 1 stamp of who is gone, 2 slot, then fields to remove.
 static DROP: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "
-if (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then return end
-for i = 2, #ARGV do redis.call('HDEL', KEYS[2], ARGV[i]) end",
-    )
+    let body = "
+if stamp(redis.call('HGET', KEYS[1], ARGV[2])) > tonumber(ARGV[1]) then return end
+for i = 3, #ARGV do redis.call('HDEL', KEYS[2], ARGV[i]) end";
+    Script::new(&format!("{STAMP}{body}"))
 });
 
 /// The plan of a node that has the duty to remove others: which partition is due for which gone node, so many

@@ -77,12 +77,12 @@ pub async fn tell(
     limits: Limits,
     news: &[RoomNews],
 ) -> RedisResult<Vec<Size>> {
-    let mut call = TELL.key(keys.owner(own.slot));
+    let mut call = TELL.key(keys.owners());
     call.key(keys.rooms_of(own.slot));
     call.arg(own.stamp).arg(own.slot).arg(keys.publish()).arg(keys.inboxes());
     call.arg(wire::head(own.slot, own.stamp)).arg(limits.named).arg(limits.again);
     for RoomNews { room, ops } in news {
-        call.key(keys.roster(room)).key(keys.numbers(room)).key(keys.interest(room));
+        call.key(keys.roster(room)).key(keys.numbers(room)).key(keys.meta(room));
         call.arg(room.as_str()).arg(ops.len());
         for op in ops {
             argue(&mut call, op);
@@ -113,8 +113,9 @@ fn argue(call: &mut ScriptInvocation<'_>, op: &Op) {
 }
 
 /// Has the rosters of rooms sent into this node's own inbox, where they stand in order with the news: a frame with
-/// [`Told::Roster`](super::wire::Told::Roster) or [`Told::Numbers`](super::wire::Told::Numbers) for each room.
-/// Only for rooms that were joined before. Fails with the code `DEAF` if nobody listens to the inbox: subscribe
+/// [`Told::Roster`](super::wire::Told::Roster) for each room. Only for rooms that were joined before. After a cut
+/// of Redis as a whole not at once but a second or two later: the others are just telling who is there with them,
+/// and whoever has not would seem to be gone. Fails with the code `DEAF` if nobody listens to the inbox: subscribe
 /// again, and join again.
 pub async fn ask(
     redis: &mut impl ConnectionLike,
@@ -122,27 +123,30 @@ pub async fn ask(
     own: Lease,
     rooms: &[RoomName],
 ) -> RedisResult<()> {
-    let mut call = ASK.arg(keys.publish());
-    call.arg(keys.inbox(own.slot)).arg(wire::head(own.slot, own.stamp)).arg(own.slot);
+    let mut call = ASK.key(keys.owners());
+    call.arg(keys.publish()).arg(keys.inbox(own.slot)).arg(wire::head(own.slot, own.stamp)).arg(own.slot);
     for room in rooms {
         call.key(keys.roster(room)).key(keys.numbers(room)).arg(room.as_str());
     }
     call.invoke_async(redis).await
 }
 
-/// Makes a record of a frame with news; see `wire.rs`.
+/// Makes a record of news, and a frame of the head and the records; see `wire.rs`.
 pub(super) const RECORDS: &str = "
+local function frame(content)
+  return 'N' .. struct.pack('>I4', #content) .. content
+end
 local function record(kind, room, body)
   return struct.pack('>I4', 2 + #room + #body) .. string.char(kind, #room) .. room .. body
 end";
 
-/// KEYS 1 owner, 2 rooms of the slot, then for each room roster, numbers, interest. ARGV 1 stamp, 2 slot, 3 PUBLISH
+/// KEYS 1 owners, 2 rooms of the slot, then for each room roster, numbers, meta. ARGV 1 stamp, 2 slot, 3 PUBLISH
 /// or SPUBLISH, 4 start of the inboxes' names, 5 head of news, 6 most users that are named, 7 named again below,
 /// then for each room its name, the number of its ops and the ops, three arguments each: `+` user info, `-` user,
 /// `.` kind body, `=` number of users, and as many times `*` user info. Returns for each room whether it is large.
 static TELL: LazyLock<Script> = LazyLock::new(|| {
     let body = "
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+if redis.call('HGET', KEYS[1], ARGV[2]) ~= ARGV[1] then
   return redis.error_reply('LOST the lease of this node is gone or taken')
 end
 local slot, most, again = ARGV[2], tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -195,7 +199,7 @@ for k = 3, #KEYS, 3 do
     end
   end
   if here then redis.call('SADD', KEYS[2], room) end
-  local who, total = redis.call('GET', KEYS[k + 2]), redis.call('HLEN', roster)
+  local who, total = redis.call('HGET', KEYS[k + 2], 'i'), redis.call('HLEN', roster)
   local large = redis.call('EXISTS', numbers) == 1
   if large and total <= again then
     redis.call('DEL', numbers)
@@ -227,38 +231,50 @@ for k = 3, #KEYS, 3 do
   end
   sizes[#sizes + 1] = large and 1 or 0
 end
-for _, n in ipairs(order) do redis.call(ARGV[3], ARGV[4] .. n, table.concat(boxes[n])) end
+for _, n in ipairs(order) do redis.call(ARGV[3], ARGV[4] .. n, frame(table.concat(boxes[n]))) end
 return sizes";
     Script::new(&format!("{RECORDS}{body}"))
 });
 
-/// KEYS for each room roster, numbers. ARGV 1 PUBLISH or SPUBLISH, 2 own inbox, 3 head of news, 4 own slot, then the
+/// KEYS 1 owners, then for each room roster, numbers. ARGV 1 PUBLISH or SPUBLISH, 2 own inbox, 3 head of news, 4 own slot, then the
 /// rooms.
 static ASK: LazyLock<Script> = LazyLock::new(|| {
     let body = "
-local own = ARGV[4]
-for k = 1, #KEYS, 2 do
-  local room, parts = ARGV[5 + (k - 1) / 2], {string.char(1)}
-  local large = redis.call('HGETALL', KEYS[k + 1])
-  if #large > 0 then
-    parts[1] = string.char(0)
-    for i = 1, #large, 2 do
-      if large[i] ~= own then
-        parts[#parts + 1] = struct.pack('>I4I4', tonumber(large[i]), tonumber(large[i + 1]))
-      end
+local own, stamps = ARGV[4], {}
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do stamps[all[i]] = tonumber(all[i + 1]) end
+for k = 2, #KEYS, 2 do
+  local room, parts, holders, seen = ARGV[5 + (k - 2) / 2], {}, {}, {}
+  -- who has no stamp is gone, and is being removed
+  local function counts(slot)
+    local stamp = stamps[slot]
+    if slot == own or not stamp then return false end
+    if not seen[slot] then
+      seen[slot] = true
+      holders[#holders + 1] = struct.pack('>I4I8', tonumber(slot), stamp)
     end
-  else
+    return true
+  end
+  local large = redis.call('HGETALL', KEYS[k + 1])
+  for i = 1, #large, 2 do
+    if counts(large[i]) then
+      parts[#parts + 1] = struct.pack('>I4I4', tonumber(large[i]), tonumber(large[i + 1]))
+    end
+  end
+  if #large == 0 then
     local all = redis.call('HGETALL', KEYS[k])
     for i = 1, #all, 2 do
       local slot, user = string.match(all[i], '^(%d+):(.*)$')
       local info = all[i + 1]
-      if slot ~= own then
+      if counts(slot) then
         parts[#parts + 1] = struct.pack('>I4', tonumber(slot)) .. string.char(#user) .. user
           .. struct.pack('>I4', #info) .. info
       end
     end
   end
-  if redis.call(ARGV[1], ARGV[2], ARGV[3] .. record(8, room, table.concat(parts))) == 0 then
+  local body = string.char(#large == 0 and 1 or 0) .. struct.pack('>I4', #holders)
+    .. table.concat(holders) .. table.concat(parts)
+  if redis.call(ARGV[1], ARGV[2], frame(ARGV[3] .. record(8, room, body))) == 0 then
     return redis.error_reply('DEAF nobody listens to the inbox of this node')
   end
 end";

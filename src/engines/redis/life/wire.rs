@@ -1,22 +1,23 @@
-//! What nodes tell each other beside the entries of logs, as bytes in an inbox. Frames with news start with `N`,
-//! those with commands with `C`; no other frame of an inbox does. Written half here and half by the scripts in
-//! `roster.rs`, read here alone. Knows no connection.
+//! What nodes tell each other beside the entries of logs, as the content of frames in an inbox. A frame is tag u8,
+//! length u32, content; frames with news have the tag `N`, those with commands `C`. Written half here and half by
+//! the scripts in `roster.rs` and `commands.rs`, read here alone. Knows no connection.
 //!
-//! News: `N`, slot u32, stamp u64, then records: length u32 of the rest, kind u8, room, body. Command: `C`,
-//! number u64, kind u8, body. All numbers are big-endian; a name has a byte of length before it.
+//! News: slot u32, stamp u64, then records: length u32 of the rest, kind u8, room, body. Command: number u64, kind
+//! u8, body. All numbers are big-endian; a name has a byte of length before it.
 
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
 use super::bytes::{Left, Unreadable, put_name, put_text};
+use super::lease::Lease;
 use crate::chat::data::Data;
 use crate::chat::names::{RoomName, UserName};
 use crate::engines::shared::{Command, Elsewhere, News, NodeSlot};
 
-/// First byte of a frame with news.
+/// Tag of a frame with news.
 pub const NEWS: u8 = b'N';
-/// First byte of a frame with a command.
+/// Tag of a frame with a command.
 pub const COMMAND: u8 = b'C';
 
 /// Kinds of records. The scripts write the first two, and the last three.
@@ -29,7 +30,7 @@ const NUMBER: u8 = 6;
 const NAMED_AGAIN: u8 = 7;
 const ROSTER: u8 = 8;
 
-/// A frame with news.
+/// What a frame with news says.
 #[derive(Debug)]
 pub struct Frame {
     /// Who sends it.
@@ -50,8 +51,16 @@ pub enum Told {
     /// The room is not large any more: ask for its roster.
     NamedAgain,
     /// The answer to this node's own question: everybody on other nodes. Later news are later in the inbox too.
-    Roster(Vec<Elsewhere>),
-    /// The same for a large room: how many there are on each other node.
+    Roster(Vec<Lease>, There),
+}
+
+/// Who is in a room on other nodes. Beside it stand the leases under which that was written; see
+/// [`Nodes::believed`](super::nodes::Nodes::believed).
+#[derive(Debug)]
+pub enum There {
+    /// These.
+    Named(Vec<Elsewhere>),
+    /// The room is large: so many on each.
     Numbers(Vec<(NodeSlot, u32)>),
 }
 
@@ -66,8 +75,7 @@ pub enum Order {
 
 /// The first bytes of all news of a node.
 pub(super) fn head(slot: NodeSlot, stamp: u64) -> Vec<u8> {
-    let mut head = vec![NEWS];
-    head.extend_from_slice(&slot.to_be_bytes());
+    let mut head = slot.to_be_bytes().to_vec();
     head.extend_from_slice(&stamp.to_be_bytes());
     head
 }
@@ -97,12 +105,9 @@ pub(super) fn passing(news: &News) -> Option<(u8, Vec<u8>)> {
     Some((kind, body))
 }
 
-/// Reads a frame with news, its first byte included.
-pub fn news(frame: &[u8]) -> Result<Frame, Unreadable> {
-    let mut left = Left(frame);
-    if left.byte("kind of frame")? != NEWS {
-        return Err(Unreadable("kind of frame"));
-    }
+/// Reads the content of a frame with news.
+pub fn news(content: &[u8]) -> Result<Frame, Unreadable> {
+    let mut left = Left(content);
     let (slot, stamp) = (left.u32("slot")?, left.u64("stamp")?);
     let mut told = Vec::new();
     while !left.is_empty() {
@@ -135,7 +140,12 @@ fn record(left: &mut Left<'_>) -> Result<(RoomName, Told), Unreadable> {
 }
 
 fn roster(left: &mut Left<'_>) -> Result<Told, Unreadable> {
-    if left.flag("kind of roster")? {
+    let named = left.flag("kind of roster")?;
+    let mut holders = Vec::new();
+    for _ in 0..left.u32("number of leases")? {
+        holders.push(Lease { slot: left.u32("slot")?, stamp: left.u64("stamp")? });
+    }
+    if named {
         let mut list = Vec::new();
         while !left.is_empty() {
             list.push(Elsewhere {
@@ -144,13 +154,13 @@ fn roster(left: &mut Left<'_>) -> Result<Told, Unreadable> {
                 info: info(left.long("info")?)?,
             });
         }
-        return Ok(Told::Roster(list));
+        return Ok(Told::Roster(holders, There::Named(list)));
     }
     let mut numbers = Vec::new();
     while !left.is_empty() {
         numbers.push((left.u32("slot")?, left.u32("number")?));
     }
-    Ok(Told::Numbers(numbers))
+    Ok(Told::Roster(holders, There::Numbers(numbers)))
 }
 
 fn user(left: &mut Left<'_>) -> Result<UserName, Unreadable> {
@@ -185,9 +195,10 @@ pub(super) fn command(command: &Command) -> Vec<u8> {
     out
 }
 
-/// What a node says when it has given its lease back; without a number, because it need not be made up for.
+/// The frame of a node that has given its lease back; without a number, because it need not be made up for.
 pub(super) fn left(slot: NodeSlot, stamp: u64) -> Vec<u8> {
     let mut out = vec![COMMAND];
+    out.extend_from_slice(&21_u32.to_be_bytes());
     out.extend_from_slice(&0_u64.to_be_bytes());
     out.push(3);
     out.extend_from_slice(&slot.to_be_bytes());
@@ -195,12 +206,9 @@ pub(super) fn left(slot: NodeSlot, stamp: u64) -> Vec<u8> {
     out
 }
 
-/// Reads a frame with a command, its first byte included.
-pub fn order(frame: &[u8]) -> Result<Order, Unreadable> {
-    let mut left = Left(frame);
-    if left.byte("kind of frame")? != COMMAND {
-        return Err(Unreadable("kind of frame"));
-    }
+/// Reads the content of a frame with a command.
+pub fn order(content: &[u8]) -> Result<Order, Unreadable> {
+    let mut left = Left(content);
     let number = left.u64("number of the command")?;
     order_body(number, left.0)
 }
@@ -271,19 +279,19 @@ mod tests {
             Command::Disconnect { user: name("ann"), code: 1000, why: "".into() },
             Command::Kick { user: name("a:b"), room: RoomName::new("@ann+bob").unwrap() },
         ] {
-            let mut frame = vec![COMMAND];
-            frame.extend_from_slice(&9_u64.to_be_bytes());
+            let mut frame = 9_u64.to_be_bytes().to_vec();
             frame.extend(command(&sent));
             assert_eq!(order(&frame), Ok(Order::Command(9, sent)));
         }
-        assert_eq!(order(&left(3, 4)), Ok(Order::Left(3, 4)));
+        assert_eq!(left(3, 4)[..5], [COMMAND, 0, 0, 0, 21]);
+        assert_eq!(order(&left(3, 4)[5..]), Ok(Order::Left(3, 4)));
     }
 
     #[test]
     fn every_broken_frame_is_refused() {
         let (_, body) = passing(&News::Read(name("ann"), 1)).unwrap();
         let whole = framed(READ, "lobby", &body);
-        for cut in 14..whole.len() {
+        for cut in 13..whole.len() {
             assert!(news(&whole[..cut]).is_err(), "{cut}");
         }
         let mut longer = body.clone();
@@ -292,11 +300,12 @@ mod tests {
         assert!(news(&framed(READ, "a*", &body)).is_err(), "a pattern is no room");
         assert!(news(&framed(99, "lobby", b"")).is_err());
         assert!(news(&framed(CAME, "lobby", b"\x03ann{\"a\":")).is_err(), "half of a JSON");
-        assert!(news(&framed(ROSTER, "lobby", b"\x01\x00\x00\x00\x01\x03ann\xff\xff\xff\xff")).is_err());
-        let whole = left(3, 4);
+        assert!(news(&framed(ROSTER, "lobby", b"\x01\0\0\0\0\0\0\0\x01\x03ann\xff\xff\xff\xff")).is_err());
+        assert!(news(&framed(ROSTER, "lobby", b"\x01\xff\xff\xff\xff")).is_err(), "four billion leases");
+        let whole = &left(3, 4)[5..];
         for cut in 0..whole.len() {
             assert!(order(&whole[..cut]).is_err(), "{cut}");
         }
-        assert!(order(b"Nonsense").is_err() && news(b"Pxxxxxxxxxxxxxxxx").is_err());
+        assert!(order(b"Nonsense!").is_err() && news(b"xxxxxxxxxxxxx").is_err());
     }
 }
