@@ -1,6 +1,7 @@
 //! What nodes keep beside the logs: read marks, sessions, a user's rooms, and how many are in which room.
 
 use roomcast::chat::message::Epoch;
+use roomcast::engines::redis::life::lease::State;
 use roomcast::engines::redis::life::{counts, is_lost, notes};
 use roomcast::store::archive::UserRoom;
 use roomcast::store::record::{Cursor, ReadMark, SessionNote};
@@ -135,7 +136,7 @@ async fn rooms_and_their_counts_are_known_everywhere() {
     drop(b);
     eventually("the dead to be removed", async || {
         a.beat().await;
-        a.peers.iter().all(|peer| peer.lease != dead).then_some(())
+        (a.state(dead.slot) == Some(State::Free)).then_some(())
     })
     .await;
     let left: bool =

@@ -1,7 +1,7 @@
 //! How many sessions are in which room, as each node writes it down for its own rooms, and as anybody reads it
 //! without asking the nodes. Reading walks through hashes by pages; it is for operators, not for every message.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -103,7 +103,8 @@ pub async fn rooms(
     prefix: &str,
     n: usize,
 ) -> RedisResult<Vec<RoomCount>> {
-    // The names first: a room that drops out of the first `n` may not come in again with a part of its count.
+    // Memory stays bounded by `n` and a page. A room that drops out never comes in again with a part of its count:
+    // whatever is added, the first `n` names only become smaller.
     let mut found: BTreeMap<RoomName, HashMap<NodeSlot, u64>> = BTreeMap::new();
     for slot in live {
         let mut cursor = 0_u64;
@@ -163,7 +164,7 @@ pub async fn users(
     after: Option<&str>,
     n: usize,
 ) -> RedisResult<Vec<UserName>> {
-    let (mut found, mut cursor) = (BTreeMap::new(), 0_u64);
+    let (mut found, mut cursor) = (BTreeSet::new(), 0_u64);
     loop {
         let mut scan = redis::cmd("HSCAN");
         scan.arg(keys.roster(room)).arg(cursor).arg("COUNT").arg(PAGE);
@@ -175,14 +176,14 @@ pub async fn users(
                 continue;
             }
             if let Ok(user) = UserName::new(user) {
-                found.insert(user, ());
+                found.insert(user);
             }
         }
         while found.len() > n {
             found.pop_last();
         }
         if next == 0 {
-            return Ok(found.into_keys().collect());
+            return Ok(found.into_iter().collect());
         }
         cursor = next;
     }

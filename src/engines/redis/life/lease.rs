@@ -2,8 +2,8 @@
 //! task of partition 0 alone. Time is Redis's own; no clock of a node counts. Knows no room.
 //!
 //! A slot is taken (`T <stamp> <end>`), then gone (`G <stamp>`: its holder is missed or has given it back, and
-//! what stands under it is being removed), then free (`F`). A slot that Redis knows nothing of was forgotten by
-//! it, in a failover or with all else; its holder takes it again at the next tick. That is why free slots are
+//! what stands under it is being removed), then free (`F <stamp>`). A slot that Redis knows nothing of was forgotten
+//! by it, in a failover or with all else; its holder takes it again at the next tick. That is why free slots are
 //! written down.
 
 use std::sync::LazyLock;
@@ -44,10 +44,21 @@ pub struct Lease {
 /// A slot as Redis lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// With its holder.
+    /// With its holder, or the last one.
     pub lease: Lease,
-    /// Whether the holder is gone; then what stands under the slot is to be removed.
-    pub gone: bool,
+    /// What became of the lease.
+    pub state: State,
+}
+
+/// What became of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It is held.
+    Held,
+    /// The holder is gone, and what stands under the slot is to be removed.
+    Gone,
+    /// That was done.
+    Free,
 }
 
 /// What a tick tells.
@@ -58,14 +69,21 @@ pub struct Tick {
     pub held: bool,
     /// Number of the newest command; see `commands.rs`.
     pub commands: u64,
-    /// All slots that are not free, this node's own included.
+    /// All slots that Redis knows, this node's own included.
     pub peers: Vec<Peer>,
 }
 
-/// Takes the smallest free slot. Then [`enter`](super::reaping::enter) every partition, before anything else.
-pub async fn take(redis: &mut impl ConnectionLike, keys: &Keys, terms: Terms) -> RedisResult<Lease> {
+/// Takes the slot that is wished for if it is free, else the smallest free one. Then
+/// [`enter`](super::reaping::enter) every partition, before anything else.
+pub async fn take(
+    redis: &mut impl ConnectionLike,
+    keys: &Keys,
+    wish: Option<NodeSlot>,
+    terms: Terms,
+) -> RedisResult<Lease> {
     let mut call = TAKE.key(keys.slots());
-    let (slot, stamp) = call.key(keys.pulse()).arg(terms.span_ms).invoke_async(redis).await?;
+    call.key(keys.pulse()).arg(terms.span_ms).arg(wish.unwrap_or(1));
+    let (slot, stamp) = call.invoke_async(redis).await?;
     Ok(Lease { slot, stamp })
 }
 
@@ -80,8 +98,15 @@ pub async fn tick(
 ) -> RedisResult<Tick> {
     let mut call = TICK.key(keys.slots());
     call.key(keys.pulse()).arg(own.slot).arg(own.stamp).arg(terms.span_ms).arg(terms.grace_ms);
-    let (held, commands, list): (bool, u64, Vec<(NodeSlot, u64, bool)>) = call.invoke_async(redis).await?;
-    let peer = |(slot, stamp, gone)| Peer { lease: Lease { slot, stamp }, gone };
+    let (held, commands, list): (bool, u64, Vec<(NodeSlot, u64, String)>) = call.invoke_async(redis).await?;
+    let peer = |(slot, stamp, state): (_, _, String)| {
+        let state = match state.as_str() {
+            "T" => State::Held,
+            "G" => State::Gone,
+            _ => State::Free,
+        };
+        Peer { lease: Lease { slot, stamp }, state }
+    };
     Ok(Tick { held, commands, peers: list.into_iter().map(peer).collect() })
 }
 
@@ -99,7 +124,7 @@ pub async fn free(redis: &mut impl ConnectionLike, keys: &Keys, gone: Lease) -> 
     FREE.key(keys.slots()).arg(gone.slot).arg(gone.stamp).invoke_async(redis).await
 }
 
-/// KEYS 1 slots, 2 pulse. ARGV 1 span in ms. Returns slot and stamp.
+/// KEYS 1 slots, 2 pulse. ARGV 1 span in ms, 2 slot that is wished for. Returns slot and stamp.
 static TAKE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "
@@ -109,15 +134,19 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local stamp = math.max(time[1] * 1000000 + time[2], (redis.call('HGET', KEYS[2], 'stamp') or 0) + 1)
 stamp = string.format('%.0f', stamp)
 redis.call('HSET', KEYS[2], 'stamp', stamp)
-local slot = 1
-while (redis.call('HGET', KEYS[1], slot) or 'F') ~= 'F' do slot = slot + 1 end
+local function is_free(slot) return string.sub(redis.call('HGET', KEYS[1], slot) or 'F', 1, 1) == 'F' end
+local slot = tonumber(ARGV[2])
+if not is_free(slot) then
+  slot = 1
+  while not is_free(slot) do slot = slot + 1 end
+end
 redis.call('HSET', KEYS[1], slot, string.format('T %s %.0f', stamp, now + ARGV[1]))
 return {slot, stamp}",
     )
 });
 
 /// KEYS 1 slots, 2 pulse. ARGV 1 own slot, 2 own stamp, 3 span in ms, 4 grace in ms. Returns whether the own lease
-/// is held, the number of the newest command, and slot, stamp, gone for each slot that is not free.
+/// is held, the number of the newest command, and slot, stamp, state (T, G, F) of each slot.
 static TICK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "
@@ -141,17 +170,14 @@ local held = not own or string.match(own, '^T (%d+) ') == ARGV[2]
 if held then redis.call('HSET', KEYS[1], ARGV[1], taken(ARGV[2])) end
 local list, all = {}, redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
-  local stamp, till = string.match(all[i + 1], '^T (%d+) (%d+)$')
-  local gone = 0
-  if not stamp then
-    stamp, gone = string.match(all[i + 1], '^G (%d+)$'), 1
-  elseif paused or tonumber(till) > now + span then
+  local state, stamp, till = string.match(all[i + 1], '^(%u) (%d+) ?(%d*)$')
+  if state == 'T' and (paused or tonumber(till) > now + span) then
     redis.call('HSET', KEYS[1], all[i], taken(stamp))
-  elseif now >= till + grace then
+  elseif state == 'T' and now >= till + grace then
     redis.call('HSET', KEYS[1], all[i], 'G ' .. stamp)
-    gone = 1
+    state = 'G'
   end
-  if stamp then list[#list + 1] = {all[i], stamp, gone} end
+  list[#list + 1] = {all[i], stamp, state}
 end
 return {held and 1 or 0, tonumber(redis.call('HGET', KEYS[2], 'command') or 0), list}",
     )
@@ -176,7 +202,7 @@ static FREE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= 'G ' .. ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], 'F')
+redis.call('HSET', KEYS[1], ARGV[1], 'F ' .. ARGV[2])
 return 1",
     )
 });

@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use super::lease::{Lease, Peer};
+use super::lease::{Lease, Peer, State};
 use crate::engines::shared::NodeSlot;
 
 /// Ticks that may contradict a frame: their answers may have been under way when it came.
 const DOUBTS: u8 = 2;
+/// Ticks that may not know a node, because Redis has forgotten it: as many as its lease and the grace last.
+const FORGIVEN: u8 = 5;
 
 /// The other nodes.
 #[derive(Debug)]
@@ -21,6 +23,34 @@ struct Known {
     stamp: u64,
     gone: bool,
     doubts: u8,
+    forgotten: u8,
+}
+
+impl Known {
+    fn new(stamp: u64, gone: bool) -> Known {
+        Known { stamp, gone, doubts: 0, forgotten: 0 }
+    }
+
+    /// Compares with what a tick tells of the slot, unless that is about a later lease.
+    fn look(&mut self, peer: Option<&Peer>) {
+        let Some(peer) = peer else {
+            self.forgotten = self.forgotten.saturating_add(1);
+            self.gone |= self.forgotten > FORGIVEN;
+            return;
+        };
+        self.forgotten = 0;
+        let agrees = peer.lease.stamp == self.stamp && self.gone == (peer.state != State::Held);
+        if agrees || peer.lease.stamp > self.stamp {
+            self.doubts = 0;
+        } else if peer.lease.stamp == self.stamp && peer.state != State::Held {
+            *self = Known::new(self.stamp, true);
+        } else if self.doubts > 0 {
+            self.doubts -= 1;
+        } else {
+            // Held after all; or a lease that Redis has never heard of, and its holder is just learning that.
+            self.gone = peer.lease.stamp < self.stamp;
+        }
+    }
 }
 
 /// Whether to believe a frame.
@@ -44,47 +74,35 @@ impl Nodes {
     pub fn moved(&mut self, own: Lease) {
         let before = std::mem::replace(&mut self.own, own);
         self.known.remove(&own.slot);
-        self.known.insert(before.slot, Known { stamp: before.stamp, gone: true, doubts: 0 });
+        self.known.insert(before.slot, Known::new(before.stamp, true));
     }
 
     /// A tick has told who is there. Returns who is gone since the last time.
     pub fn seen(&mut self, peers: &[Peer]) -> Vec<NodeSlot> {
         let listed: BTreeMap<NodeSlot, Peer> = peers
             .iter()
+            .filter(|peer| peer.lease.slot != self.own.slot)
             .map(|peer| (peer.lease.slot, *peer))
-            .filter(|(slot, _)| *slot != self.own.slot)
             .collect();
         let mut gone = Vec::new();
         for (slot, known) in &mut self.known {
-            if known.gone
-                || listed.get(slot).is_some_and(|peer| !peer.gone && peer.lease.stamp == known.stamp)
-            {
-                known.doubts = 0;
-                continue;
+            let was_there = !known.gone;
+            known.look(listed.get(slot));
+            if was_there && known.gone {
+                gone.push(*slot);
             }
-            let declared = listed.get(slot).is_some_and(|peer| peer.lease.stamp == known.stamp);
-            if known.doubts > 0 && !declared {
-                known.doubts -= 1;
-                continue;
-            }
-            known.gone = true;
-            gone.push(*slot);
         }
         for (slot, peer) in listed {
-            let stamp = peer.lease.stamp;
-            match self.known.get(&slot) {
-                Some(known) if known.stamp >= stamp => {}
-                known => {
-                    // Never heard of, but what it left may have been read from a roster.
-                    if peer.gone && known.is_none_or(|known| known.gone) {
-                        gone.push(slot);
-                    }
-                    self.known.insert(slot, Known { stamp, gone: peer.gone, doubts: 0 });
-                }
+            let before = self.known.get(&slot).copied();
+            if before.is_some_and(|known| known.stamp >= peer.lease.stamp) {
+                continue;
             }
+            // A node that was never heard of may have left something in a roster that was.
+            if before.is_some_and(|known| !known.gone) || peer.state == State::Gone {
+                gone.push(slot);
+            }
+            self.known.insert(slot, Known::new(peer.lease.stamp, peer.state != State::Held));
         }
-        gone.sort_unstable();
-        gone.dedup();
         gone
     }
 
@@ -98,7 +116,7 @@ impl Nodes {
             Some(known) if stamp < known.stamp || stamp == known.stamp && known.gone => Heard::Ghost,
             Some(known) if stamp == known.stamp => Heard::Fine,
             _ => {
-                self.known.insert(slot, Known { stamp, gone: false, doubts: DOUBTS });
+                self.known.insert(slot, Known { doubts: DOUBTS, ..Known::new(stamp, false) });
                 if before.is_some_and(|known| !known.gone) { Heard::Replaced } else { Heard::Fine }
             }
         }
@@ -109,7 +127,7 @@ impl Nodes {
         if slot == self.own.slot || self.heard(slot, stamp) == Heard::Ghost {
             return false;
         }
-        self.known.insert(slot, Known { stamp, gone: true, doubts: 0 });
+        self.known.insert(slot, Known { doubts: DOUBTS, ..Known::new(stamp, true) });
         true
     }
 
@@ -145,11 +163,11 @@ impl Nodes {
     /// Whose remains this node has to remove: of all that the last tick called gone, if no live slot is lower
     /// than its own.
     pub fn duty(&self, peers: &[Peer]) -> Vec<Lease> {
-        let lowest = peers.iter().filter(|peer| !peer.gone).map(|peer| peer.lease.slot).min();
+        let lowest = peers.iter().filter(|peer| peer.state == State::Held).map(|peer| peer.lease.slot).min();
         if lowest != Some(self.own.slot) {
             return Vec::new();
         }
-        peers.iter().filter(|peer| peer.gone).map(|peer| peer.lease).collect()
+        peers.iter().filter(|peer| peer.state == State::Gone).map(|peer| peer.lease).collect()
     }
 }
 
@@ -162,11 +180,15 @@ mod tests {
     }
 
     fn live(slot: NodeSlot, stamp: u64) -> Peer {
-        Peer { lease: lease(slot, stamp), gone: false }
+        Peer { lease: lease(slot, stamp), state: State::Held }
     }
 
     fn gone(slot: NodeSlot, stamp: u64) -> Peer {
-        Peer { lease: lease(slot, stamp), gone: true }
+        Peer { lease: lease(slot, stamp), state: State::Gone }
+    }
+
+    fn free(slot: NodeSlot, stamp: u64) -> Peer {
+        Peer { lease: lease(slot, stamp), state: State::Free }
     }
 
     #[test]
@@ -176,7 +198,7 @@ mod tests {
         assert_eq!(nodes.live(), [1, 2]);
         assert_eq!(nodes.seen(&[live(1, 10), gone(2, 20)]), [2]);
         assert!(nodes.seen(&[live(1, 10), gone(2, 20)]).is_empty());
-        assert!(nodes.seen(&[live(1, 10)]).is_empty(), "freed");
+        assert!(nodes.seen(&[live(1, 10), free(2, 20)]).is_empty(), "freed");
         assert_eq!(nodes.live(), [1]);
         assert!(nodes.is_gone(2));
         assert!(nodes.seen(&[live(1, 10), live(2, 21)]).is_empty(), "taken by another one");
@@ -187,7 +209,8 @@ mod tests {
     fn a_slot_that_changes_hands_between_two_ticks_is_noticed() {
         let mut nodes = Nodes::new(lease(1, 10));
         nodes.seen(&[live(1, 10), live(2, 20), live(3, 30)]);
-        assert_eq!(nodes.seen(&[live(1, 10), live(2, 21)]), [2, 3]);
+        let gone = nodes.seen(&[live(1, 10), live(2, 21), free(3, 30)]);
+        assert_eq!(gone, [3, 2], "reaped and freed meanwhile, or taken by another one");
         assert_eq!(nodes.live(), [1, 2]);
         assert_eq!(nodes.heard(2, 22), Heard::Replaced);
         assert_eq!(nodes.heard(2, 22), Heard::Fine);
@@ -205,14 +228,29 @@ mod tests {
         assert!(nodes.seen(&[live(1, 10)]).is_empty());
         assert!(nodes.seen(&[live(1, 10), live(2, 20)]).is_empty());
         assert_eq!(nodes.live(), [1, 2]);
-        assert_eq!(nodes.heard(3, 30), Heard::Fine);
-        let without = [live(1, 10), live(2, 20)];
-        assert!(nodes.seen(&without).is_empty() && nodes.seen(&without).is_empty());
-        assert_eq!(nodes.seen(&without), [3], "there never was such a lease");
         assert_eq!(nodes.heard(2, 25), Heard::Replaced);
-        assert!(nodes.seen(&[live(1, 10), live(2, 20)]).is_empty(), "told before the frame");
+        let old = [live(1, 10), live(2, 20)];
+        assert!(nodes.seen(&old).is_empty() && nodes.seen(&old).is_empty(), "told before the frame");
+        assert_eq!(nodes.seen(&old), [2], "a lease that was lost in a failover");
+        assert_eq!(nodes.heard(2, 25), Heard::Ghost);
+        assert!(nodes.seen(&[live(1, 10), live(2, 25)]).is_empty(), "and was not");
         assert_eq!(nodes.heard(2, 25), Heard::Fine);
         assert_eq!(nodes.seen(&[live(1, 10), gone(2, 25)]), [2]);
+    }
+
+    #[test]
+    fn whom_redis_has_forgotten_is_given_time_to_come_back() {
+        let mut nodes = Nodes::new(lease(1, 10));
+        nodes.seen(&[live(1, 10), live(2, 20), live(3, 30)]);
+        let mut gone = Vec::new();
+        for _ in 0..FORGIVEN {
+            gone.extend(nodes.seen(&[live(1, 10)]));
+        }
+        assert_eq!(gone, []);
+        assert_eq!(nodes.seen(&[live(1, 10), live(2, 20)]), [3], "it has had its time");
+        assert_eq!(nodes.live(), [1, 2]);
+        assert!(nodes.seen(&[live(1, 10), live(2, 20), live(3, 30)]).is_empty());
+        assert_eq!(nodes.live(), [1, 2, 3], "better late");
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct RoomNews {
     pub room: RoomName,
     /// What.
     pub ops: Vec<Op>,
+    /// Whether nobody is there on this node after that.
+    pub empty: bool,
 }
 
 /// Something to tell.
@@ -81,9 +83,9 @@ pub async fn tell(
     call.key(keys.rooms_of(own.slot));
     call.arg(own.stamp).arg(own.slot).arg(keys.publish()).arg(keys.inboxes());
     call.arg(wire::head(own.slot, own.stamp)).arg(limits.named).arg(limits.again);
-    for RoomNews { room, ops } in news {
+    for RoomNews { room, ops, empty } in news {
         call.key(keys.roster(room)).key(keys.numbers(room)).key(keys.meta(room));
-        call.arg(room.as_str()).arg(ops.len());
+        call.arg(room.as_str()).arg(u8::from(*empty)).arg(ops.len());
         for op in ops {
             argue(&mut call, op);
         }
@@ -142,7 +144,7 @@ end";
 
 /// KEYS 1 owners, 2 rooms of the slot, then for each room roster, numbers, meta. ARGV 1 stamp, 2 slot, 3 PUBLISH
 /// or SPUBLISH, 4 start of the inboxes' names, 5 head of news, 6 most users that are named, 7 named again below,
-/// then for each room its name, the number of its ops and the ops, three arguments each: `+` user info, `-` user,
+/// then for each room its name, whether nobody is left there, the number of its ops and the ops, three arguments each: `+` user info, `-` user,
 /// `.` kind body, `=` number of users, and as many times `*` user info. Returns for each room whether it is large.
 static TELL: LazyLock<Script> = LazyLock::new(|| {
     let body = "
@@ -164,9 +166,9 @@ local function send(who, list, to_self)
   end
 end
 for k = 3, #KEYS, 3 do
-  local room, ops, roster, numbers = ARGV[a], tonumber(ARGV[a + 1]), KEYS[k], KEYS[k + 1]
+  local room, empty, ops, roster, numbers = ARGV[a], ARGV[a + 1] == '1', ARGV[a + 2], KEYS[k], KEYS[k + 1]
   local all, plain, moved, here = {}, {}, 0, false
-  a = a + 2
+  a = a + 3
   local function came(user, info)
     moved = moved + redis.call('HSET', roster, mine .. user, info)
     here = true
@@ -176,7 +178,7 @@ for k = 3, #KEYS, 3 do
     moved = moved - redis.call('HDEL', roster, mine .. user)
     all[#all + 1] = record(2, room, string.char(#user) .. user)
   end
-  for _ = 1, ops do
+  for _ = 1, tonumber(ops) do
     local op, x, y = ARGV[a], ARGV[a + 1], ARGV[a + 2]
     a = a + 3
     if op == '+' then came(x, y)
@@ -198,7 +200,8 @@ for k = 3, #KEYS, 3 do
       for user in pairs(old) do went(user) end
     end
   end
-  if here then redis.call('SADD', KEYS[2], room) end
+  if empty then redis.call('SREM', KEYS[2], room)
+  elseif here then redis.call('SADD', KEYS[2], room) end
   local who, total = redis.call('HGET', KEYS[k + 2], 'i'), redis.call('HLEN', roster)
   local large = redis.call('EXISTS', numbers) == 1
   if large and total <= again then

@@ -129,11 +129,12 @@ impl Telling {
             waiting.kinds.remove(&kind(&news));
             ops.push(Op::News(news));
         }
+        let empty = waiting.list.is_empty() && !self.here.contains_key(room);
         if !waiting.list.is_empty() {
             self.ready.push_back(room.clone());
             self.waiting.insert(room.clone(), waiting);
         }
-        RoomNews { room: room.clone(), ops }
+        RoomNews { room: room.clone(), ops, empty }
     }
 
     /// A call was answered.
@@ -238,7 +239,7 @@ mod tests {
             News::Got(2, 2, 2),
         ]
         .map(Op::News);
-        assert_eq!(call, [RoomNews { room: lobby, ops: ops.into() }]);
+        assert_eq!(call, [RoomNews { room: lobby, ops: ops.into(), empty: false }]);
         assert!(telling.take(now).is_empty() && telling.is_empty());
     }
 
@@ -257,7 +258,7 @@ mod tests {
         telling.told(&call, &[Size::Named], now);
         assert_eq!(telling.due(), Some(now + LARGE_PAUSE));
         let call = telling.take(now + LARGE_PAUSE);
-        assert_eq!(call, [RoomNews { room: hall, ops: vec![Op::News(went("bob"))] }]);
+        assert_eq!(call, [RoomNews { room: hall, ops: vec![Op::News(went("bob"))], empty: false }]);
         telling.told(&call, &[Size::Named], now);
         assert_eq!(telling.due(), None);
     }
@@ -274,12 +275,12 @@ mod tests {
         telling.push(&lobby, came("eve"));
         let everybody = Op::All(vec![(user("ann"), None), (user("eve"), None)]);
         let ops = vec![everybody, Op::News(News::Typing(user("ann"), true))];
-        assert_eq!(telling.take(now), [RoomNews { room: lobby.clone(), ops }]);
+        assert_eq!(telling.take(now), [RoomNews { room: lobby.clone(), ops, empty: false }]);
         telling.push(&lobby, went("ann"));
         telling.push(&lobby, went("eve"));
         assert_eq!(telling.rooms(), std::slice::from_ref(&lobby), "the others do not know yet");
         telling.all_again(&lobby);
-        assert_eq!(telling.take(now), [RoomNews { room: lobby, ops: vec![Op::All(vec![])] }]);
+        assert_eq!(telling.take(now), [RoomNews { room: lobby, ops: vec![Op::All(vec![])], empty: true }]);
         assert!(telling.rooms().is_empty());
     }
 
