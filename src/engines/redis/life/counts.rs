@@ -10,6 +10,7 @@ use redis::{RedisResult, Script};
 
 use super::keys::Keys;
 use super::lease::Lease;
+use super::pages::{Pages, starting_with};
 use crate::chat::names::{RoomName, UserName};
 use crate::engines::shared::NodeSlot;
 
@@ -17,8 +18,6 @@ use crate::engines::shared::NodeSlot;
 const PAUSE: Duration = Duration::from_millis(250);
 /// Most rooms of one call.
 const ROOMS_PER_CALL: usize = 1_000;
-/// Entries per page when rooms are listed.
-const PAGE: usize = 1_000;
 
 /// The counts of this node that Redis does not know yet. One per partition; knows no connection.
 #[derive(Debug, Default)]
@@ -107,16 +106,8 @@ pub async fn rooms(
     // whatever is added, the first `n` names only become smaller.
     let mut found: BTreeMap<RoomName, HashMap<NodeSlot, u64>> = BTreeMap::new();
     for slot in live {
-        let mut cursor = 0_u64;
-        loop {
-            let mut scan = redis::cmd("HSCAN");
-            scan.arg(keys.counts(*slot))
-                .arg(cursor)
-                .arg("MATCH")
-                .arg(literally(prefix))
-                .arg("COUNT")
-                .arg(PAGE);
-            let (next, page): (u64, Vec<(String, u64)>) = scan.query_async(redis).await?;
+        let mut pages = Pages::new(keys.counts(*slot), starting_with(prefix));
+        while let Some(page) = pages.next(redis).await? {
             for (name, sessions) in page {
                 // Only nodes write here, and they write names only.
                 let Ok(room) = RoomName::new(&name) else { continue };
@@ -125,10 +116,6 @@ pub async fn rooms(
             while found.len() > n {
                 found.pop_last();
             }
-            if next == 0 {
-                break;
-            }
-            cursor = next;
         }
     }
     let count = |(room, slots): (RoomName, HashMap<NodeSlot, u64>)| RoomCount {
@@ -164,42 +151,22 @@ pub async fn users(
     after: Option<&str>,
     n: usize,
 ) -> RedisResult<Vec<UserName>> {
-    let (mut found, mut cursor) = (BTreeSet::new(), 0_u64);
-    loop {
-        let mut scan = redis::cmd("HSCAN");
-        scan.arg(keys.roster(room)).arg(cursor).arg("COUNT").arg(PAGE);
-        let (next, page): (u64, Vec<(String, Vec<u8>)>) = scan.query_async(redis).await?;
+    let mut found = BTreeSet::new();
+    let mut pages = Pages::new(keys.roster(room), "*".to_owned());
+    while let Some(page) = pages.next::<redis::Value>(redis).await? {
         for (field, _) in page {
             let Some((slot, user)) = field.split_once(':') else { continue };
             let alive = slot.parse().is_ok_and(|slot| live.contains(&slot));
             if !alive || after.is_some_and(|after| user <= after) {
                 continue;
             }
-            if let Ok(user) = UserName::new(user) {
-                found.insert(user);
-            }
+            found.extend(UserName::new(user));
         }
         while found.len() > n {
             found.pop_last();
         }
-        if next == 0 {
-            return Ok(found.into_iter().collect());
-        }
-        cursor = next;
     }
-}
-
-/// A pattern of Redis for all that starts with a text.
-fn literally(prefix: &str) -> String {
-    let mut pattern = String::with_capacity(prefix.len() + 1);
-    for character in prefix.chars() {
-        if matches!(character, '*' | '?' | '[' | ']' | '^' | '-' | '\\') {
-            pattern.push('\\');
-        }
-        pattern.push(character);
-    }
-    pattern.push('*');
-    pattern
+    Ok(found.into_iter().collect())
 }
 
 /// KEYS 1 owners, 2 counts. ARGV 1 stamp, 2 slot, then room and sessions in turn.
@@ -269,11 +236,5 @@ mod tests {
         assert_eq!(again, BTreeMap::from([(hall.clone(), 1), (lobby.clone(), 3)]));
         counts.all_again();
         assert_eq!(BTreeMap::from_iter(counts.take(start)), again);
-    }
-
-    #[test]
-    fn a_prefix_is_no_pattern() {
-        assert_eq!(literally("a*[b]?\\"), "a\\*\\[b\\]\\?\\\\*");
-        assert_eq!(literally(""), "*");
     }
 }

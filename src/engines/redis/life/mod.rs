@@ -25,6 +25,7 @@ pub mod keys;
 pub mod lease;
 pub mod nodes;
 pub mod notes;
+mod pages;
 pub mod reaping;
 pub mod roster;
 pub mod telling;

@@ -11,6 +11,7 @@ use redis::{RedisResult, Script};
 
 use super::keys::Keys;
 use super::lease::Lease;
+use super::pages::Pages;
 use super::roster::{NAMED_AGAIN_BELOW, RECORDS};
 use super::wire;
 use crate::chat::names::RoomName;
@@ -19,8 +20,6 @@ use crate::chat::names::RoomName;
 const ROOMS_PER_STEP: usize = 100;
 /// Rosters up to this size are looked through within a step, larger ones by pages.
 const FIELDS_AT_ONCE: usize = 2_000;
-/// Entries of a large roster per page.
-const PAGE: usize = 1_000;
 
 /// Makes the own lease the only one that writes under its slot in a partition. To be called before the first
 /// join of a lease, and again after every new connection. What an earlier holder left is removed first. Fails
@@ -91,24 +90,20 @@ async fn clear_roster(
     room: &str,
 ) -> RedisResult<()> {
     let Ok(room) = RoomName::new(room) else { return Ok(()) };
-    let (roster, mut cursor) = (keys.roster(&room), 0_u64);
-    loop {
-        let mut scan = redis::cmd("HSCAN");
-        scan.arg(&roster).arg(cursor).arg("MATCH").arg(format!("{}:*", gone.slot)).arg("COUNT").arg(PAGE);
-        let (next, found): (u64, Vec<(Vec<u8>, Vec<u8>)>) = scan.query_async(redis).await?;
-        if !found.is_empty() {
-            let mut call = DROP.key(keys.owners());
-            call.key(&roster).arg(gone.stamp).arg(gone.slot);
-            for (field, _) in found {
-                call.arg(field);
-            }
-            call.invoke_async::<()>(redis).await?;
+    let roster = keys.roster(&room);
+    let mut pages = Pages::new(roster.clone(), format!("{}:*", gone.slot));
+    while let Some(page) = pages.next::<redis::Value>(redis).await? {
+        if page.is_empty() {
+            continue;
         }
-        if next == 0 {
-            return Ok(());
+        let mut call = DROP.key(keys.owners());
+        call.key(&roster).arg(gone.stamp).arg(gone.slot);
+        for (field, _) in page {
+            call.arg(field);
         }
-        cursor = next;
+        call.invoke_async::<()>(redis).await?;
     }
+    Ok(())
 }
 
 /// The stamp of the lease that holds a slot here, or held it last; 0 for none. One that is gone has an `F` before
