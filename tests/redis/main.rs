@@ -13,5 +13,7 @@ mod engine;
 mod failover;
 mod figures;
 mod fixtures;
+mod life;
+mod life_notes;
 mod nodes;
 mod order;

@@ -16,6 +16,7 @@ mod frame;
 mod handle;
 mod joining;
 mod keys;
+pub mod life;
 mod logs;
 mod memory;
 mod outbox;
