@@ -47,8 +47,7 @@ impl Partition {
                     let body = message.slice_ref(body);
                     self.on_entry(room, offset, epoch, body, &mut runs);
                 }
-                // Of a later version of this program.
-                Frame::Other(..) => {}
+                Frame::Other(tag, content) => self.on_other_frame(tag, content),
             }
         }
         for (room, run) in runs {

@@ -3,19 +3,16 @@
 
 use std::rc::Rc;
 
-use tokio::sync::mpsc::UnboundedSender;
+use ahash::AHashMap;
 use tokio::sync::oneshot;
 
 use crate::chat::names::RoomName;
 use crate::engines::engine::Ask;
 use crate::engines::redis::keys::partition_of;
-use crate::engines::redis::partition::Letter;
+use crate::engines::redis::partition::{Asked, Letter};
 use crate::engines::redis::world::World;
 use crate::engines::shared::Says;
-use crate::store::archive::{Answer, Question, StoredRoom};
-
-/// The partitions' letter boxes.
-pub type Boxes = Rc<Vec<UnboundedSender<Letter>>>;
+use crate::store::archive::{Answer, Question, StoredRoom, UserRoom};
 
 /// One part of an answer that is on its way.
 enum Part {
@@ -23,22 +20,35 @@ enum Part {
     Read(oneshot::Receiver<Result<Answer, String>>),
 }
 
+impl Part {
+    async fn answer(self, world: &World) -> Result<Answer, String> {
+        let answer = match self {
+            Part::Room(room) => room.await.map_err(gone)?.map(|room| Answer::Room(Some(room)))?,
+            Part::Read(answer) => answer.await.map_err(gone)??,
+        };
+        match answer {
+            Answer::RoomsOf(mut rooms) => {
+                add_tops(world, &mut rooms).await?;
+                Ok(Answer::RoomsOf(rooms))
+            }
+            answer => Ok(answer),
+        }
+    }
+}
+
+fn gone(_: oneshot::error::RecvError) -> String {
+    "the engine ends".into()
+}
+
 /// Asks all questions at once and tells the answers together.
-pub async fn ask(world: Rc<World>, boxes: Boxes, ask: Ask) {
+pub async fn ask(world: Rc<World>, ask: Ask) {
     let mut joined = Vec::new();
     let parts: Vec<Part> =
-        ask.questions.into_iter().map(|question| send(&boxes, question, &mut joined)).collect();
+        ask.questions.into_iter().map(|question| send(&world, question, &mut joined)).collect();
     let mut answers = Ok(Vec::with_capacity(parts.len()));
     for part in parts {
-        let gone = |_| "the engine ends".to_owned();
-        let answer = match part {
-            Part::Room(room) => {
-                room.await.map_err(gone).and_then(|room| room).map(|room| Answer::Room(Some(room)))
-            }
-            Part::Read(answer) => answer.await.map_err(gone).and_then(|answer| answer),
-        };
         // All are waited for, so that what was joined is known to be joined.
-        match (&mut answers, answer) {
+        match (&mut answers, part.answer(&world).await) {
             (Ok(list), Ok(answer)) => list.push(answer),
             (Ok(_), Err(why)) => answers = Err(why),
             (Err(_), _) => {}
@@ -47,35 +57,29 @@ pub async fn ask(world: Rc<World>, boxes: Boxes, ask: Ask) {
     let failed = answers.is_err();
     world.say(Says::Answered { ticket: ask.ticket, answers });
     for room in joined {
-        let at = &boxes[partition_of(&room, boxes.len() as u32)];
         // What nobody was told of, nobody wants to hear of.
-        let letter = if failed { Letter::Leave(vec![room]) } else { Letter::Told(vec![room]) };
-        // A partition that is gone tells nothing more anyway.
-        at.send(letter).ok();
+        let letter =
+            if failed { Letter::Leave(vec![room.clone()]) } else { Letter::Told(vec![room.clone()]) };
+        world.post(room.as_str(), letter);
     }
 }
 
-fn send(boxes: &Boxes, question: Question, joined: &mut Vec<RoomName>) -> Part {
-    let room = room_of(&question).cloned();
-    let at = &boxes[room.as_ref().map_or(0, |room| partition_of(room, boxes.len() as u32))];
-    match question {
-        Question::Room { room, tail, tail_bytes } => {
-            let (reply, answer) = oneshot::channel();
-            joined.push(room.clone());
-            // The answer tells that the partition is gone.
-            at.send(Letter::Join { room, tail, tail_bytes, reply }).ok();
-            Part::Room(answer)
-        }
-        question => {
-            let (reply, answer) = oneshot::channel();
-            at.send(Letter::Read { question, reply }).ok();
-            Part::Read(answer)
-        }
+fn send(world: &World, question: Question, joined: &mut Vec<RoomName>) -> Part {
+    if let Question::Room { room, tail, tail_bytes } = question {
+        let (reply, answer) = oneshot::channel();
+        joined.push(room.clone());
+        let name = room.clone();
+        world.post(name.as_str(), Letter::Join { room, tail, tail_bytes, reply });
+        return Part::Room(answer);
     }
+    let (reply, answer) = oneshot::channel();
+    let at = partition_of(name_of(&question), world.partitions() as u32);
+    world.post_at(at, Letter::Read(Asked::Question(question, reply)));
+    Part::Read(answer)
 }
 
-/// The room that a question is about.
-fn room_of(question: &Question) -> Option<&RoomName> {
+/// The name whose partition knows the answer.
+fn name_of(question: &Question) -> &str {
     match question {
         Question::Room { room, .. }
         | Question::Range { room, .. }
@@ -86,7 +90,29 @@ fn room_of(question: &Question) -> Option<&RoomName> {
         | Question::Ids { room, .. }
         | Question::Find { room, .. }
         | Question::ReadMarks { room, .. }
-        | Question::ReadMark { room, .. } => Some(room),
-        Question::Session(_) | Question::RoomsOf { .. } | Question::Dead { .. } => None,
+        | Question::ReadMark { room, .. } => room.as_str(),
+        Question::Session(session) => session,
+        Question::RoomsOf { user, .. } => user.as_str(),
+        Question::Dead { .. } => "",
     }
+}
+
+/// A user's partition does not know where her rooms are; their own partitions do.
+async fn add_tops(world: &World, rooms: &mut [UserRoom]) -> Result<(), String> {
+    let mut asked: AHashMap<usize, Vec<usize>> = AHashMap::new();
+    for (at, room) in rooms.iter().enumerate() {
+        asked.entry(partition_of(room.room.as_str(), world.partitions() as u32)).or_default().push(at);
+    }
+    let mut answers = Vec::with_capacity(asked.len());
+    for (partition, places) in asked {
+        let (reply, answer) = oneshot::channel();
+        let names = places.iter().map(|at| rooms[*at].room.clone()).collect();
+        world.post_at(partition, Letter::Read(Asked::Tops(names, reply)));
+        answers.push((places, answer));
+    }
+    for (places, answer) in answers {
+        let tops = answer.await.map_err(gone)??;
+        places.into_iter().zip(tops).for_each(|(at, top)| rooms[at].top = top);
+    }
+    Ok(())
 }

@@ -12,8 +12,9 @@ use tokio::sync::oneshot;
 
 use crate::chat::names::RoomName;
 use crate::engines::engine::Ask;
-use crate::engines::redis::asking::{self, Boxes};
+use crate::engines::redis::asking;
 use crate::engines::redis::keys::{PARTITIONS, partition_of};
+use crate::engines::redis::noting::Note;
 use crate::engines::redis::outbox::{Outbox, Queued};
 use crate::engines::redis::partition::{Letter, Partition};
 use crate::engines::redis::world::World;
@@ -29,6 +30,9 @@ enum Call {
     Propose(Vec<(RoomName, Queued)>),
     Ask(Ask),
     Leave(Vec<RoomName>),
+    Tell(Vec<(RoomName, News)>),
+    Note(Vec<Note>),
+    Command(Command),
     Close(Box<dyn FnOnce() + Send>),
 }
 
@@ -93,11 +97,28 @@ impl Shared for Engine {
         self.call(Call::Leave(rooms));
     }
 
-    fn tell(&mut self, _news: Vec<(RoomName, News)>) {}
+    fn tell(&mut self, news: Vec<(RoomName, News)>) {
+        self.call(Call::Tell(news));
+    }
 
-    fn note(&mut self, _records: Vec<Record>) {}
+    fn note(&mut self, records: Vec<Record>) {
+        let mut notes = Vec::with_capacity(records.len());
+        for record in records {
+            match record {
+                Record::Read(mark) => notes.extend([Note::Read(mark.clone()), Note::ReadBy(mark)]),
+                Record::Session(note) => notes.push(Note::Session(note)),
+                // Entries are proposed, and dead letters stay with their sources.
+                Record::Entry(_) | Record::Seen(_) | Record::Dead(_) | Record::DeadGone(_) => {
+                    log::error!("redis: a record of another kind was to be noted");
+                }
+            }
+        }
+        self.call(Call::Note(notes));
+    }
 
-    fn command(&mut self, _command: Command) {}
+    fn command(&mut self, command: Command) {
+        self.call(Call::Command(command));
+    }
 
     fn close(&mut self, done: Box<dyn FnOnce() + Send>) {
         self.call(Call::Close(done));
@@ -111,31 +132,39 @@ impl Shared for Engine {
 async fn run(settings: Settings, sink: Sink, waiting: Arc<AtomicU64>, mut calls: UnboundedReceiver<Call>) {
     let partitions = if settings.link.is_cluster() { PARTITIONS as usize } else { 1 };
     let world = Rc::new(World::new(settings, partitions, sink, waiting));
-    let mut boxes = Vec::with_capacity(partitions);
-    for number in 0..partitions {
-        let (sender, letters) = unbounded_channel();
+    let (boxes, letters): (Vec<_>, Vec<_>) = (0..partitions).map(|_| unbounded_channel()).unzip();
+    world.deliver_to(boxes);
+    for (number, letters) in letters.into_iter().enumerate() {
         tokio::task::spawn_local(Partition::new(world.clone(), number, partitions, letters).run());
-        boxes.push(sender);
     }
-    let boxes: Boxes = Rc::new(boxes);
     while let Some(call) = calls.recv().await {
         match call {
             Call::Propose(proposals) => {
-                for (at, queued) in by_partition(proposals, boxes.len()) {
-                    post(&boxes, at, Letter::Propose(queued));
+                for (at, queued) in by_partition(proposals, partitions) {
+                    world.post_at(at, Letter::Propose(queued));
                 }
             }
             Call::Ask(ask) => {
-                tokio::task::spawn_local(asking::ask(world.clone(), boxes.clone(), ask));
+                tokio::task::spawn_local(asking::ask(world.clone(), ask));
             }
             Call::Leave(rooms) => {
                 let rooms = rooms.into_iter().map(|room| (room.clone(), room)).collect();
-                for (at, rooms) in by_partition(rooms, boxes.len()) {
-                    post(&boxes, at, Letter::Leave(rooms));
+                for (at, rooms) in by_partition(rooms, partitions) {
+                    world.post_at(at, Letter::Leave(rooms));
                 }
             }
+            Call::Tell(news) => {
+                let news = news.into_iter().map(|(room, news)| (room.clone(), (room, news))).collect();
+                for (at, news) in by_partition(news, partitions) {
+                    world.post_at(at, Letter::Tell(news));
+                }
+            }
+            Call::Note(notes) => world.note(notes),
+            Call::Command(command) => world.post_at(0, Letter::Command(command)),
             Call::Close(done) => {
-                close(&boxes).await;
+                if tokio::time::timeout(CLOSE_MAX, close(&world)).await.is_err() {
+                    log::warn!("redis: the engine ends without an answer from all partitions");
+                }
                 done();
                 return;
             }
@@ -143,29 +172,25 @@ async fn run(settings: Settings, sink: Sink, waiting: Arc<AtomicU64>, mut calls:
     }
 }
 
-fn post(boxes: &Boxes, at: usize, letter: Letter) {
-    if boxes[at].send(letter).is_err() {
-        log::error!("redis: partition {at} has ended");
-    }
-}
-
 fn by_partition<T>(items: Vec<(RoomName, T)>, partitions: usize) -> AHashMap<usize, Vec<T>> {
     let mut sorted: AHashMap<usize, Vec<T>> = AHashMap::new();
     for (room, item) in items {
-        sorted.entry(partition_of(&room, partitions as u32)).or_default().push(item);
+        sorted.entry(partition_of(room.as_str(), partitions as u32)).or_default().push(item);
     }
     sorted
 }
 
-async fn close(boxes: &Boxes) {
-    let mut ends = Vec::with_capacity(boxes.len());
-    for at in 0..boxes.len() {
+/// Gives this node's number back, so that all others know at once; then takes its people out of all partitions, and
+/// last of all lets the number be taken again.
+async fn close(world: &World) {
+    let end = |at: usize, letter: fn(oneshot::Sender<()>) -> Letter| {
         let (done, end) = oneshot::channel();
-        post(boxes, at, Letter::Close(done));
-        ends.push(end);
-    }
-    let all = futures_util::future::join_all(ends);
-    if tokio::time::timeout(CLOSE_MAX, all).await.is_err() {
-        log::warn!("redis: the engine ends without an answer from all partitions");
-    }
+        world.post_at(at, letter(done));
+        end
+    };
+    // An error: Redis is away, and the others notice by themselves.
+    end(0, Letter::GiveBack).await.ok();
+    let others = (1..world.partitions()).map(|at| end(at, Letter::Close));
+    futures_util::future::join_all(others.collect::<Vec<_>>()).await;
+    end(0, Letter::Close).await.ok();
 }

@@ -12,6 +12,7 @@ use crate::engines::redis::logs::Stage;
 use crate::engines::redis::partition::{Called, Live, Partition};
 use crate::engines::redis::replies::{self, Meta, Row};
 use crate::engines::redis::{reading, scripts};
+use crate::engines::shared::NodeSlot;
 use crate::store::archive::StoredRoom;
 
 /// Rooms in one call.
@@ -50,8 +51,10 @@ impl Partition {
     /// All rooms may have missed something.
     pub(super) fn rejoin_all(&mut self) {
         self.wishes.retain(|wish| !matches!(wish, Wish::Again(_)));
-        let stale = self.rooms.iter().filter(|(_, log)| log.stage == Stage::Stale);
-        self.wishes.extend(stale.map(|(room, _)| Wish::Again(room.clone())));
+        for (room, _) in self.rooms.iter().filter(|(_, log)| log.stage == Stage::Stale) {
+            self.wishes.push_back(Wish::Again(room.clone()));
+            self.living.ask_roster(room.clone(), true);
+        }
     }
 
     /// Asks Redis about the rooms that wait for that, if it is not busy with some.
@@ -107,7 +110,7 @@ impl Partition {
             call.arg(self.keys.meta(name)).arg(self.keys.history(name)).arg(self.keys.changes(name));
             arguments.push((after, count, self.world.lives(room).meta_ms));
         }
-        call.arg(live.fence.text()).arg(self.world.node);
+        call.arg(live.fence.text()).arg(live.lease.slot);
         for (after, count, life) in arguments {
             call.arg(after).arg(count).arg(life);
         }
@@ -195,6 +198,7 @@ impl Partition {
             let mut out = Vec::new();
             let heard = log.catch_up(&mut out);
             self.after_hearing(&room, heard);
+            self.living.ask_roster(room.clone(), false);
             self.say_arrived(room, out);
         }
     }
@@ -204,18 +208,18 @@ impl Partition {
         if rooms.is_empty() {
             return;
         }
-        let (call, mut connection) = (self.leaving(&rooms), live.session.control.clone());
+        let (call, mut connection) = (self.leaving(&rooms, live.lease.slot), live.session.control.clone());
         live.calls.push(Box::pin(async move {
             Called::Done(scripts::LEAVE.run(&mut connection, &call).await.map(drop))
         }));
     }
 
-    pub(super) fn leaving(&self, rooms: &[RoomName]) -> Cmd {
+    pub(super) fn leaving(&self, rooms: &[RoomName], node: NodeSlot) -> Cmd {
         let mut call = scripts::LEAVE.call(rooms.len());
         rooms.iter().for_each(|room| {
             call.arg(self.keys.meta(room.as_str()));
         });
-        call.arg(self.world.node);
+        call.arg(node);
         call
     }
 

@@ -5,20 +5,19 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
 
-use crate::chat::names::RoomName;
 use crate::engines::shared::NodeSlot;
 
 /// Partitions of a Cluster. Few, so that batches stay full; changing it moves every room.
 pub const PARTITIONS: u32 = 16;
 
-/// The partition of a room among so many. The same on every node and in every version: the key of the hash is
-/// fixed.
-pub fn partition_of(room: &RoomName, partitions: u32) -> usize {
+/// The partition of a name among so many: of a room, a user or a session. The same on every node and in every
+/// version: the key of the hash is fixed.
+pub fn partition_of(name: &str, partitions: u32) -> usize {
     if partitions <= 1 {
         return 0;
     }
     let mut hasher = SipHasher13::new();
-    hasher.write(room.as_str().as_bytes());
+    hasher.write(name.as_bytes());
     (hasher.finish() % u64::from(partitions)) as usize
 }
 
@@ -129,13 +128,13 @@ mod tests {
 
     #[test]
     fn rooms_spread_over_all_partitions_and_stay_there() {
-        let at = |name: &str| partition_of(&RoomName::new(name).unwrap(), PARTITIONS);
+        let at = |name: &str| partition_of(name, PARTITIONS);
         let mut seen = [0; PARTITIONS as usize];
         (0..1_600).for_each(|n| seen[at(&format!("room-{n}"))] += 1);
         assert!(seen.iter().all(|rooms| (50..=150).contains(rooms)), "{seen:?}");
         // Fixed for ever: another program version must find the same rooms.
         assert_eq!((at("lobby"), at("@ann+bob"), at("ä")), (LOBBY, DIRECT, UMLAUT));
-        assert_eq!(partition_of(&RoomName::new("lobby").unwrap(), 1), 0);
+        assert_eq!(partition_of("lobby", 1), 0);
     }
 
     const LOBBY: usize = 15;

@@ -4,7 +4,7 @@
 //! by the chat server. One thread of its own; each partition is a task on it.
 
 use crate::chat::names::RoomName;
-use crate::engines::shared::{NodeSlot, Start};
+use crate::engines::shared::Start;
 use crate::redis_link::RedisLink;
 use crate::store::archive::ArchiveReader;
 
@@ -12,15 +12,19 @@ mod archive;
 mod arriving;
 mod asking;
 pub mod checks;
+mod departing;
 mod frame;
 mod handle;
 mod joining;
 mod keys;
 pub mod life;
+mod living;
 mod logs;
 mod memory;
+mod noting;
 mod outbox;
 mod partition;
+mod peers;
 mod publishing;
 mod reading;
 mod rejoining;
@@ -28,6 +32,7 @@ mod repair;
 mod replies;
 mod scripts;
 mod session;
+mod staying;
 mod world;
 
 /// What an engine needs to know.
@@ -36,8 +41,6 @@ pub struct Settings {
     pub link: RedisLink,
     /// What every key and channel begins with. Not empty, no braces.
     pub prefix: String,
-    /// This node's number; no other living node has it.
-    pub node: NodeSlot,
     /// How much a room keeps.
     pub keep: Box<dyn Fn(&RoomName) -> RoomKeep + Send>,
     /// The archive behind Redis, if there is one.
@@ -66,8 +69,6 @@ pub struct ArchiveSettings {
 /// An engine that is ready to start. Checks nothing but the settings: it connects in the background, and starts while
 /// Redis is away.
 pub fn open(settings: Settings) -> Result<Start, String> {
-    if settings.prefix.is_empty() || settings.prefix.contains(['{', '}']) {
-        return Err("the prefix of keys in Redis is empty or has braces; choose a plain word".into());
-    }
+    life::keys::Keys::new(&settings.prefix, 0, false).map_err(|bad| bad.to_string())?;
     Ok(Box::new(move |sink| handle::start(settings, sink)))
 }

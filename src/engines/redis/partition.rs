@@ -13,40 +13,29 @@ use redis::{RedisResult, Value};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
+use crate::chat::message::Offset;
 use crate::chat::names::RoomName;
-use crate::engines::redis::checks;
-use crate::engines::redis::frame;
 use crate::engines::redis::joining::Wish;
 use crate::engines::redis::keys::Keys;
+use crate::engines::redis::life::lease::Lease;
+use crate::engines::redis::living::{Lived, Living};
 use crate::engines::redis::logs::{Log, Stage};
 use crate::engines::redis::memory::Memory;
+use crate::engines::redis::noting::Note;
 use crate::engines::redis::outbox::{self, Fed, Outbox, Queued};
 use crate::engines::redis::reading::Reading;
 use crate::engines::redis::rejoining::Filling;
-use crate::engines::redis::replies::{self, Fence};
-use crate::engines::redis::scripts;
-use crate::engines::redis::session::{Opening, Session, who};
-use crate::engines::redis::world::{EPOCH_LASTS_MS, World};
-use crate::engines::shared::Says;
+use crate::engines::redis::replies::Fence;
+use crate::engines::redis::session::Session;
+use crate::engines::redis::world::World;
+use crate::engines::shared::{Command, News};
 use crate::redis_link::backoff::Backoff;
 use crate::store::archive::{Answer, Question, StoredRoom};
 
-/// Between two signs of life.
-const TICK: Duration = Duration::from_secs(1);
-/// Without its own sign of life for so long, a node does not trust its inbox any more.
-const SIGN_MAX: Duration = Duration::from_secs(2);
-/// How long a partition may be away before its node says so.
-const AWAY_MAX: Duration = Duration::from_secs(1);
-/// How long a question waits for Redis.
-const READ_MAX: Duration = Duration::from_secs(5);
-/// How long a server that refuses to write is asked again before the primary is looked for anew.
-const REFUSING_MAX: Duration = Duration::from_secs(2);
-/// How long a replica is waited for that was connected and is not any more.
-const REPLICA_MISSED: Duration = Duration::from_secs(5);
+/// A stay that was longer than this was not in vain.
+const STAY_MIN: Duration = Duration::from_secs(1);
 /// Memory of what was heard in the last minute, in bytes, over all partitions.
 const MEMORY_BYTES: usize = 64 << 20;
-/// Longest wait for the rest of an inbox whose server is gone.
-const DRAIN_MAX: Duration = Duration::from_millis(100);
 
 /// What a partition is told.
 pub enum Letter {
@@ -67,19 +56,27 @@ pub enum Letter {
     Told(Vec<RoomName>),
     /// Rooms are not wanted any more.
     Leave(Vec<RoomName>),
-    /// A question about a room.
-    Read {
-        /// The question.
-        question: Question,
-        /// Where the answer goes.
-        reply: oneshot::Sender<Result<Answer, String>>,
-    },
+    /// A question.
+    Read(Asked),
+    /// News of this node for others.
+    Tell(Vec<(RoomName, News)>),
+    /// Something to keep beside the logs.
+    Note(Vec<Note>),
+    /// A command for all nodes.
+    Command(Command),
+    /// This node's number is given back.
+    GiveBack(oneshot::Sender<()>),
     /// The node ends.
     Close(oneshot::Sender<()>),
 }
 
-/// A question that waits for Redis, since when, and where the answer goes.
-type Waiting = (Instant, Question, oneshot::Sender<Result<Answer, String>>);
+/// A question and where the answer goes.
+pub enum Asked {
+    /// What an archive is asked.
+    Question(Question, oneshot::Sender<Result<Answer, String>>),
+    /// The newest places of rooms.
+    Tops(Vec<RoomName>, oneshot::Sender<Result<Vec<Offset>, String>>),
+}
 
 /// What has come back.
 pub enum Called {
@@ -102,6 +99,8 @@ pub enum Called {
     Ticked(RedisResult<(Value, usize)>),
     /// How far the archive is.
     Position(RedisResult<Option<String>>),
+    /// Something beside the logs.
+    Lived(Lived),
     /// Something without an answer that matters.
     Done(RedisResult<()>),
 }
@@ -129,9 +128,13 @@ pub struct Live {
     /// Whether the archive's position is being asked for.
     pub positioning: bool,
     /// Number of the last sign of life, and when an own one was heard.
-    sign: (u64, Instant),
-    ticked: Option<Instant>,
-    since: Instant,
+    pub sign: (u64, Instant),
+    /// When the last one was given.
+    pub ticked: Option<Instant>,
+    /// When the stay began.
+    pub since: Instant,
+    /// This node's number.
+    pub lease: Lease,
     /// Until when nothing is published, and since when the server has refused to write.
     pub paused: Option<(Instant, Instant)>,
 }
@@ -141,7 +144,7 @@ pub struct Partition {
     pub(super) world: Rc<World>,
     pub(super) number: usize,
     pub(super) keys: Keys,
-    letters: UnboundedReceiver<Letter>,
+    pub(super) letters: UnboundedReceiver<Letter>,
     pub(super) outbox: Outbox,
     pub(super) memory: Memory,
     pub(super) rooms: AHashMap<RoomName, Log>,
@@ -154,7 +157,11 @@ pub struct Partition {
     pub(super) filling: AHashSet<RoomName>,
     /// When this node last renewed the life of a room's keys.
     pub(super) renewed: AHashMap<RoomName, Instant>,
-    questions: VecDeque<Waiting>,
+    pub(super) questions: VecDeque<(Instant, Asked)>,
+    /// What waits beside the logs.
+    pub(super) living: Living,
+    /// When the owners of a room were last told that it was written to.
+    pub(super) used: AHashMap<RoomName, Instant>,
     /// The youngest epoch that this node has seen; 0 for none.
     pub(super) epoch: u64,
     /// Since when only servers are found that others have left behind.
@@ -162,12 +169,15 @@ pub struct Partition {
     /// Since when the server has refused to write.
     pub(super) refusing: Option<Instant>,
     /// When a replica was last connected.
-    replicas_seen: Option<Instant>,
+    pub(super) replicas_seen: Option<Instant>,
     pub(super) archived: Fed,
-    away: Option<Instant>,
-    closing: Option<oneshot::Sender<()>>,
+    pub(super) away: Option<Instant>,
+    pub(super) closing: Option<oneshot::Sender<()>>,
+    /// Who wants this node's number to be given back, and whether it was.
+    pub(super) giving_back: Option<oneshot::Sender<()>>,
+    pub(super) gave_back: bool,
     /// Whether the settings of Redis were looked at.
-    checked: bool,
+    pub(super) checked: bool,
 }
 
 impl Partition {
@@ -181,7 +191,6 @@ impl Partition {
         Partition {
             keys: world.keys(number),
             outbox: Outbox::new(world.waiting.clone()),
-            world,
             number,
             letters,
             memory: Memory::new((MEMORY_BYTES / partitions).max(8 << 20)),
@@ -192,6 +201,8 @@ impl Partition {
             filling: AHashSet::new(),
             renewed: AHashMap::new(),
             questions: Default::default(),
+            living: Living::new(world.life_keys(number)),
+            used: AHashMap::new(),
             epoch: 0,
             left_behind: None,
             refusing: None,
@@ -199,6 +210,9 @@ impl Partition {
             archived: (0, 0),
             away: Some(Instant::now()),
             closing: None,
+            world,
+            giving_back: None,
+            gave_back: false,
             checked: false,
         }
     }
@@ -218,7 +232,7 @@ impl Partition {
                 },
                 Err(why) => why,
             };
-            if began.elapsed() > TICK {
+            if began.elapsed() > STAY_MIN {
                 backoff.reset();
             }
             log::warn!(
@@ -234,51 +248,6 @@ impl Partition {
             // Whoever closes may have stopped waiting.
             done.send(()).ok();
         }
-    }
-
-    async fn settle_in(&mut self) -> Result<Live, String> {
-        let more = self.world.hosts.borrow().clone();
-        let opening =
-            Opening { link: &self.world.link, keys: &self.keys, node: self.world.node, more: &more };
-        let (mut session, others) = opening.open().await.map_err(|error| error.to_string())?;
-        if !others.is_empty() {
-            *self.world.hosts.borrow_mut() = others;
-        }
-        let fence = self.enter(&mut session).await?;
-        log::info!(
-            "redis: partition {} is at {}:{}, epoch {}, {} replicas",
-            self.number,
-            session.host.0,
-            session.host.1,
-            fence.epoch,
-            session.replicas
-        );
-        if session.replicas > 0 {
-            self.replicas_seen = Some(Instant::now());
-        }
-        if self.number == 0 && !self.checked {
-            self.checked = true;
-            let replicas = session.replicas > 0 || self.world.link.has_replicas();
-            let warnings = checks::warnings(&mut session.control, replicas).await;
-            warnings.iter().for_each(|warning| log::warn!("{}", warning.escape_debug()));
-        }
-        self.epoch = fence.epoch;
-        self.away = None;
-        self.archived = (0, 0);
-        self.world.feel(self.number, None);
-        self.rejoin_all();
-        Ok(Live {
-            session,
-            fence,
-            calls: FuturesUnordered::new(),
-            publishing: false,
-            joining: false,
-            positioning: false,
-            sign: (0, Instant::now()),
-            ticked: None,
-            since: Instant::now(),
-            paused: None,
-        })
     }
 
     /// Stays until something is wrong.
@@ -306,6 +275,15 @@ impl Partition {
             }
             self.publish_on(live);
             self.join_on(live);
+            self.live_on(live);
+            if let Some(done) = self.giving_back.take() {
+                self.gave_back = true;
+                if let Err(error) = self.give_lease_back(live).await {
+                    log::warn!("redis: this node's number is not given back: {error}");
+                }
+                // Whoever closes may have stopped waiting.
+                done.send(()).ok();
+            }
             if self.closing.is_some() && (self.outbox.is_empty() || live.paused.is_some()) {
                 return Ended::Closed;
             }
@@ -332,99 +310,12 @@ impl Partition {
                 self.settle();
                 Ok(())
             }
+            Called::Lived(lived) => self.on_lived(live, lived),
             Called::Done(result) => result.map_err(|error| error.to_string()),
         }
     }
 
-    /// What is due; returns when to look again.
-    fn do_chores(&mut self, live: &mut Live) -> Result<Duration, String> {
-        let now = Instant::now();
-        if now.duration_since(live.sign.1) > SIGN_MAX && now.duration_since(live.since) > SIGN_MAX {
-            return Err("nothing comes back through the inbox".into());
-        }
-        if live.ticked.is_none_or(|ticked| now.duration_since(ticked) >= TICK) {
-            live.ticked = Some(now);
-            live.sign.0 += 1;
-            self.tick(live);
-            self.renew_rooms(now);
-        }
-        self.memory.tidy(now);
-        self.expire(now);
-        self.look_at_holes(now);
-        if live.paused.is_some_and(|(until, _)| now >= until) {
-            let (_, since) = live.paused.take().unwrap_or((now, now));
-            if now.duration_since(since) > REFUSING_MAX {
-                return Err("the server refuses to write".into());
-            }
-            live.paused = None;
-        }
-        if self.outbox.awaits_archive() && !live.positioning {
-            live.positioning = true;
-            let (mut connection, key) = (live.session.control.clone(), self.keys.feed_position());
-            live.calls.push(Box::pin(async move {
-                Called::Position(redis::cmd("GET").arg(key).query_async(&mut connection).await)
-            }));
-        }
-        let busy = self.outbox.awaits_archive() || self.rooms.values().any(|log| log.hole.is_some());
-        Ok(Duration::from_millis(if busy || live.paused.is_some() { 10 } else { 50 }))
-    }
-
-    /// This node's sign of life has come back.
-    pub(super) fn on_sign(&mut self, live: &mut Live, number: u64) {
-        if number == live.sign.0 {
-            live.sign.1 = Instant::now();
-        }
-    }
-
-    fn tick(&mut self, live: &mut Live) {
-        let mut call = scripts::TICK.call(4);
-        call.arg(self.keys.fence()).arg(self.keys.signs()).arg(self.keys.young()).arg(self.keys.feed_count());
-        call.arg(live.fence.text()).arg(self.world.node).arg(self.keys.inbox(self.world.node));
-        call.arg(frame::sign(live.sign.0)).arg(self.publish_command()).arg(EPOCH_LASTS_MS);
-        let mut connection = live.session.control.clone();
-        live.calls.push(Box::pin(async move {
-            let ticked = async {
-                let answer = scripts::TICK.run(&mut connection, &call).await?;
-                Ok((answer, who(&mut connection).await?.0))
-            };
-            Called::Ticked(ticked.await)
-        }));
-    }
-
-    fn on_ticked(&mut self, live: &mut Live, answer: RedisResult<(Value, usize)>) -> Result<(), String> {
-        let (answer, replicas) = answer.map_err(|error| error.to_string())?;
-        live.session.replicas = replicas;
-        if replicas > 0 {
-            self.replicas_seen = Some(Instant::now());
-        }
-        let (_, rest) = replies::word(answer).map_err(|error| error.to_string())?;
-        self.heed_fence(live, rest.into_iter().next())
-    }
-
-    /// Whose turn it is now, by an answer. An epoch that another node has begun here is taken over.
-    pub(super) fn heed_fence(&mut self, live: &mut Live, fence: Option<Value>) -> Result<(), String> {
-        let text = fence.and_then(|fence| replies::text(fence).ok());
-        match text.as_deref().and_then(Fence::parse) {
-            Some(fence) if fence.run_id == live.session.run_id && fence.epoch >= live.fence.epoch => {
-                self.epoch = fence.epoch;
-                live.fence = fence;
-                Ok(())
-            }
-            _ => Err("the nodes have gone on at another server".into()),
-        }
-    }
-
-    /// Whether a proposal that is to have a copy has to wait for one. A replica that was there a moment ago is
-    /// waited for: it may be back soon, and what it does not have may be lost with this server.
-    pub(super) fn needs_replica(&self) -> bool {
-        self.replicas_seen.is_some_and(|seen| seen.elapsed() < REPLICA_MISSED)
-    }
-
-    pub(super) fn publish_command(&self) -> &'static str {
-        if self.world.link.is_cluster() { "SPUBLISH" } else { "PUBLISH" }
-    }
-
-    fn on_letter(&mut self, letter: Option<Letter>) {
+    pub(super) fn on_letter(&mut self, letter: Option<Letter>) {
         match letter {
             None => self.closing = Some(oneshot::channel().0),
             Some(Letter::Propose(proposals)) => {
@@ -440,96 +331,31 @@ impl Partition {
                 rooms.iter().for_each(|room| drop(self.rooms.remove(room)));
                 self.wishes.push_back(Wish::Leave(rooms));
             }
-            Some(Letter::Read { question, reply }) => {
-                self.questions.push_back((Instant::now(), question, reply));
-            }
+            Some(Letter::Read(asked)) => self.questions.push_back((Instant::now(), asked)),
+            Some(Letter::Tell(news)) => self.living.tell(news),
+            Some(Letter::Note(notes)) => self.living.note(notes),
+            Some(Letter::Command(command)) => self.living.command(command),
+            Some(Letter::GiveBack(done)) => self.giving_back = Some(done),
             Some(Letter::Close(done)) => self.closing = Some(done),
         }
     }
 
     /// Answers questions, each in a task of its own.
     fn read_on(&mut self, live: &Live) {
-        while let Some((_, question, reply)) = self.questions.pop_front() {
+        while let Some((_, asked)) = self.questions.pop_front() {
             let reading = Reading {
                 connection: live.session.control.clone(),
                 keys: self.keys.clone(),
+                life: self.world.life_keys(self.number),
                 world: self.world.clone(),
             };
             tokio::task::spawn_local(async move {
                 // Whoever asked may be gone.
-                reply.send(reading.answer(question).await).ok();
+                match asked {
+                    Asked::Question(question, reply) => reply.send(reading.answer(question).await).ok(),
+                    Asked::Tops(rooms, reply) => reply.send(reading.tops(&rooms).await).ok(),
+                };
             });
-        }
-    }
-
-    fn expire(&mut self, now: Instant) {
-        let settled = self.outbox.expire(now);
-        if !settled.is_empty() {
-            self.world.say(Says::Settled(settled));
-        }
-        while self.questions.front().is_some_and(|(since, ..)| now.duration_since(*since) > READ_MAX) {
-            if let Some((_, _, reply)) = self.questions.pop_front() {
-                reply.send(Err("Redis cannot be reached; try again".into())).ok();
-            }
-        }
-        self.expire_wishes(now);
-    }
-
-    /// Hears the rest of an inbox, so that repair knows all that came, and forgets what was under way.
-    async fn depart(&mut self, mut live: Live) {
-        let until = tokio::time::Instant::now() + DRAIN_MAX;
-        while let Ok(push) = tokio::time::timeout_at(until, live.session.pushes.recv()).await {
-            if self.on_push(&mut live, push).is_err() {
-                break;
-            }
-        }
-        drop(live);
-        self.recover_wishes();
-        self.filling.clear();
-        self.refusing = None;
-        self.renewed.clear();
-        self.outbox.start_over();
-        for log in self.rooms.values_mut().filter(|log| log.stage == Stage::Live) {
-            log.stage = Stage::Stale;
-            log.cut();
-        }
-        self.away = Some(Instant::now());
-    }
-
-    /// Waits before the next try; letters are taken all the while. Whether the node ends.
-    async fn wait_away(&mut self, wait: Duration, why: &str) -> bool {
-        let until = tokio::time::Instant::now() + wait;
-        while let Ok(letter) = tokio::time::timeout_at(until, self.letters.recv()).await {
-            self.on_letter(letter);
-            if self.closing.is_some() {
-                return true;
-            }
-        }
-        let now = Instant::now();
-        let away = *self.away.get_or_insert(now);
-        if now.duration_since(away) > AWAY_MAX {
-            self.world.feel(self.number, Some(format!("Redis: {why}")));
-        }
-        self.memory.tidy(now);
-        self.expire(now);
-        self.closing.is_some()
-    }
-
-    /// Tells Redis that this node hears of nothing any more.
-    async fn take_leave(&mut self, live: &mut Live) {
-        let rooms: Vec<RoomName> = self.rooms.keys().cloned().collect();
-        for some in rooms.chunks(100) {
-            let call = self.leaving(some);
-            let run = scripts::LEAVE.run(&mut live.session.control, &call);
-            if let Err(error) = run.await {
-                log::warn!("redis: partition {}: cannot leave its rooms: {error}", self.number);
-                break;
-            }
-        }
-        let signs = redis::cmd("HDEL").arg(self.keys.signs()).arg(self.world.node).to_owned();
-        let gone: RedisResult<()> = signs.query_async(&mut live.session.control).await;
-        if let Err(error) = gone {
-            log::warn!("redis: partition {}: cannot say that this node ends: {error}", self.number);
         }
     }
 }

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, RedisResult, Value};
 
+use crate::chat::names::{Owners, RoomName, UserName};
+use crate::engines::redis::noting::Note;
 use crate::engines::redis::outbox::{Queued, Said};
 use crate::engines::redis::partition::{Called, Live, Partition};
 use crate::engines::redis::replies::{self, Remedy, remedy};
@@ -16,6 +18,8 @@ use crate::engines::shared::{Safety, Says};
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a batch waits for a replica before the next one goes out.
 const REPLICA_MS: u64 = 100;
+/// How often it is noted that a room of users was written to.
+const USED_PAUSE: Duration = Duration::from_secs(60);
 /// Most rooms whose renewal is remembered.
 const RENEWED_MAX: usize = 100_000;
 
@@ -163,14 +167,38 @@ impl Partition {
             self.outbox.failed(false);
             return Err("an answer of the script cannot be read".into());
         };
-        let memory = &mut self.memory;
+        let (memory, mut owned) = (&mut self.memory, Vec::new());
         let unloaded = self.outbox.answered(said, |queued, offset, epoch| {
             memory.put(&queued.room, offset, epoch, queued.body.clone());
+            if queued.room.owners().is_some() {
+                owned.push((queued.room.clone(), frame::ts_of(&queued.body)));
+            }
         });
+        owned.into_iter().for_each(|(room, ts)| self.note_use(room, ts));
         for room in unloaded {
             self.seed(live, room, None);
         }
         Ok(())
+    }
+
+    /// A room that users own was written to: from now on it is among theirs.
+    fn note_use(&mut self, room: RoomName, ts: u64) {
+        let now = Instant::now();
+        if self.used.get(&room).is_some_and(|last| now.duration_since(*last) < USED_PAUSE) {
+            return;
+        }
+        if self.used.len() >= RENEWED_MAX {
+            self.used.clear();
+        }
+        let names = match room.owners() {
+            Some(Owners::One(user)) => vec![user],
+            Some(Owners::Two(first, second)) => vec![first, second],
+            None => Vec::new(),
+        };
+        let users = names.into_iter().filter_map(|name| UserName::new(name).ok());
+        let notes = users.map(|user| Note::Used(user, room.clone(), ts)).collect();
+        self.world.note(notes);
+        self.used.insert(room, now);
     }
 
     /// Tells what is safe enough by now.

@@ -18,6 +18,7 @@ use crate::engines::redis::archive::ArchiveThread;
 use crate::engines::redis::frame;
 use crate::engines::redis::joining::Facts;
 use crate::engines::redis::keys::Keys;
+use crate::engines::redis::life::{self, notes};
 use crate::engines::redis::replies::{self, Row};
 use crate::engines::redis::world::World;
 use crate::store::archive::{Answer, Question, StoredEntry, StoredRoom, StoredState};
@@ -160,6 +161,8 @@ pub struct Reading {
     pub connection: MultiplexedConnection,
     /// The names of the partition.
     pub keys: Keys,
+    /// The names of what is beside the logs.
+    pub life: life::keys::Keys,
     /// See [`World`].
     pub world: Rc<World>,
 }
@@ -196,8 +199,46 @@ impl Reading {
                 None => Err("search needs an archive; set store.url = postgres://…".into()),
             },
             Question::Room { .. } => Err("a room is joined, not read".into()),
-            other => Err(format!("{other:?} is not asked of a room's history")),
+            Question::Session(session) => {
+                let note = notes::session(&mut self.connection, &self.life, &session).await;
+                note.map(Answer::Session).map_err(unread)
+            }
+            Question::RoomsOf { user, n } => {
+                let rooms = notes::rooms_of(&mut self.connection, &self.life, &user, n).await;
+                rooms.map(Answer::RoomsOf).map_err(unread)
+            }
+            Question::ReadMarks { room, n } => {
+                let marks = notes::read_marks(&mut self.connection, &self.life, &room, n).await;
+                marks.map(Answer::ReadMarks).map_err(unread)
+            }
+            Question::ReadMark { room, user } => {
+                let mark = notes::read_mark(&mut self.connection, &self.life, &room, &user).await;
+                mark.map(Answer::ReadMark).map_err(unread)
+            }
+            // The sources keep their dead letters themselves.
+            Question::Dead { .. } => Ok(Answer::Dead(Vec::new())),
+            Question::Id { .. } | Question::Ids { .. } => {
+                Err("ids are known to Redis alone; propose with the id instead".into())
+            }
         }
+    }
+
+    /// The newest places of rooms; 0 for one that was never written to, or not for long.
+    pub async fn tops(mut self, rooms: &[RoomName]) -> Result<Vec<Offset>, String> {
+        let mut pipeline = redis::pipe();
+        for room in rooms {
+            pipeline.cmd("HGET").arg(self.keys.meta(room.as_str())).arg("s");
+        }
+        let tops: Vec<Option<Offset>> = pipeline.query_async(&mut self.connection).await.map_err(unread)?;
+        let mut known = Vec::with_capacity(rooms.len());
+        for (room, top) in rooms.iter().zip(tops) {
+            known.push(match (top, &self.world.archive) {
+                (Some(top), _) => top,
+                (None, Some(archive)) => archive.room(room).await?.map_or(0, |stored| stored.top),
+                (None, None) => 0,
+            });
+        }
+        Ok(known)
     }
 
     /// The history from an offset on; its oldest place; the top of the room.
@@ -209,13 +250,12 @@ impl Reading {
         pipeline.cmd("XRANGE").arg(&history).arg(from.max(1)).arg("+");
         pipeline.cmd("HGETALL").arg(self.keys.changes(name));
         pipeline.cmd("HGET").arg(meta).arg("s");
-        let why = |error: RedisError| format!("Redis cannot be read: {error}");
         let (first, rows, changes, top): (Value, Value, Value, Option<u64>) =
-            pipeline.query_async(&mut self.connection).await.map_err(why)?;
+            pipeline.query_async(&mut self.connection).await.map_err(unread)?;
         let top = top.unwrap_or(0);
-        let first = replies::rows(first).map_err(why)?.first().map_or(top + 1, |row| row.offset);
-        let rows = replies::rows(rows).map_err(why)?;
-        let changes = replies::changes(changes).map_err(why)?;
+        let first = replies::rows(first).map_err(unread)?.first().map_or(top + 1, |row| row.offset);
+        let rows = replies::rows(rows).map_err(unread)?;
+        let changes = replies::changes(changes).map_err(unread)?;
         let shown = folded(room, rows, &changes, self.world.lives(room).age_ms);
         let first = first.max(shown.first);
         Ok((shown, first, top))
@@ -323,6 +363,10 @@ impl Reading {
             .for_each(|change| take(&mut state, change, user));
         Ok(Some(state))
     }
+}
+
+fn unread(error: RedisError) -> String {
+    format!("Redis cannot be read: {error}")
 }
 
 /// What a later entry makes of one.

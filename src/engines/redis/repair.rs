@@ -16,6 +16,7 @@ use crate::engines::redis::replies::{self, Fence, Meta};
 use crate::engines::redis::scripts;
 use crate::engines::redis::session::Session;
 use crate::engines::redis::world::EPOCH_LASTS_MS;
+use crate::engines::shared::NodeSlot;
 
 /// How long the nodes have to come together at a new server, in milliseconds.
 const WINDOW_MS: u64 = 1_500;
@@ -34,10 +35,10 @@ const CLAIM: u8 = b'C';
 
 impl Partition {
     /// Makes sure that the server has all that was accepted; tells whose turn it is there.
-    pub(super) async fn enter(&mut self, session: &mut Session) -> Result<Fence, String> {
+    pub(super) async fn enter(&mut self, session: &mut Session, node: NodeSlot) -> Result<Fence, String> {
         let mut connection = session.control.clone();
         connection.set_response_timeout(STEP_MAX);
-        let work = self.enter_with(&mut connection, &session.run_id);
+        let work = self.enter_with(&mut connection, &session.run_id, node);
         work.await.map_err(|error| error.to_string())?.ok_or_else(|| {
             format!("the server at {}:{} was left behind by the other nodes", session.host.0, session.host.1)
         })
@@ -47,11 +48,12 @@ impl Partition {
         &mut self,
         connection: &mut MultiplexedConnection,
         run_id: &str,
+        node: NodeSlot,
     ) -> RedisResult<Option<Fence>> {
         let known = self.epoch;
         let began = Instant::now();
         let fence = loop {
-            let (word, rest) = self.begin(connection, run_id).await?;
+            let (word, rest) = self.begin(connection, run_id, node).await?;
             match word.as_str() {
                 "OPEN" => break fence_of(rest)?,
                 "STALE" => {
@@ -61,7 +63,7 @@ impl Partition {
                 _ => {}
             }
             let staged = self.stage(connection, run_id).await?;
-            if let Some(fence) = self.finish(connection, run_id).await? {
+            if let Some(fence) = self.finish(connection, run_id, node).await? {
                 log::warn!(
                     "redis: partition {}: {staged} entries of this node were missing at the new server; it was \
                      repaired in {:?}",
@@ -82,12 +84,13 @@ impl Partition {
         &mut self,
         connection: &mut MultiplexedConnection,
         run_id: &str,
+        node: NodeSlot,
     ) -> RedisResult<(String, Vec<Value>)> {
         let force = self.left_behind.is_some_and(|since| since.elapsed() > LEFT_BEHIND_MAX);
         let mut call = scripts::REPAIR_BEGIN.call(5);
         call.arg(self.keys.fence()).arg(self.keys.repair()).arg(self.keys.staged_rooms());
         call.arg(self.keys.signs()).arg(self.keys.young());
-        call.arg(run_id).arg(self.world.node).arg(self.epoch).arg(WINDOW_MS).arg(clock::wall_ms());
+        call.arg(run_id).arg(node).arg(self.epoch).arg(WINDOW_MS).arg(clock::wall_ms());
         call.arg(self.keys.staged("")).arg(u8::from(force));
         replies::word(scripts::REPAIR_BEGIN.run(connection, &call).await?)
     }
@@ -162,11 +165,12 @@ impl Partition {
         &self,
         connection: &mut MultiplexedConnection,
         run_id: &str,
+        node: NodeSlot,
     ) -> RedisResult<Option<Fence>> {
         loop {
             let mut call = scripts::REPAIR_DONE.call(3);
             call.arg(self.keys.fence()).arg(self.keys.repair()).arg(self.keys.signs());
-            call.arg(run_id).arg(self.world.node);
+            call.arg(run_id).arg(node);
             let (word, rest) = replies::word(scripts::REPAIR_DONE.run(connection, &call).await?)?;
             match word.as_str() {
                 "OPEN" => return Ok(fence_of(rest).ok().filter(|fence| fence.run_id == run_id)),

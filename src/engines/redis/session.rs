@@ -33,31 +33,20 @@ pub struct Session {
     /// Where the server is.
     pub host: Host,
     /// Ends the subscription when it is dropped.
-    _inbox: MultiplexedConnection,
+    inbox: MultiplexedConnection,
 }
 
-/// What is needed to open a session.
-pub struct Opening<'a> {
-    /// Where Redis is.
-    pub link: &'a RedisLink,
-    /// The partition's names.
-    pub keys: &'a Keys,
-    /// This node.
-    pub node: NodeSlot,
-    /// Further servers that can be asked for the primary.
-    pub more: &'a [Host],
-}
-
-impl Opening<'_> {
-    /// Finds the primary, connects, and subscribes. Also tells what other servers there are.
-    pub async fn open(self) -> RedisResult<(Session, Vec<Host>)> {
-        let primary = self.link.primary_of(&self.keys.fence(), self.more).await?;
+impl Session {
+    /// Finds the primary that has `key` and connects. Also tells what other servers there are; `more` are asked for
+    /// the primary too.
+    pub async fn open(link: &RedisLink, key: &str, more: &[Host]) -> RedisResult<(Session, Vec<Host>)> {
+        let primary = link.primary_of(key, more).await?;
         let host = primary.host;
         let (sender, pushes) = unbounded_channel();
         let (publish, control, inbox) = tokio::join!(
-            self.link.connect_to(&host, RESPONSE_MAX, None),
-            self.link.connect_to(&host, RESPONSE_MAX, None),
-            self.link.connect_to(&host, RESPONSE_MAX, Some(sender)),
+            link.connect_to(&host, RESPONSE_MAX, None),
+            link.connect_to(&host, RESPONSE_MAX, None),
+            link.connect_to(&host, RESPONSE_MAX, Some(sender)),
         );
         let (mut publish, mut control, mut inbox) = (publish?, control?, inbox?);
         let (replicas, run_id) = who(&mut publish).await?;
@@ -66,19 +55,25 @@ impl Opening<'_> {
                 return Err((ErrorKind::Io, "the server was replaced while it was connected to").into());
             }
         }
-        let channel = self.keys.session(self.node, rand::random());
-        let subscribe = if self.link.is_cluster() { "SSUBSCRIBE" } else { "SUBSCRIBE" };
-        for name in [&self.keys.inbox(self.node), &channel] {
-            inbox.send_packed_command(redis::cmd(subscribe).arg(name)).await?.extract_error()?;
+        let session =
+            Session { publish, control, pushes, run_id, channel: String::new(), replicas, host, inbox };
+        Ok((session, primary.others))
+    }
+
+    /// Subscribes what is for this node. `sharded`: in a Cluster.
+    pub async fn subscribe(&mut self, keys: &Keys, node: NodeSlot, sharded: bool) -> RedisResult<()> {
+        self.channel = keys.session(node, rand::random());
+        let subscribe = if sharded { "SSUBSCRIBE" } else { "SUBSCRIBE" };
+        for name in [&keys.inbox(node), &self.channel] {
+            self.inbox.send_packed_command(redis::cmd(subscribe).arg(name)).await?.extract_error()?;
         }
-        let count = if self.link.is_cluster() { "SHARDNUMSUB" } else { "NUMSUB" };
+        let count = if sharded { "SHARDNUMSUB" } else { "NUMSUB" };
         let (_, listening): (String, u64) =
-            redis::cmd("PUBSUB").arg(count).arg(&channel).query_async(&mut control).await?;
+            redis::cmd("PUBSUB").arg(count).arg(&self.channel).query_async(&mut self.control).await?;
         if listening == 0 {
             return Err((ErrorKind::Io, "the server does not know of the subscription").into());
         }
-        let session = Session { publish, control, pushes, run_id, channel, replicas, host, _inbox: inbox };
-        Ok((session, primary.others))
+        Ok(())
     }
 }
 

@@ -5,11 +5,17 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use tokio::sync::mpsc::UnboundedSender;
+
 use crate::chat::names::RoomName;
 use crate::engines::redis::archive::ArchiveThread;
-use crate::engines::redis::keys::Keys;
+use crate::engines::redis::keys::{Keys, partition_of};
+use crate::engines::redis::life;
+use crate::engines::redis::noting::Note;
+use crate::engines::redis::partition::Letter;
+use crate::engines::redis::peers::Peers;
 use crate::engines::redis::{RoomKeep, Settings};
-use crate::engines::shared::{NodeSlot, Says, Sink};
+use crate::engines::shared::{Says, Sink};
 use crate::redis_link::RedisLink;
 use crate::redis_link::nodes::Host;
 
@@ -24,8 +30,8 @@ const HISTORY_LIFE_MS: u64 = 60_000;
 pub struct World {
     /// Where Redis is.
     pub link: RedisLink,
-    /// This node.
-    pub node: NodeSlot,
+    /// The other nodes, and this node's number.
+    pub peers: Peers,
     /// Where everything is told.
     pub sink: Sink,
     /// The archive behind Redis.
@@ -39,6 +45,7 @@ pub struct World {
     prefix: String,
     keep: Box<dyn Fn(&RoomName) -> RoomKeep + Send>,
     board: RefCell<Board>,
+    boxes: RefCell<Vec<UnboundedSender<Letter>>>,
 }
 
 /// How the partitions are.
@@ -79,7 +86,7 @@ impl World {
         };
         World {
             link: settings.link,
-            node: settings.node,
+            peers: Peers::new(partitions),
             sink,
             archive,
             feed_max,
@@ -87,6 +94,7 @@ impl World {
             hosts: RefCell::new(Vec::new()),
             prefix: settings.prefix,
             keep: Box::new(keep),
+            boxes: RefCell::new(Vec::new()),
             board: RefCell::new(Board { troubles: vec![None; partitions], told: None }),
         }
     }
@@ -94,6 +102,48 @@ impl World {
     /// The names of a partition.
     pub fn keys(&self, partition: usize) -> Keys {
         Keys::new(&self.prefix, partition)
+    }
+
+    /// The same for what is beside the logs.
+    pub fn life_keys(&self, partition: usize) -> life::keys::Keys {
+        let keys = life::keys::Keys::new(&self.prefix, partition as u32, self.link.is_cluster());
+        keys.expect("the prefix was checked when the engine was opened")
+    }
+
+    /// Where letters to the partitions go.
+    pub fn deliver_to(&self, boxes: Vec<UnboundedSender<Letter>>) {
+        *self.boxes.borrow_mut() = boxes;
+    }
+
+    /// How many partitions there are.
+    pub fn partitions(&self) -> usize {
+        self.boxes.borrow().len()
+    }
+
+    /// Sends a letter to the partition of a name: of a room, a user or a session.
+    pub fn post(&self, name: &str, letter: Letter) {
+        self.post_at(partition_of(name, self.partitions() as u32), letter);
+    }
+
+    /// Sends a letter to a partition.
+    pub fn post_at(&self, partition: usize, letter: Letter) {
+        if self.boxes.borrow()[partition].send(letter).is_err() {
+            log::warn!("redis: partition {partition} has ended; a call is not carried out");
+        }
+    }
+
+    /// Keeps something beside the logs, where it belongs.
+    pub fn note(&self, notes: Vec<Note>) {
+        for note in notes {
+            let name = match &note {
+                Note::Read(mark) => mark.room.as_str(),
+                Note::ReadBy(mark) => mark.user.as_str(),
+                Note::Session(note) => &note.session,
+                Note::Used(user, ..) => user.as_str(),
+            };
+            let at = partition_of(name, self.partitions() as u32);
+            self.post_at(at, Letter::Note(vec![note]));
+        }
     }
 
     /// How much a room keeps.

@@ -3,6 +3,7 @@
 mod cluster;
 mod failover;
 mod load;
+mod people;
 mod places;
 mod stage;
 mod switch;

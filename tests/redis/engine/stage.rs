@@ -11,9 +11,10 @@ use roomcast::chat::message::{Epoch, Offset};
 use roomcast::chat::names::{MessageId, RoomName, UserName};
 use roomcast::engines::engine::Ask;
 use roomcast::engines::redis::{RoomKeep, Settings, open};
-use roomcast::engines::shared::{Outcome, Proposal, Safety, Says, Shared};
+use roomcast::engines::shared::{Command, News, Outcome, Proposal, Safety, Says, Shared};
 use roomcast::redis_link::RedisLink;
 use roomcast::store::archive::{Answer, Question, StoredRoom};
+use roomcast::store::record::Record;
 
 use crate::fixtures::eventually;
 
@@ -35,6 +36,8 @@ struct Heard {
     order: Vec<u64>,
     answers: HashMap<u64, Result<Vec<Answer>, String>>,
     health: Vec<Option<String>>,
+    /// What was told beside the logs.
+    life: Vec<String>,
     /// What must never happen.
     faults: Vec<String>,
 }
@@ -89,7 +92,17 @@ impl Heard {
                 self.answers.insert(ticket, answers);
             }
             Says::Health(health) => self.health.push(health),
-            Says::News(..) | Says::Roster(..) | Says::NodeGone(_) | Says::Command(_) => {}
+            Says::News(room, _, news) => self.life.push(format!("{}: {news:?}", room.as_str())),
+            Says::Roster(room, list) => {
+                let mut users: Vec<&str> = list.iter().map(|there| there.user.as_str()).collect();
+                users.sort_unstable();
+                self.life.push(format!("{}: roster {users:?}", room.as_str()));
+            }
+            Says::Crowd { room, nodes, .. } => {
+                self.life.push(format!("{}: {} nodes", room.as_str(), nodes.len()))
+            }
+            Says::NodeGone(_) => self.life.push("a node is gone".into()),
+            Says::Command(command) => self.life.push(format!("{command:?}")),
         }
     }
 
@@ -140,7 +153,6 @@ impl Node {
         let mut settings = Settings {
             link: RedisLink::parse(url).unwrap(),
             prefix: "chat".into(),
-            node: name,
             keep: Box::new(|_| RoomKeep { history: 100_000, keep_ms: 3_600_000, dedup_ms: 600_000 }),
             archive: None,
         };
@@ -150,6 +162,10 @@ impl Node {
         let start = open(settings).unwrap();
         let engine = start(Arc::new(move |says| ears.lock().unwrap().take(says))).unwrap();
         Node { engine: Mutex::new(engine), heard, tickets: AtomicU64::new(1), name }
+    }
+
+    pub fn name(&self) -> u32 {
+        self.name
     }
 
     fn ticket(&self) -> u64 {
@@ -235,6 +251,33 @@ impl Node {
 
     pub fn health(&self) -> Vec<Option<String>> {
         self.heard.lock().unwrap().health.clone()
+    }
+
+    pub fn tell(&self, name: &str, news: News) {
+        self.engine.lock().unwrap().tell(vec![(room(name), news)]);
+    }
+
+    pub fn note(&self, records: Vec<Record>) {
+        self.engine.lock().unwrap().note(records);
+    }
+
+    pub fn command(&self, command: Command) {
+        self.engine.lock().unwrap().command(command);
+    }
+
+    /// Waits until something was told beside the logs, and forgets what was told up to there.
+    pub async fn hears(&self, text: &str) {
+        eventually(&format!("node {} to hear {text:?} in {:?}", self.name, self.life()), async || {
+            let mut heard = self.heard.lock().unwrap();
+            let at = heard.life.iter().position(|said| said == text)?;
+            heard.life.drain(..=at);
+            Some(())
+        })
+        .await;
+    }
+
+    pub fn life(&self) -> Vec<String> {
+        self.heard.lock().unwrap().life.clone()
     }
 
     pub fn settled_order(&self) -> Vec<u64> {
