@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod backoff;
+pub mod nodes;
 
 use std::fmt;
 use std::time::Duration;
