@@ -6,6 +6,8 @@
 
 #[path = "../archives/common/mod.rs"]
 mod common;
+mod feed;
+mod figures;
 mod outages;
 mod schema;
 mod server;

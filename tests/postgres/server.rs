@@ -62,7 +62,7 @@ fn id_of(what: &str, name: &str) -> u32 {
     line.split(':').nth(2).and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("no {what} {name}"))
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
