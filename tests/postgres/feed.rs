@@ -93,11 +93,13 @@ fn run_redis(port: u16, folder: &std::path::Path) -> Child {
     command.spawn().expect("redis-server runs; on Debian: apt-get install redis-server")
 }
 
+type Answered = Result<Vec<Answer>, String>;
+
 /// An engine as a chat server holds it.
 struct Node {
     engine: Box<dyn Shared>,
     settled: Arc<Mutex<HashMap<u64, Outcome>>>,
-    answers: Arc<Mutex<HashMap<u64, Result<Vec<Answer>, String>>>>,
+    answers: Arc<Mutex<HashMap<u64, Answered>>>,
     tickets: u64,
 }
 

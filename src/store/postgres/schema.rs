@@ -61,7 +61,7 @@ CREATE TABLE entries (
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.02,
         autovacuum_analyze_scale_factor = 0.05);
 CREATE INDEX entries_id ON entries (h) WHERE h IS NOT NULL;
-CREATE INDEX entries_words ON entries USING gin (words) WITH (gin_pending_list_limit = 512)
+CREATE INDEX entries_words ON entries USING gin (words) WITH (gin_pending_list_limit = 2048)
     WHERE words IS NOT NULL;
 CREATE TABLE reactions (
     room bigint NOT NULL,
