@@ -1,6 +1,8 @@
 //! Rooms that several engines share through real Redis servers.
 
+mod chance;
 mod cluster;
+mod cost;
 mod failover;
 mod load;
 mod people;
