@@ -13,6 +13,7 @@ mod arriving;
 mod asking;
 pub mod checks;
 mod departing;
+pub mod feed;
 mod frame;
 mod handle;
 mod joining;

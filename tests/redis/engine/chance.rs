@@ -1,4 +1,4 @@
-//! Failovers by chance, one after the other, while writers write in several rooms on three nodes: replicas that are
+//! Failovers by chance, one after the other, while writers write in several rooms on four nodes: replicas that are
 //! behind, primaries that die or hang, nodes that stay behind, nodes that die. ROOMCAST_ROUNDS says how many rounds
 //! (default 3), ROOMCAST_SEED begins the same again.
 
@@ -53,7 +53,7 @@ async fn whatever_happens_nothing_is_lost_or_doubled() {
     let mut chance = StdRng::seed_from_u64(seed);
     let mut primary = Server::start(&[]).await;
     let (mut switches, mut nodes) = (Vec::new(), Vec::new());
-    for at in 0..3 {
+    for at in 0..4 {
         switches.push(Switch::start(primary.port).await);
         nodes.push(Rc::new(Node::start(&switches[at].url(), at as u32 + 1)));
     }
@@ -84,6 +84,12 @@ async fn whatever_happens_nothing_is_lost_or_doubled() {
                 0 => primary.kill(),
                 1 => primary.freeze(),
                 _ => {}
+            }
+            // Who has only the word of the primary may lose it together with the primary and the node that said it.
+            let dies = chance.random_range(0..12);
+            if safety == Safety::Replicated && dies < 3 && !nodes[dies].is_dead() {
+                eprintln!("round {round}: node {} dies", dies + 1);
+                nodes[dies].crash();
             }
             let late = chance.random_range(0..6);
             for (at, switch) in switches.iter().enumerate() {

@@ -1,5 +1,6 @@
 //! Rooms that several engines share through real Redis servers.
 
+mod archive;
 mod chance;
 mod cluster;
 mod cost;

@@ -33,7 +33,7 @@ for _, row in ipairs(list) do
     local value = seq_text .. ':' .. epoch_text .. ':' .. string.format('%.0f', ts)
     if ARGV[7] == '1' then
       local fed = string.format('%.0f', fresh) .. '-' .. redis.call('INCR', KEYS[4])
-      redis.call('XADD', KEYS[3], fed, 'r', ARGV[2], 'o', seq_text, 'b', body)
+      redis.call('XADD', KEYS[3], fed, 'r', ARGV[2], 'o', seq_text, 'e', epoch_text, 'b', body)
       value = value .. ':' .. fed
     end
     redis.call('HSET', cur, string.sub(body, 22, 21 + id_bytes), value)
