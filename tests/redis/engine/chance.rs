@@ -38,8 +38,11 @@ async fn replica_of(primary: &Server) -> Server {
 
 async fn become_primary(replica: &Server) {
     let client = redis::Client::open(replica.url()).unwrap();
-    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
-    let () = redis::cmd("REPLICAOF").arg("NO").arg("ONE").query_async(&mut redis).await.unwrap();
+    eventually("the replica to become a primary", async || {
+        let mut redis = client.get_multiplexed_async_connection().await.ok()?;
+        redis::cmd("REPLICAOF").arg("NO").arg("ONE").query_async::<()>(&mut redis).await.ok()
+    })
+    .await;
 }
 
 async fn pause(chance: &mut StdRng, most: u64) {
@@ -52,6 +55,7 @@ async fn whatever_happens_nothing_is_lost_or_doubled() {
     eprintln!("ROOMCAST_SEED={seed}");
     let mut chance = StdRng::seed_from_u64(seed);
     let mut primary = Server::start(&[]).await;
+    let mut replica = replica_of(&primary).await;
     let (mut switches, mut nodes) = (Vec::new(), Vec::new());
     for at in 0..4 {
         switches.push(Switch::start(primary.port).await);
@@ -72,10 +76,12 @@ async fn whatever_happens_nothing_is_lost_or_doubled() {
             primary.kill();
             pause(&mut chance, 500).await;
             primary.restart().await;
+            replica = replica_of(&primary).await;
         } else {
-            let replica = replica_of(&primary).await;
             pause(&mut chance, 500).await;
             become_primary(&replica).await;
+            // Before anybody comes, so that all know that there is one.
+            let next = replica_of(&replica).await;
             // What is accepted from here on the replica does not have.
             pause(&mut chance, 300).await;
             let fate = chance.random_range(0..3);
@@ -103,7 +109,7 @@ async fn whatever_happens_nothing_is_lost_or_doubled() {
                 pause(&mut chance, 3_000).await;
                 switch.turn_to(replica.port);
             }
-            old.push(std::mem::replace(&mut primary, replica));
+            old.push(std::mem::replace(&mut primary, std::mem::replace(&mut replica, next)));
         }
     }
     for load in &loads {

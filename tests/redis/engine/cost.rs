@@ -3,9 +3,11 @@
 use std::time::Instant;
 
 use roomcast::engines::shared::Safety;
+use roomcast::store::archive::Question;
 
 use super::stage::{Node, message};
 use crate::fixtures::backend::command;
+use crate::fixtures::eventually;
 use crate::fixtures::servers::Server;
 
 /// More than that per message in batches means that something is done that need not be. Measured: 12 to 25.
@@ -64,4 +66,36 @@ async fn a_message_costs_redis_little() {
         eprintln!("{open} open in {rooms} rooms: {micros:.1} us of Redis per message, {rate:.0}/s");
         assert!(open < 400 || micros < BATCHED_MICROS_MAX, "{micros}");
     }
+}
+
+/// How often scripts were called.
+async fn calls(redis: &mut roomcast::redis_link::RedisConnection) -> u64 {
+    let info: String = command(redis, &["INFO", "commandstats"]).await;
+    let stat = info.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap();
+    stat.split(',').next().unwrap().parse().unwrap()
+}
+
+#[actix_rt::test]
+async fn a_storm_of_joins_makes_few_calls() {
+    const ROOMS: u64 = 10_000;
+    let server = Server::start(&[]).await;
+    let (one, two) = (Node::start(&server.url(), 1), Node::start(&server.url(), 2));
+    one.join("r0").await;
+    two.join("r0").await;
+    let mut redis = server.connect().await;
+    let (before, used, since) = (calls(&mut redis).await, cpu_seconds(&mut redis).await, Instant::now());
+    let tickets: Vec<u64> = (0..ROOMS)
+        .map(|n| {
+            let room = super::stage::room(&format!("r{n}"));
+            one.ask_for(vec![Question::Room { room, tail: 100, tail_bytes: 1 << 20 }])
+        })
+        .collect();
+    for ticket in tickets {
+        eventually("a join", async || one.joined(ticket).then_some(())).await;
+    }
+    let (seconds, made) = (since.elapsed().as_secs_f64(), calls(&mut redis).await - before);
+    let used = (cpu_seconds(&mut redis).await - used) * 1e6 / ROOMS as f64;
+    eprintln!("{ROOMS} rooms joined in {seconds:.2} s with {made} calls, {used:.1} us of Redis each");
+    // A hundred rooms in a call for the join, a hundred in one for the roster, and ticks.
+    assert!(made < 2 * ROOMS / 100 + 100, "{made}");
 }

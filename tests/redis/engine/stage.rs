@@ -233,6 +233,11 @@ impl Node {
         answers.await.map(|mut answers| answers.remove(0))
     }
 
+    /// Whether a question about rooms was answered.
+    pub fn joined(&self, ticket: u64) -> bool {
+        self.heard.lock().unwrap().answers.get(&ticket).is_some_and(Result::is_ok)
+    }
+
     pub async fn join(&self, name: &str) -> StoredRoom {
         let question = Question::Room { room: room(name), tail: 100, tail_bytes: 1 << 20 };
         match self.ask(question).await {
@@ -328,7 +333,11 @@ pub fn judge(nodes: &[&Node], name: &str, acked: &[(String, Offset)]) {
         let doubled: Vec<_> = at.iter().filter(|(_, places)| places.len() > 1).collect();
         assert!(doubled.is_empty(), "node {}: doubled {doubled:?}", node.name);
         let lost: Vec<_> = acked.iter().filter(|(id, _)| !at.contains_key(id.as_str())).collect();
-        assert!(lost.is_empty(), "node {}: {} of {} lost: {lost:?}", node.name, lost.len(), acked.len());
+        let ends = (lost.first(), lost.last());
+        let (rewinds, skips) = (&seen.rewinds, &seen.skips);
+        let why =
+            format!("{} of {} from {ends:?}, rewinds {rewinds:?}, skips {skips:?}", lost.len(), acked.len());
+        assert!(lost.is_empty(), "node {} lost {why}", node.name);
     }
     for (offset, entry) in &logs[0].log {
         for (node, seen) in nodes.iter().zip(&logs).skip(1) {
