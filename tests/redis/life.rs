@@ -525,3 +525,52 @@ async fn all_of_it_works_in_a_cluster() {
     .await;
     assert_eq!(a.noise, ["lobby +bob", "lobby -bob"]);
 }
+
+#[actix_rt::test]
+async fn thousands_of_users_are_told_again_in_steps() {
+    let server = Server::start(&[]).await;
+    let (mut a, mut b) = (Sharer::start(&server).await, Sharer::start(&server).await);
+    let all = Limits { named: usize::MAX, again: 0 };
+    (a.limits, b.limits) = (all, all);
+    for name in ["hall", "lobby", "yard"] {
+        b.join(name).await;
+    }
+    b.came("lobby", "bob").await;
+    b.came("yard", "bob").await;
+    for n in 0..5_000 {
+        b.telling.push(&room("hall"), News::Came(user(&format!("b{n}")), None));
+    }
+    b.tell().await;
+    // As if the new primary had missed the last moments: some are not there, some still are.
+    let roster = b.keys.roster(&room("hall"));
+    for n in 0..1_500 {
+        let mut forget = redis::cmd("HDEL");
+        forget.arg(&roster).arg(format!("2:b{n}")).query_async::<()>(&mut b.redis).await.unwrap();
+        let mut remember = redis::cmd("HSET");
+        remember
+            .arg(&roster)
+            .arg(format!("2:ghost{n}"))
+            .arg("")
+            .query_async::<()>(&mut b.redis)
+            .await
+            .unwrap();
+    }
+    b.telling.all_again(&room("hall"));
+    b.telling.push(&room("hall"), News::Typing(user("b1"), true));
+    b.tell().await;
+    for name in ["hall", "lobby", "yard"] {
+        a.enlist(name).await;
+    }
+    // The large one ends the first answer; the others come in a second one.
+    let rooms = ["lobby", "hall", "yard"].map(room);
+    roster::ask(&mut a.redis, &a.keys, a.lease, &rooms).await.unwrap();
+    eventually("all rosters", async || {
+        a.hear().await;
+        (a.sees("yard") == ["bob"]).then_some(())
+    })
+    .await;
+    assert_eq!(a.sees("lobby"), ["bob"]);
+    let seen = a.sees("hall");
+    assert_eq!(seen.len(), 5_000);
+    assert!(seen.iter().all(|user| user.starts_with('b')), "no ghosts");
+}
