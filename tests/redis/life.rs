@@ -588,10 +588,14 @@ const ROOMS: [&str; 3] = ["lobby", "hall", "a:{b}"];
 fn sees_truth(sharers: &[Sharer; 3], truth: &Truth, at: usize) -> bool {
     let others: Vec<usize> = (0..3).filter(|n| *n != at).collect();
     ROOMS.iter().all(|room| match sharers[at].numbers.get(*room) {
-        Some(numbers) => others.iter().all(|n| {
-            let told = numbers.get(&sharers[*n].lease.slot).copied().unwrap_or(0);
-            told as usize == truth[*n].get(room).map_or(0, BTreeSet::len)
-        }),
+        Some(numbers) => {
+            others.iter().all(|n| {
+                let told = numbers.get(&sharers[*n].lease.slot).copied().unwrap_or(0);
+                told as usize == truth[*n].get(room).map_or(0, BTreeSet::len)
+            }) && numbers
+                .iter()
+                .all(|(slot, n)| *n == 0 || others.iter().any(|at| sharers[*at].lease.slot == *slot))
+        }
         None => {
             let all: BTreeSet<&str> = others
                 .iter()

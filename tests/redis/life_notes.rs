@@ -2,7 +2,6 @@
 
 use roomcast::chat::message::Epoch;
 use roomcast::engines::redis::life::lease::State;
-use roomcast::engines::redis::life::unkept::Note;
 use roomcast::engines::redis::life::{counts, is_lost, notes};
 use roomcast::store::archive::UserRoom;
 use roomcast::store::record::{Cursor, ReadMark, SessionNote};
@@ -30,9 +29,9 @@ async fn read_marks_only_grow() {
         mark("lobby", "a:b", u64::MAX - 2, 4_002),
         mark("hall", "ann", 1, 5_000),
     ];
-    let both = marks.into_iter().flat_map(|mark| [Note::Read(mark.clone()), Note::ReadBy(mark)]);
-    notes::keep(redis, keys, &both.collect::<Vec<_>>()).await.unwrap();
-    notes::keep(redis, keys, &[Note::Read(mark("lobby", "ann", 2, 9_000))]).await.unwrap();
+    notes::read(redis, keys, &marks).await.unwrap();
+    notes::read_by(redis, keys, &marks).await.unwrap();
+    notes::read(redis, keys, &[mark("lobby", "ann", 2, 9_000)]).await.unwrap();
     let read = async |redis: &mut _, room_name, user_name| {
         notes::read_mark(redis, keys, &room(room_name), &user(user_name)).await.unwrap()
     };
@@ -53,24 +52,19 @@ async fn a_user_finds_her_rooms_the_newest_first() {
     let server = Server::start(&[]).await;
     let mut a = Sharer::start(&server).await;
     let (redis, keys) = (&mut a.redis, &a.keys);
-    notes::keep(
-        redis,
-        keys,
-        &[Note::ReadBy(mark("lobby", "bob", 3, 1_000)), Note::ReadBy(mark("hall", "bob", 4, 2_000))],
-    )
-    .await
-    .unwrap();
-    notes::keep(redis, keys, &[Note::Used(user("bob"), room("@ann+bob"), 3_000)]).await.unwrap();
+    notes::read_by(redis, keys, &[mark("lobby", "bob", 3, 1_000), mark("hall", "bob", 4, 2_000)])
+        .await
+        .unwrap();
+    notes::used(redis, keys, &[(user("bob"), room("@ann+bob"), 3_000)]).await.unwrap();
     let list = async |redis: &mut _, n| notes::rooms_of(redis, keys, &user("bob"), n).await.unwrap();
     let of = |name: &str, read| UserRoom { room: room(name), top: 0, read };
     assert_eq!(list(redis, 9).await, [of("@ann+bob", 0), of("hall", 4), of("lobby", 3)]);
-    notes::keep(redis, keys, &[Note::ReadBy(mark("lobby", "bob", 5, 4_000))]).await.unwrap();
-    notes::keep(redis, keys, &[Note::Used(user("bob"), room("@ann+bob"), 2_999)]).await.unwrap();
+    notes::read_by(redis, keys, &[mark("lobby", "bob", 5, 4_000)]).await.unwrap();
+    notes::used(redis, keys, &[(user("bob"), room("@ann+bob"), 2_999)]).await.unwrap();
     assert_eq!(list(redis, 2).await, [of("lobby", 5), of("@ann+bob", 0)]);
-    let many: Vec<_> =
-        (0..1_100).map(|n| Note::Used(user("bob"), room(&format!("r{n}")), 10_000 + n)).collect();
+    let many: Vec<_> = (0..1_100).map(|n| (user("bob"), room(&format!("r{n}")), 10_000 + n)).collect();
     for some in many.chunks(300) {
-        notes::keep(redis, keys, some).await.unwrap();
+        notes::used(redis, keys, some).await.unwrap();
     }
     let all = list(redis, 5_000).await;
     assert_eq!((all.len(), all[0].room.as_str()), (1_000, "r1099"));
@@ -87,17 +81,16 @@ async fn a_session_is_gone_on_with_from_where_it_was_last() {
         let cursor = Cursor { room: room("a:b"), epoch: Epoch(1 << 60), offset, quiet: true };
         SessionNote { session: session.into(), user: user("ann"), ts, rooms: vec![cursor] }
     };
-    let keep = |session, ts, offset| Note::Session(note(session, ts, offset));
-    notes::keep(redis, keys, &[keep("s1", now, 5), keep("s2", now, 6)]).await.unwrap();
+    notes::note_sessions(redis, keys, &[note("s1", now, 5), note("s2", now, 6)]).await.unwrap();
     assert_eq!(notes::session(redis, keys, "s1").await.unwrap(), Some(note("s1", now, 5)));
     assert_eq!(notes::session(redis, keys, "s3").await.unwrap(), None);
     // A node that learns late of the end, after the session has gone on elsewhere.
-    notes::keep(redis, keys, &[keep("s1", now + 1, 9)]).await.unwrap();
-    notes::keep(redis, keys, &[keep("s1", now - 60_000, 7)]).await.unwrap();
+    notes::note_sessions(redis, keys, &[note("s1", now + 1, 9)]).await.unwrap();
+    notes::note_sessions(redis, keys, &[note("s1", now - 60_000, 7)]).await.unwrap();
     assert_eq!(notes::session(redis, keys, "s1").await.unwrap(), Some(note("s1", now + 1, 9)));
     // A node whose clock is an hour ahead does not hold the others off.
-    notes::keep(redis, keys, &[keep("s2", now + 3_600_000, 7)]).await.unwrap();
-    notes::keep(redis, keys, &[keep("s2", now + 2, 8)]).await.unwrap();
+    notes::note_sessions(redis, keys, &[note("s2", now + 3_600_000, 7)]).await.unwrap();
+    notes::note_sessions(redis, keys, &[note("s2", now + 2, 8)]).await.unwrap();
     assert_eq!(notes::session(redis, keys, "s2").await.unwrap(), Some(note("s2", now + 2, 8)));
     let left: u64 = redis::cmd("TTL").arg(keys.session("s2")).query_async(redis).await.unwrap();
     assert!((86_000..=86_400).contains(&left), "{left}");

@@ -7,12 +7,11 @@
 //!
 //! 1. On partition 0: [`lease::take`]; subscribe the inboxes of the slot; on each partition [`reaping::enter`];
 //!    then join.
-//! 2. Each second [`lease::tick`], with its answer to [`hearing::ticked`] (who is gone), to
+//! 2. Each second [`lease::tick`], with its answer to [`nodes::Nodes::seen`] (who is gone), to
 //!    [`nodes::Nodes::duty`] (whom to remove) and to [`commands::Done`]. A lease that is not held: begin anew.
 //! 3. After a room was joined: [`telling::Telling::all_again`] if anybody is there, and [`roster::ask`].
-//! 4. News are collected by [`telling::Telling`] and sent by [`roster::tell`], those of others heard by
-//!    [`hearing`]. Notes are collected by [`unkept::Unkept`] and sent by [`notes::keep`], counts by
-//!    [`counts::Counts`] and [`counts::write`].
+//! 4. News are collected by [`telling::Telling`] and sent by [`roster::tell`], those of others read by
+//!    [`wire::news`] and believed as [`nodes::Nodes::heard`] says.
 //! 5. At the end [`lease::give_back`], then [`reaping::step`] on each partition until it is done, and
 //!    [`lease::free`].
 //!
@@ -22,7 +21,6 @@
 pub mod bytes;
 pub mod commands;
 pub mod counts;
-pub mod hearing;
 pub mod keys;
 pub mod lease;
 pub mod nodes;
@@ -31,7 +29,6 @@ mod pages;
 pub mod reaping;
 pub mod roster;
 pub mod telling;
-pub mod unkept;
 pub mod wire;
 
 use redis::RedisError;

@@ -146,11 +146,6 @@ impl Nodes {
         (believed, gone)
     }
 
-    /// Whether a slot is this node's own.
-    pub fn is_own(&self, slot: NodeSlot) -> bool {
-        slot == self.own.slot
-    }
-
     /// Whether the last that is known of a slot is that its holder is gone.
     pub fn is_gone(&self, slot: NodeSlot) -> bool {
         self.known.get(&slot).is_some_and(|known| known.gone)

@@ -10,7 +10,6 @@ use redis::{RedisResult, Script};
 
 use super::bytes::{Left, Unreadable, put_name, put_text};
 use super::keys::Keys;
-use super::unkept::Note;
 use crate::chat::message::{Epoch, Offset};
 use crate::chat::names::{RoomName, UserName};
 use crate::store::archive::UserRoom;
@@ -27,44 +26,45 @@ const CLOCKS_MS: u64 = 5_000;
 /// First byte of a session's note: how the rest is written.
 const VERSION: u8 = 1;
 
-/// Keeps notes that belong to this partition, those of each kind in one step. What a failed call has kept may be
-/// kept again.
-pub async fn keep(redis: &mut impl ConnectionLike, keys: &Keys, notes: &[Note]) -> RedisResult<()> {
-    let mut reads = READ.arg(READS_KEPT.as_secs());
-    let mut uses = USE.arg(READS_KEPT.as_secs());
-    uses.arg(ROOMS_PER_USER);
-    let mut sessions = SESSION.arg(SESSION_KEPT.as_secs());
-    sessions.arg(CLOCKS_MS);
-    let mut counts = (0, 0, 0);
-    for note in notes {
-        match note {
-            Note::Read(mark) => {
-                reads.key(keys.reads(&mark.room)).key(keys.read_times(&mark.room));
-                reads.arg(mark.user.as_str()).arg(mark.offset).arg(mark.ts);
-                counts.0 += 1;
-            }
-            Note::ReadBy(ReadMark { room, user, offset, ts }) => {
-                uses.key(keys.rooms_of_user(user)).key(keys.reads_of_user(user));
-                uses.arg(room.as_str()).arg(*offset).arg(*ts);
-                counts.1 += 1;
-            }
-            Note::Used(user, room, ts) => {
-                uses.key(keys.rooms_of_user(user)).key(keys.reads_of_user(user));
-                uses.arg(room.as_str()).arg(0).arg(*ts);
-                counts.1 += 1;
-            }
-            Note::Session(note) => {
-                sessions.key(keys.session(&note.session)).arg(note.ts).arg(encode(note));
-                counts.2 += 1;
-            }
-        }
+/// Keeps how far users have read rooms of this partition. [`read_by`] belongs to each, in the partitions of the
+/// users.
+pub async fn read(redis: &mut impl ConnectionLike, keys: &Keys, marks: &[ReadMark]) -> RedisResult<()> {
+    let mut call = READ.arg(READS_KEPT.as_secs());
+    for mark in marks {
+        call.key(keys.reads(&mark.room)).key(keys.read_times(&mark.room));
+        call.arg(mark.user.as_str()).arg(mark.offset).arg(mark.ts);
     }
-    for (call, count) in [(reads, counts.0), (uses, counts.1), (sessions, counts.2)] {
-        if count > 0 {
-            call.invoke_async::<()>(redis).await?;
-        }
+    call.invoke_async(redis).await
+}
+
+/// The same for the users of this partition: which rooms they have read, and how far.
+pub async fn read_by(redis: &mut impl ConnectionLike, keys: &Keys, marks: &[ReadMark]) -> RedisResult<()> {
+    let uses = marks.iter().map(|mark| (&mark.user, &mark.room, mark.offset, mark.ts));
+    use_rooms(redis, keys, uses).await
+}
+
+/// Rooms were written to that the users of this partition own (`@ann`, `@ann+bob`), at a server time in Unix
+/// milliseconds. Then they are among their rooms, even if they have never been there.
+pub async fn used(
+    redis: &mut impl ConnectionLike,
+    keys: &Keys,
+    uses: &[(UserName, RoomName, u64)],
+) -> RedisResult<()> {
+    use_rooms(redis, keys, uses.iter().map(|(user, room, ts)| (user, room, 0, *ts))).await
+}
+
+async fn use_rooms<'a>(
+    redis: &mut impl ConnectionLike,
+    keys: &Keys,
+    uses: impl Iterator<Item = (&'a UserName, &'a RoomName, Offset, u64)>,
+) -> RedisResult<()> {
+    let mut call = USE.arg(READS_KEPT.as_secs());
+    call.arg(ROOMS_PER_USER);
+    for (user, room, offset, ts) in uses {
+        call.key(keys.rooms_of_user(user)).key(keys.reads_of_user(user));
+        call.arg(room.as_str()).arg(offset).arg(ts);
     }
-    Ok(())
+    call.invoke_async(redis).await
 }
 
 /// The newest read marks of a room, newest first.
@@ -105,6 +105,20 @@ pub async fn rooms_of(
     let room =
         |(room, read): (String, Offset)| Some(UserRoom { room: RoomName::new(&room).ok()?, top: 0, read });
     Ok(list.into_iter().filter_map(room).collect())
+}
+
+/// Keeps where sessions of this partition stand.
+pub async fn note_sessions(
+    redis: &mut impl ConnectionLike,
+    keys: &Keys,
+    notes: &[SessionNote],
+) -> RedisResult<()> {
+    let mut call = SESSION.arg(SESSION_KEPT.as_secs());
+    call.arg(CLOCKS_MS);
+    for note in notes {
+        call.key(keys.session(&note.session)).arg(note.ts).arg(encode(note));
+    }
+    call.invoke_async(redis).await
 }
 
 /// Where a session stood; none if it is not known (any more).

@@ -39,7 +39,7 @@ pub async fn enter(redis: &mut impl ConnectionLike, keys: &Keys, own: Lease) -> 
 
 /// Removes a gone node from up to a hundred of its rooms in a partition: from the interest and the roster of
 /// each. Returns whether nothing is left. Does nothing when the slot has another holder by now. The others are
-/// not told; they know that the node is gone.
+/// told in large rooms only; everywhere else they know already that the node is gone, and with it its people.
 pub async fn step(
     redis: &mut impl ConnectionLike,
     keys: &Keys,
@@ -159,11 +159,13 @@ for k = 4, #KEYS, 3 do
     local now = table.concat(others, ',')
     if now == '' then redis.call('HDEL', meta, 'i')
     elseif now ~= was then redis.call('HSET', meta, 'i', now) end
-    if redis.call('HDEL', numbers, slot) == 1 and redis.call('HLEN', roster) <= tonumber(ARGV[6]) then
-      redis.call('DEL', numbers)
-      for _, n in ipairs(others) do
-        redis.call(ARGV[3], ARGV[4] .. n, frame(ARGV[5] .. record(7, room, '')))
+    if redis.call('HDEL', numbers, slot) == 1 then
+      local news = record(6, room, struct.pack('>I4I4', tonumber(slot), 0))
+      if redis.call('HLEN', roster) <= tonumber(ARGV[6]) then
+        redis.call('DEL', numbers)
+        news = record(7, room, '')
       end
+      for _, n in ipairs(others) do redis.call(ARGV[3], ARGV[4] .. n, frame(ARGV[5] .. news)) end
     end
     redis.call('SREM', KEYS[2], room)
   end

@@ -213,11 +213,11 @@ end
 local slot, most, again = ARGV[2], tonumber(ARGV[6]), tonumber(ARGV[7])
 local mine = slot .. ':'
 local boxes, order, sizes, a = {}, {}, {}, 8
-local function send(who, list, to_self)
+local function send(who, list, without)
   if not who or #list == 0 then return end
   local text = table.concat(list)
   for n in string.gmatch(who, '%d+') do
-    if to_self or n ~= slot then
+    if n ~= without then
       local box = boxes[n]
       if not box then box = {ARGV[5]}; boxes[n] = box; order[#order + 1] = n end
       box[#box + 1] = text
@@ -266,30 +266,29 @@ for k = 3, #KEYS, 3 do
   if large and total <= again then
     redis.call('DEL', numbers)
     large = false
-    send(who, plain, false)
-    send(who, {record(7, room, '')}, true)
+    send(who, plain, slot)
+    send(who, {record(7, room, '')})
   elseif large then
     if moved ~= 0 then
       local n = math.max(0, redis.call('HINCRBY', numbers, slot, moved))
       if n == 0 then redis.call('HDEL', numbers, slot) end
       plain[#plain + 1] = record(6, room, struct.pack('>I4I4', tonumber(slot), n))
     end
-    send(who, plain, false)
+    send(who, plain, slot)
   elseif total > most then
-    local sums, list = {}, {}
+    local sums = {}
     for _, field in ipairs(redis.call('HKEYS', roster)) do
       local s = string.match(field, '^%d+')
       sums[s] = (sums[s] or 0) + 1
     end
+    large = true
+    send(who, plain, slot)
     for s, n in pairs(sums) do
       redis.call('HSET', numbers, s, n)
-      list[#list + 1] = record(6, room, struct.pack('>I4I4', tonumber(s), n))
+      send(who, {record(6, room, struct.pack('>I4I4', tonumber(s), n))}, s)
     end
-    large = true
-    send(who, plain, false)
-    send(who, list, true)
   else
-    send(who, all, false)
+    send(who, all, slot)
   end
   sizes[#sizes + 1] = large and 1 or 0
 end
