@@ -11,7 +11,7 @@ use roomcast::chat::entry::{Entry, Kind};
 use roomcast::chat::message::{Epoch, Offset};
 use roomcast::chat::names::MessageId;
 use roomcast::engines::engine::Ask;
-use roomcast::engines::redis::feed::{Feed, FeedSettings};
+use roomcast::engines::redis::filler::{Filler, FillerSettings};
 use roomcast::engines::redis::{ArchiveSettings, RoomKeep, Settings, open};
 use roomcast::engines::shared::{Outcome, Proposal, Safety, Says, Shared};
 use roomcast::redis_link::RedisLink;
@@ -175,14 +175,14 @@ impl Node {
     }
 }
 
-fn feed(redis: &Redis, database: &Database) -> Feed {
-    let settings = FeedSettings {
+fn feed(redis: &Redis, database: &Database) -> Filler {
+    let settings = FillerSettings {
         link: RedisLink::parse(&redis.url()).unwrap(),
         prefix: PREFIX.into(),
         archive: Box::new(PostgresArchive::open_shared(&database.url()).unwrap()),
         keep: Box::new(|_| Keep { age_ms: u64::MAX, bytes: 0, pin: false, ids_ms: u64::MAX }),
     };
-    Feed::start(settings).unwrap()
+    Filler::start(settings).unwrap()
 }
 
 /// What the archive has of a room, as its own reader tells.
@@ -268,7 +268,7 @@ fn while_the_archive_is_away_the_feed_grows_to_its_limit_and_is_caught_up_afterw
 fn nodes_take_turns_and_two_that_believe_it_is_theirs_do_no_harm() {
     let (redis, database) = (Redis::start(), Database::new());
     let mut node = Node::start(&redis, &database, 100_000);
-    let mut feeds: Vec<Feed> = (0..3).map(|_| feed(&redis, &database)).collect();
+    let mut feeds: Vec<Filler> = (0..3).map(|_| feed(&redis, &database)).collect();
     let mut said = 0;
     for round in 0..30 {
         for _ in 0..50 {

@@ -30,8 +30,11 @@ impl Partition {
         self.renewed.clear();
         self.outbox.start_over();
         self.living.start_over();
-        for log in self.rooms.values_mut().filter(|log| log.stage == Stage::Live) {
-            log.stage = Stage::Stale;
+        for log in self.rooms.values_mut() {
+            if log.stage == Stage::Live {
+                log.stage = Stage::Stale;
+            }
+            log.missed = true;
             log.cut();
         }
         self.away = Some(Instant::now());

@@ -1,170 +1,123 @@
-//! Fills the archive that nodes share from what their rooms accept: of each partition's feed in Redis one node reads
-//! on, appends to the archive in batches, and lets Redis forget what the archive has. Which node that is, a small
-//! lease says; that no entry is written twice or left out when two believe it, the archive's own positions see to.
-//! Started and stopped by the wiring beside the engine. While the archive is away the feeds grow up to their limit
-//! (`feed_max`; then nothing more is accepted), and are caught up afterwards.
+//! The stream through which an archive behind Redis is filled: one per partition, written by the publish script in the
+//! order of acceptance, and by repairs. Read by whoever fills the archive, on a connection of its own; how far that is
+//! tells the engine which proposals are archived.
+//!
+//! A place in the stream is `epoch-n`: the epoch in which it was written, and a count within it. After a repair an
+//! entry may come again under a later place, and an entry that was taken back may be replaced by one of a later
+//! epoch at the same offset.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::time::Duration;
 
-use tokio::sync::watch;
+use redis::aio::ConnectionLike;
+use redis::{RedisResult, Value};
 
+use crate::chat::entry::Entry;
+use crate::chat::names::RoomName;
+use crate::engines::redis::frame;
 use crate::engines::redis::keys::{Keys, PARTITIONS};
+use crate::engines::redis::outbox::fed_of;
+use crate::engines::redis::replies;
 use crate::redis_link::RedisLink;
-use crate::store::archive::{Keep, SharedArchive};
 
-use serving::Server;
-use writer::Writer;
+const REACHED: &str = include_str!("lua/feed_reached.lua");
+const TAKE_TURN: &str = include_str!("lua/feed_take_turn.lua");
+const RETURN_TURN: &str = include_str!("lua/feed_return_turn.lua");
 
-mod reading;
-mod serving;
-mod writer;
+/// A place in the stream: the epoch in which it was written, and a count within it.
+pub type Place = (u64, u64);
 
-/// What it needs to know.
-pub struct FeedSettings {
-    /// Where Redis is.
-    pub link: RedisLink,
-    /// As that of the engine.
-    pub prefix: String,
-    /// Where the entries go.
-    pub archive: Box<dyn SharedArchive>,
-    /// How much a room keeps in the archive, by its name.
-    pub keep: Box<dyn Fn(&str) -> Keep + Send>,
-}
-
-/// What a node has brought from feeds to the archive. All but the last two only ever grow.
-#[derive(Debug, Default)]
-pub struct FeedFigures {
-    /// Entries that this node has brought to the archive, repeats among them.
-    pub archived: AtomicU64,
-    /// Calls of the archive that failed.
-    pub failures: AtomicU64,
-    /// Entries that no program of this version has written; they are left out.
-    pub unreadable: AtomicU64,
-    /// Entries that left a feed before they were read: the archive lacks them.
-    pub missed: AtomicU64,
-    /// Partitions that this node serves.
-    pub served: AtomicU64,
-    /// Entries in the feeds that this node serves.
-    pub waiting: AtomicU64,
-}
-
-/// What the tasks share.
-struct Shared {
-    figures: FeedFigures,
-    /// Why the archive takes nothing of a partition that it is this node's turn to fill it from, for people.
-    complaints: Mutex<BTreeMap<u16, String>>,
-    stopping: AtomicBool,
-}
-
-impl Shared {
-    /// The archive takes a partition's entries, or another node looks after that; or it does not, and why. Said
-    /// once for all partitions.
-    fn feel(&self, partition: u16, complaint: Option<String>) {
-        let mut known = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_well = known.is_empty();
-        match complaint {
-            Some(why) => {
-                if was_well {
-                    log::error!("archive: the feeds in Redis grow: {why}");
-                }
-                known.insert(partition, why);
-            }
-            None => {
-                known.remove(&partition);
-                if !was_well && known.is_empty() {
-                    log::info!("archive: entries go from the feeds to the archive again");
-                }
-            }
-        }
-    }
-}
-
-/// The feeds of all partitions, as one node serves them.
-pub struct Feed {
-    shared: Arc<Shared>,
-    stop: watch::Sender<bool>,
-    thread: Option<thread::JoinHandle<()>>,
-}
+/// One partition's stream.
+#[derive(Debug, Clone)]
+pub struct Feed(Keys);
 
 impl Feed {
-    /// Starts two threads: one that reads feeds, one that writes to the archive. Redis and the archive may be away.
-    pub fn start(settings: FeedSettings) -> Result<Feed, String> {
-        let FeedSettings { link, prefix, archive, keep } = settings;
-        let shared = Arc::new(Shared {
-            figures: FeedFigures::default(),
-            complaints: Mutex::default(),
-            stopping: AtomicBool::new(false),
-        });
-        let writer = Writer::start(archive, keep)?;
-        let (stop, stopped) = watch::channel(false);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| format!("cannot start the runtime of the feeds: {error}"))?;
-        let told = shared.clone();
-        let work = move || {
-            let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, serve_all(link, prefix, writer, told, stopped));
+    /// All streams behind an address. `prefix` is the configured one.
+    pub fn all(link: &RedisLink, prefix: &str) -> Vec<Feed> {
+        let partitions = if link.is_cluster() { PARTITIONS as usize } else { 1 };
+        (0..partitions).map(|number| Feed(Keys::new(prefix, number))).collect()
+    }
+
+    /// A key of the partition: the server that has it has the stream.
+    pub fn key(&self) -> String {
+        self.0.feed()
+    }
+
+    /// The next entries behind a place, at most `n`, each with its place. What cannot be read is told in the log and
+    /// passed over: its place is taken, without an entry.
+    pub async fn read(
+        &self,
+        redis: &mut impl ConnectionLike,
+        after: Place,
+        n: usize,
+    ) -> RedisResult<Vec<(Place, Option<Entry>)>> {
+        let mut range = redis::cmd("XRANGE");
+        range.arg(self.key()).arg(format!("({}-{}", after.0, after.1)).arg("+").arg("COUNT").arg(n);
+        let items = replies::list(range.query_async(redis).await?)?;
+        items.into_iter().map(item).collect()
+    }
+
+    /// The same; if there is nothing, the server waits so long for something. On a connection of its own.
+    pub async fn wait(
+        &self,
+        redis: &mut impl ConnectionLike,
+        after: Place,
+        n: usize,
+        wait: Duration,
+    ) -> RedisResult<Vec<(Place, Option<Entry>)>> {
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT").arg(n).arg("BLOCK").arg(wait.as_millis() as u64);
+        read.arg("STREAMS").arg(self.key()).arg(format!("{}-{}", after.0, after.1));
+        let streams = match read.query_async(redis).await? {
+            Value::Nil => return Ok(Vec::new()),
+            streams => replies::list(streams)?,
         };
-        let thread = thread::Builder::new().name("redis-feed".into()).spawn(work);
-        let thread = thread.map_err(|error| format!("cannot start the thread redis-feed: {error}"))?;
-        Ok(Feed { shared, stop, thread: Some(thread) })
+        let Some(stream) = streams.into_iter().next() else { return Ok(Vec::new()) };
+        let items = replies::list(stream)?.into_iter().nth(1).unwrap_or_default();
+        replies::list(items)?.into_iter().map(item).collect()
     }
 
-    /// What it has done.
-    pub fn figures(&self) -> &FeedFigures {
-        &self.shared.figures
+    /// The archive has everything up to a place: proposals hear of it, and the stream forgets it. Who comes late with
+    /// an earlier place changes nothing. Returns how many entries are left.
+    pub async fn reached(&self, redis: &mut impl ConnectionLike, place: Place) -> RedisResult<u64> {
+        let mut call = redis::cmd("EVAL");
+        call.arg(REACHED).arg(2).arg(self.key()).arg(self.0.feed_position()).arg(place.0).arg(place.1);
+        call.query_async(redis).await
     }
 
-    /// Why the archive takes nothing, for the readiness page; none: all is well, or another node's business.
-    pub fn complaint(&self) -> Option<String> {
-        self.shared.complaints.lock().unwrap_or_else(PoisonError::into_inner).values().next().cloned()
+    /// Takes or keeps the turn of filling the archive from here, for so long. Whether it is theirs.
+    pub async fn take_turn(
+        &self,
+        redis: &mut impl ConnectionLike,
+        who: &str,
+        time: Duration,
+    ) -> RedisResult<bool> {
+        let mut call = redis::cmd("EVAL");
+        call.arg(TAKE_TURN).arg(1).arg(self.0.feed_turn()).arg(who).arg(time.as_millis() as u64);
+        call.query_async(redis).await
     }
 
-    /// Ends what is under way and gives the leases back, so that other nodes go on at once. Blocks until then: as
-    /// long as one call of the archive may take.
-    pub fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        self.shared.stopping.store(true, Relaxed);
-        // The receiver is gone when the thread has ended by itself, by a panic.
-        self.stop.send(true).unwrap_or_default();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!("archive: the thread that reads the feeds has panicked");
-        }
+    /// Gives the turn back, if it is still theirs.
+    pub async fn return_turn(&self, redis: &mut impl ConnectionLike, who: &str) -> RedisResult<()> {
+        let mut call = redis::cmd("EVAL");
+        call.arg(RETURN_TURN).arg(1).arg(self.0.feed_turn()).arg(who);
+        call.query_async(redis).await
     }
 }
 
-impl Drop for Feed {
-    fn drop(&mut self) {
-        self.end();
+fn item(item: Value) -> RedisResult<(Place, Option<Entry>)> {
+    let mut parts = replies::list(item)?.into_iter();
+    let id = replies::text(parts.next().unwrap_or_default())?;
+    let fields = replies::pairs(parts.next().unwrap_or_default())?;
+    let field =
+        |name: &[u8]| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_slice());
+    let text = |name: &[u8]| field(name).and_then(|value| std::str::from_utf8(value).ok());
+    let read = || {
+        let room = RoomName::new(text(b"r")?).ok()?;
+        frame::entry(&room, text(b"o")?.parse().ok()?, text(b"e")?.parse().ok()?, field(b"b")?)
+    };
+    let entry = read();
+    if entry.is_none() {
+        log::error!("redis: the item {} of the archive's feed cannot be read", id.escape_debug());
     }
-}
-
-async fn serve_all(
-    link: RedisLink,
-    prefix: String,
-    writer: Writer,
-    shared: Arc<Shared>,
-    stopped: watch::Receiver<bool>,
-) {
-    let partitions = if link.is_cluster() { PARTITIONS as usize } else { 1 };
-    let tasks = (0..partitions).map(|partition| {
-        let keys = Keys::new(&prefix, partition);
-        let server = Server::new(link.clone(), keys, partition as u16, writer.clone(), shared.clone());
-        tokio::task::spawn_local(server.run(stopped.clone()))
-    });
-    for task in tasks.collect::<Vec<_>>() {
-        if let Err(error) = task.await {
-            log::error!("archive: a task that reads a feed has ended: {error}");
-        }
-    }
+    Ok((fed_of(&id).unwrap_or_default(), entry))
 }

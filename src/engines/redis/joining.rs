@@ -168,6 +168,7 @@ impl Partition {
         };
         log.top = top;
         log.stage = Stage::Told;
+        log.missed = false;
         log.joined = Instant::now();
         log.lives.clone_from(&facts.meta.lives);
         let lineage = match facts.meta.lives.as_slice() {
@@ -192,6 +193,12 @@ impl Partition {
         for room in rooms {
             let Some(log) = self.rooms.get_mut(&room) else { continue };
             if log.stage != Stage::Told {
+                continue;
+            }
+            if log.missed {
+                log.stage = Stage::Stale;
+                self.wishes.push_back(Wish::Again(room.clone()));
+                self.living.ask_roster(room, true);
                 continue;
             }
             log.stage = Stage::Live;

@@ -50,6 +50,8 @@ pub struct Log {
     pub hole: Option<Instant>,
     /// When Redis was last told that this node wants to hear of it.
     pub joined: Instant,
+    /// Whether the inbox was cut since Redis said where the room is.
+    pub missed: bool,
     waiting: BTreeMap<Offset, Entry>,
     /// Some that should have waited did not fit.
     spilled: bool,
@@ -64,6 +66,7 @@ impl Log {
             lives: Lives::new(),
             hole: None,
             joined: Instant::now(),
+            missed: false,
             waiting: BTreeMap::new(),
             spilled: false,
         }

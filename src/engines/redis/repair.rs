@@ -97,7 +97,7 @@ impl Partition {
 
     /// Stages what this node remembers and the server lacks. Returns how many entries.
     async fn stage(&self, connection: &mut MultiplexedConnection, run_id: &str) -> RedisResult<u64> {
-        let joined = self.rooms.iter().filter(|(_, log)| log.stage == Stage::Stale && log.top > 0);
+        let joined = self.rooms.iter().filter(|(_, log)| log.stage != Stage::Opening && log.top > 0);
         let mut rooms: Vec<&RoomName> = self.memory.rooms().map(|(room, _)| room).collect();
         rooms.extend(joined.map(|(room, _)| room).filter(|room| self.memory.of(room).is_none()));
         let mut staged = 0;
@@ -114,7 +114,7 @@ impl Partition {
     /// What this node knows above a top, as rows.
     fn lacking(&self, room: &RoomName, top: Offset) -> Vec<(Offset, Vec<u8>)> {
         let mut rows = Vec::new();
-        if let Some(log) = self.rooms.get(room).filter(|log| log.stage == Stage::Stale && log.top > top) {
+        if let Some(log) = self.rooms.get(room).filter(|log| log.stage != Stage::Opening && log.top > top) {
             let mut row = epoch_at(&log.lives, log.top).to_be_bytes().to_vec();
             row.push(CLAIM);
             for (epoch, first) in &log.lives {

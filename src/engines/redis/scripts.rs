@@ -27,13 +27,6 @@ pub static REPAIR_APPLY: LazyLock<Lua> = LazyLock::new(|| Lua::new(include_str!(
 /// Ends a repair.
 pub static REPAIR_FINISH: LazyLock<Lua> = LazyLock::new(|| Lua::new(include_str!("lua/repair_finish.lua")));
 
-/// Takes or keeps the turn at a feed.
-pub static FEED_LEASE: LazyLock<Lua> = LazyLock::new(|| Lua::new(include_str!("lua/feed_lease.lua")));
-/// Gives it back.
-pub static FEED_RETURN: LazyLock<Lua> = LazyLock::new(|| Lua::new(include_str!("lua/feed_return.lua")));
-/// Says how far the archive is in a feed.
-pub static FEED_ARCHIVED: LazyLock<Lua> = LazyLock::new(|| Lua::new(include_str!("lua/feed_archived.lua")));
-
 /// One script.
 pub struct Lua {
     code: &'static str,

@@ -57,7 +57,7 @@ impl Load {
             acked.extend(written.acked);
             pause = pause.max(written.pause);
         }
-        let nodes: Vec<&Node> = self.nodes.iter().map(Rc::as_ref).collect();
+        let nodes: Vec<&Node> = self.nodes.iter().map(Rc::as_ref).filter(|node| !node.is_dead()).collect();
         for node in &nodes {
             let has_all = || {
                 let seen = node.seen(&self.room);
@@ -93,7 +93,7 @@ async fn write(
     let (mut written, mut open, mut number) = (Written::default(), VecDeque::new(), 0);
     let mut last = Instant::now();
     let say = |id: &str| node.propose(message(&room, id), id, true, safety);
-    while !stop.load(SeqCst) || !open.is_empty() {
+    while (!stop.load(SeqCst) || !open.is_empty()) && !node.is_dead() {
         while open.len() < OPEN_MAX && !stop.load(SeqCst) {
             number += 1;
             let id = format!("{name}-{number}");

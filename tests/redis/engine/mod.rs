@@ -1,6 +1,9 @@
 //! Rooms that several engines share through real Redis servers.
 
+mod archive;
+mod chance;
 mod cluster;
+mod cost;
 mod failover;
 mod load;
 mod people;

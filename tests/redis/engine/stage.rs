@@ -115,7 +115,7 @@ impl Heard {
 }
 
 pub struct Node {
-    engine: Mutex<Box<dyn Shared>>,
+    engine: Mutex<Option<Box<dyn Shared>>>,
     heard: Arc<Mutex<Heard>>,
     tickets: AtomicU64,
     name: u32,
@@ -161,7 +161,21 @@ impl Node {
         let ears = heard.clone();
         let start = open(settings).unwrap();
         let engine = start(Arc::new(move |says| ears.lock().unwrap().take(says))).unwrap();
-        Node { engine: Mutex::new(engine), heard, tickets: AtomicU64::new(1), name }
+        Node { engine: Mutex::new(Some(engine)), heard, tickets: AtomicU64::new(1), name }
+    }
+
+    /// What is done to a dead node is done to nobody.
+    fn with(&self, work: impl FnOnce(&mut Box<dyn Shared>)) {
+        self.engine.lock().unwrap().as_mut().map(work).unwrap_or_default();
+    }
+
+    /// Ends as a process that is killed: everything stops where it is.
+    pub fn crash(&self) {
+        self.engine.lock().unwrap().take();
+    }
+
+    pub fn is_dead(&self) -> bool {
+        self.engine.lock().unwrap().is_none()
     }
 
     pub fn name(&self) -> u32 {
@@ -175,7 +189,7 @@ impl Node {
     pub fn propose(&self, entry: Entry, key: &str, logged: bool, safety: Safety) -> u64 {
         let ticket = self.ticket();
         let proposal = Proposal { ticket, entry, key: key.as_bytes().into(), logged, safety };
-        self.engine.lock().unwrap().propose(vec![proposal]);
+        self.with(|engine| engine.propose(vec![proposal]));
         ticket
     }
 
@@ -205,7 +219,7 @@ impl Node {
         if let [Question::Room { room, .. }] = questions.as_slice() {
             self.heard.lock().unwrap().answers.insert(ticket, Err(room.as_str().into()));
         }
-        self.engine.lock().unwrap().ask(Ask { ticket, after: 0, questions });
+        self.with(|engine| engine.ask(Ask { ticket, after: 0, questions }));
         ticket
     }
 
@@ -219,6 +233,11 @@ impl Node {
         answers.await.map(|mut answers| answers.remove(0))
     }
 
+    /// Whether a question about rooms was answered.
+    pub fn joined(&self, ticket: u64) -> bool {
+        self.heard.lock().unwrap().answers.get(&ticket).is_some_and(Result::is_ok)
+    }
+
     pub async fn join(&self, name: &str) -> StoredRoom {
         let question = Question::Room { room: room(name), tail: 100, tail_bytes: 1 << 20 };
         match self.ask(question).await {
@@ -228,7 +247,7 @@ impl Node {
     }
 
     pub fn leave(&self, name: &str) {
-        self.engine.lock().unwrap().leave(vec![room(name)]);
+        self.with(|engine| engine.leave(vec![room(name)]));
     }
 
     pub fn seen(&self, name: &str) -> Seen {
@@ -254,15 +273,15 @@ impl Node {
     }
 
     pub fn tell(&self, name: &str, news: News) {
-        self.engine.lock().unwrap().tell(vec![(room(name), news)]);
+        self.with(|engine| engine.tell(vec![(room(name), news)]));
     }
 
     pub fn note(&self, records: Vec<Record>) {
-        self.engine.lock().unwrap().note(records);
+        self.with(|engine| engine.note(records));
     }
 
     pub fn command(&self, command: Command) {
-        self.engine.lock().unwrap().command(command);
+        self.with(|engine| engine.command(command));
     }
 
     /// Waits until something was told beside the logs, and forgets what was told up to there.
@@ -285,12 +304,12 @@ impl Node {
     }
 
     pub fn waiting_bytes(&self) -> u64 {
-        self.engine.lock().unwrap().waiting_bytes()
+        self.engine.lock().unwrap().as_ref().map_or(0, |engine| engine.waiting_bytes())
     }
 
     pub async fn close(&self) {
         let (sender, done) = std::sync::mpsc::channel();
-        self.engine.lock().unwrap().close(Box::new(move || sender.send(()).unwrap()));
+        self.with(|engine| engine.close(Box::new(move || sender.send(()).unwrap())));
         eventually("an engine to end", async || done.try_recv().ok()).await;
     }
 
@@ -314,7 +333,11 @@ pub fn judge(nodes: &[&Node], name: &str, acked: &[(String, Offset)]) {
         let doubled: Vec<_> = at.iter().filter(|(_, places)| places.len() > 1).collect();
         assert!(doubled.is_empty(), "node {}: doubled {doubled:?}", node.name);
         let lost: Vec<_> = acked.iter().filter(|(id, _)| !at.contains_key(id.as_str())).collect();
-        assert!(lost.is_empty(), "node {}: {} of {} lost: {lost:?}", node.name, lost.len(), acked.len());
+        let ends = (lost.first(), lost.last());
+        let (rewinds, skips) = (&seen.rewinds, &seen.skips);
+        let why =
+            format!("{} of {} from {ends:?}, rewinds {rewinds:?}, skips {skips:?}", lost.len(), acked.len());
+        assert!(lost.is_empty(), "node {} lost {why}", node.name);
     }
     for (offset, entry) in &logs[0].log {
         for (node, seen) in nodes.iter().zip(&logs).skip(1) {

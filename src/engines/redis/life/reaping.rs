@@ -20,6 +20,8 @@ use crate::chat::names::RoomName;
 const ROOMS_PER_STEP: usize = 100;
 /// Rosters up to this size are looked through within a step, larger ones by pages.
 const FIELDS_AT_ONCE: usize = 2_000;
+/// Entries of rosters after which a step ends early.
+const FIELDS_PER_STEP: usize = 4_000;
 
 /// Makes the own lease the only one that writes under its slot in a partition. To be called before the first
 /// join of a lease, and again after every new connection. What an earlier holder left is removed first. Fails
@@ -37,7 +39,7 @@ pub async fn enter(redis: &mut impl ConnectionLike, keys: &Keys, own: Lease) -> 
 
 /// Removes a gone node from up to a hundred of its rooms in a partition: from the interest and the roster of
 /// each. Returns whether nothing is left. Does nothing when the slot has another holder by now. The others are
-/// not told; they know that the node is gone.
+/// told in large rooms only; everywhere else they know already that the node is gone, and with it its people.
 pub async fn step(
     redis: &mut impl ConnectionLike,
     keys: &Keys,
@@ -72,6 +74,7 @@ async fn remove(
     call.key(keys.rooms_of(gone.slot)).key(keys.counts(gone.slot));
     call.arg(gone.stamp).arg(gone.slot).arg(keys.publish()).arg(keys.inboxes());
     call.arg(wire::head(own.slot, own.stamp)).arg(NAMED_AGAIN_BELOW).arg(at_once);
+    call.arg(FIELDS_PER_STEP);
     for name in rooms {
         // The names come from sets that only nodes write; one that is none has no keys to remove.
         let Ok(room) = RoomName::new(name) else {
@@ -129,20 +132,23 @@ return false";
 
 /// KEYS 1 owners, 2 rooms of the slot, 3 counts of the slot, then for each room roster, numbers, meta. ARGV 1
 /// stamp of who is gone, 2 slot, 3 PUBLISH or SPUBLISH, 4 start of the inboxes' names, 5 head of news, 6 a large
-/// room is named again below, 7 largest roster to look through (-1: none needs it), then the rooms. Returns
+/// room is named again below, 7 largest roster to look through (-1: none needs it), 8 entries after which to stop, then the rooms. Returns
 /// the places of the rooms whose rosters are larger; or 0 alone when nothing is left.
 static REMOVE: LazyLock<Script> = LazyLock::new(|| {
     let body = "
 if stamp(redis.call('HGET', KEYS[1], ARGV[2])) > tonumber(ARGV[1]) then return {0} end
-local slot, at_once, large = ARGV[2], tonumber(ARGV[7]), {}
+local slot, at_once, fields, large = ARGV[2], tonumber(ARGV[7]), 0, {}
 local mine = slot .. ':'
 for k = 4, #KEYS, 3 do
-  local room, roster, numbers, meta = ARGV[8 + (k - 4) / 3], KEYS[k], KEYS[k + 1], KEYS[k + 2]
+  local room, roster, numbers, meta = ARGV[9 + (k - 4) / 3], KEYS[k], KEYS[k + 1], KEYS[k + 2]
+  if fields >= tonumber(ARGV[8]) then break end
   if at_once >= 0 and redis.call('HLEN', roster) > at_once then
     large[#large + 1] = (k - 4) / 3 + 1
   else
     if at_once >= 0 then
-      for _, field in ipairs(redis.call('HKEYS', roster)) do
+      local all = redis.call('HKEYS', roster)
+      fields = fields + #all
+      for _, field in ipairs(all) do
         if string.sub(field, 1, #mine) == mine then redis.call('HDEL', roster, field) end
       end
     end
@@ -153,11 +159,13 @@ for k = 4, #KEYS, 3 do
     local now = table.concat(others, ',')
     if now == '' then redis.call('HDEL', meta, 'i')
     elseif now ~= was then redis.call('HSET', meta, 'i', now) end
-    if redis.call('HDEL', numbers, slot) == 1 and redis.call('HLEN', roster) <= tonumber(ARGV[6]) then
-      redis.call('DEL', numbers)
-      for _, n in ipairs(others) do
-        redis.call(ARGV[3], ARGV[4] .. n, frame(ARGV[5] .. record(7, room, '')))
+    if redis.call('HDEL', numbers, slot) == 1 then
+      local news = record(6, room, struct.pack('>I4I4', tonumber(slot), 0))
+      if redis.call('HLEN', roster) <= tonumber(ARGV[6]) then
+        redis.call('DEL', numbers)
+        news = record(7, room, '')
       end
+      for _, n in ipairs(others) do redis.call(ARGV[3], ARGV[4] .. n, frame(ARGV[5] .. news)) end
     end
     redis.call('SREM', KEYS[2], room)
   end

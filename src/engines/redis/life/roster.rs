@@ -7,6 +7,7 @@
 //! changes it. The roster itself stays whole, so that the room can be named again when it has shrunk by a tenth
 //! ([`Told::NamedAgain`](super::wire::Told::NamedAgain)). A user on two nodes counts twice in a large room.
 
+use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 
 use redis::aio::ConnectionLike;
@@ -14,6 +15,7 @@ use redis::{RedisResult, Script, ScriptInvocation};
 
 use super::keys::Keys;
 use super::lease::Lease;
+use super::pages::{Pages, starting_with};
 use super::wire;
 use crate::chat::data::Data;
 use crate::chat::names::{RoomName, UserName};
@@ -23,6 +25,13 @@ use crate::engines::shared::News;
 /// A large room is named again when it has no more than so many users; below the limit, so that a room at the
 /// limit does not go to and fro.
 pub(super) const NAMED_AGAIN_BELOW: usize = NAMED_USERS_MAX - NAMED_USERS_MAX / 10;
+
+/// Most users of an [`Op::All`] that is one step.
+const USERS_AT_ONCE: usize = 2_000;
+/// Users of a step when they are more.
+const USERS_PER_STEP: usize = 1_000;
+/// Entries of rosters after which an answer is continued in another step.
+const ENTRIES_PER_ANSWER: usize = 4_000;
 
 /// When a room is large.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +81,9 @@ pub enum Size {
 /// Keeps who came and went, and tells everything to all other nodes that have joined the rooms: one message for
 /// each. Answers for each room in turn. Fails with the code `LOST`, having done nothing, if the lease does not
 /// hold this partition: [enter](super::reaping::enter) it again if the lease is still held, and tell [`Op::All`].
+///
+/// One step in Redis, but for rooms in which [`Op::All`] names thousands of users: those take a step for each
+/// thousand, so that nobody else waits for long.
 pub async fn tell(
     redis: &mut impl ConnectionLike,
     keys: &Keys,
@@ -79,19 +91,60 @@ pub async fn tell(
     limits: Limits,
     news: &[RoomNews],
 ) -> RedisResult<Vec<Size>> {
+    for RoomNews { room, ops, .. } in news {
+        for op in ops {
+            if let Op::All(users) = op
+                && users.len() > USERS_AT_ONCE
+            {
+                settle(redis, keys, own, limits, room, users).await?;
+            }
+        }
+    }
     let mut call = TELL.key(keys.owners());
     call.key(keys.rooms_of(own.slot));
     call.arg(own.stamp).arg(own.slot).arg(keys.publish()).arg(keys.inboxes());
     call.arg(wire::head(own.slot, own.stamp)).arg(limits.named).arg(limits.again);
     for RoomNews { room, ops, empty } in news {
+        let is_settled = |op: &&Op| matches!(op, Op::All(users) if users.len() > USERS_AT_ONCE);
         call.key(keys.roster(room)).key(keys.numbers(room)).key(keys.meta(room));
-        call.arg(room.as_str()).arg(u8::from(*empty)).arg(ops.len());
-        for op in ops {
+        call.arg(room.as_str()).arg(u8::from(*empty));
+        call.arg(ops.len() - ops.iter().filter(is_settled).count());
+        for op in ops.iter().filter(|op| !is_settled(op)) {
             argue(&mut call, op);
         }
     }
     let large: Vec<bool> = call.invoke_async(redis).await?;
     Ok(large.into_iter().map(|large| if large { Size::Large } else { Size::Named }).collect())
+}
+
+/// [`Op::All`] in several steps: everybody comes, a thousand at a time, and then whoever else stands in the roster
+/// goes, page by page.
+async fn settle(
+    redis: &mut impl ConnectionLike,
+    keys: &Keys,
+    own: Lease,
+    limits: Limits,
+    room: &RoomName,
+    users: &[(UserName, Option<Arc<Data>>)],
+) -> RedisResult<()> {
+    let news = |ops| [RoomNews { room: room.clone(), ops, empty: false }];
+    let here: HashSet<&str> = users.iter().map(|(user, _)| user.as_str()).collect();
+    for some in users.chunks(USERS_PER_STEP) {
+        let came = |(user, info): &(UserName, _)| Op::News(News::Came(user.clone(), Option::clone(info)));
+        let step = news(some.iter().map(came).collect());
+        Box::pin(tell(redis, keys, own, limits, &step)).await?;
+    }
+    let mine = format!("{}:", own.slot);
+    let mut pages = Pages::new(keys.roster(room), starting_with(&mine));
+    while let Some(page) = pages.next::<redis::Value>(redis).await? {
+        let names = page.iter().filter_map(|(field, _)| field.strip_prefix(&mine));
+        let others = names.filter(|name| !here.contains(name)).filter_map(|name| UserName::new(name).ok());
+        let went: Vec<Op> = others.map(|user| Op::News(News::Went(user))).collect();
+        if !went.is_empty() {
+            Box::pin(tell(redis, keys, own, limits, &news(went))).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Three arguments for each, and three more for each user of [`Op::All`].
@@ -125,12 +178,18 @@ pub async fn ask(
     own: Lease,
     rooms: &[RoomName],
 ) -> RedisResult<()> {
-    let mut call = ASK.key(keys.owners());
-    call.arg(keys.publish()).arg(keys.inbox(own.slot)).arg(wire::head(own.slot, own.stamp)).arg(own.slot);
-    for room in rooms {
-        call.key(keys.roster(room)).key(keys.numbers(room)).arg(room.as_str());
+    let mut open = rooms;
+    while !open.is_empty() {
+        let mut call = ASK.key(keys.owners());
+        call.arg(keys.publish()).arg(keys.inbox(own.slot)).arg(wire::head(own.slot, own.stamp)).arg(own.slot);
+        call.arg(ENTRIES_PER_ANSWER);
+        for room in open {
+            call.key(keys.roster(room)).key(keys.numbers(room)).arg(room.as_str());
+        }
+        let answered: usize = call.invoke_async(redis).await?;
+        open = &open[answered.clamp(1, open.len())..];
     }
-    call.invoke_async(redis).await
+    Ok(())
 }
 
 /// Makes a record of news, and a frame of the head and the records; see `wire.rs`.
@@ -154,11 +213,11 @@ end
 local slot, most, again = ARGV[2], tonumber(ARGV[6]), tonumber(ARGV[7])
 local mine = slot .. ':'
 local boxes, order, sizes, a = {}, {}, {}, 8
-local function send(who, list, to_self)
+local function send(who, list, without)
   if not who or #list == 0 then return end
   local text = table.concat(list)
   for n in string.gmatch(who, '%d+') do
-    if to_self or n ~= slot then
+    if n ~= without then
       local box = boxes[n]
       if not box then box = {ARGV[5]}; boxes[n] = box; order[#order + 1] = n end
       box[#box + 1] = text
@@ -207,30 +266,29 @@ for k = 3, #KEYS, 3 do
   if large and total <= again then
     redis.call('DEL', numbers)
     large = false
-    send(who, plain, false)
-    send(who, {record(7, room, '')}, true)
+    send(who, plain, slot)
+    send(who, {record(7, room, '')})
   elseif large then
     if moved ~= 0 then
       local n = math.max(0, redis.call('HINCRBY', numbers, slot, moved))
       if n == 0 then redis.call('HDEL', numbers, slot) end
       plain[#plain + 1] = record(6, room, struct.pack('>I4I4', tonumber(slot), n))
     end
-    send(who, plain, false)
+    send(who, plain, slot)
   elseif total > most then
-    local sums, list = {}, {}
+    local sums = {}
     for _, field in ipairs(redis.call('HKEYS', roster)) do
       local s = string.match(field, '^%d+')
       sums[s] = (sums[s] or 0) + 1
     end
+    large = true
+    send(who, plain, slot)
     for s, n in pairs(sums) do
       redis.call('HSET', numbers, s, n)
-      list[#list + 1] = record(6, room, struct.pack('>I4I4', tonumber(s), n))
+      send(who, {record(6, room, struct.pack('>I4I4', tonumber(s), n))}, s)
     end
-    large = true
-    send(who, plain, false)
-    send(who, list, true)
   else
-    send(who, all, false)
+    send(who, all, slot)
   end
   sizes[#sizes + 1] = large and 1 or 0
 end
@@ -239,15 +297,15 @@ return sizes";
     Script::new(&format!("{RECORDS}{body}"))
 });
 
-/// KEYS 1 owners, then for each room roster, numbers. ARGV 1 PUBLISH or SPUBLISH, 2 own inbox, 3 head of news, 4 own slot, then the
-/// rooms.
+/// KEYS 1 owners, then for each room roster, numbers. ARGV 1 PUBLISH or SPUBLISH, 2 own inbox, 3 head of news, 4 own slot, 5
+/// entries after which to stop, then the rooms. Returns how many of them were answered.
 static ASK: LazyLock<Script> = LazyLock::new(|| {
     let body = "
-local own, stamps = ARGV[4], {}
+local own, stamps, entries = ARGV[4], {}, 0
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do stamps[all[i]] = tonumber(all[i + 1]) end
 for k = 2, #KEYS, 2 do
-  local room, parts, holders, seen = ARGV[5 + (k - 2) / 2], {}, {}, {}
+  local room, parts, holders, seen = ARGV[6 + (k - 2) / 2], {}, {}, {}
   -- who has no stamp is gone, and is being removed
   local function counts(slot)
     local stamp = stamps[slot]
@@ -280,6 +338,9 @@ for k = 2, #KEYS, 2 do
   if redis.call(ARGV[1], ARGV[2], frame(ARGV[3] .. record(8, room, body))) == 0 then
     return redis.error_reply('DEAF nobody listens to the inbox of this node')
   end
-end";
+  entries = entries + #parts
+  if entries >= tonumber(ARGV[5]) then return k / 2 end
+end
+return (#KEYS - 1) / 2";
     Script::new(&format!("{RECORDS}{body}"))
 });

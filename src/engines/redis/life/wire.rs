@@ -46,7 +46,7 @@ pub struct Frame {
 pub enum Told {
     /// To be handed on.
     News(News),
-    /// The room is large: so many users are there on a node, and it does not name them (any more).
+    /// The room is large: so many users are there on another node, and it does not name them (any more).
     Number(NodeSlot, u32),
     /// The room is not large any more: ask for its roster.
     NamedAgain,

@@ -87,7 +87,7 @@ while ARGV[a] do
       end
       if feed_max > 0 then
         local fed = epoch .. '-' .. redis.call('INCR', KEYS[3])
-        redis.call('XADD', KEYS[2], fed, 'r', string.sub(room.name, 3), 'o', seq, 'b', body)
+        redis.call('XADD', KEYS[2], fed, 'r', string.sub(room.name, 3), 'o', seq, 'e', epoch, 'b', body)
         value = value .. ':' .. fed
       end
     end

@@ -8,15 +8,13 @@ use std::time::Duration;
 
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
-use redis::streams::StreamReadReply;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::Shared;
-use super::reading::{self, Piece};
 use super::writer::Writer;
-use crate::engines::redis::keys::Keys;
-use crate::engines::redis::scripts;
+use crate::chat::entry::Entry;
+use crate::engines::redis::feed::{Feed, Place};
 use crate::redis_link::{RedisLink, check_primary};
 use crate::store::archive::Position;
 
@@ -35,7 +33,7 @@ const RESPONSE_MAX: Duration = Duration::from_millis(1_500);
 /// See above.
 pub struct Server {
     link: RedisLink,
-    keys: Keys,
+    feed: Feed,
     partition: u16,
     writer: Writer,
     shared: Arc<Shared>,
@@ -64,9 +62,9 @@ enum End {
 
 impl Server {
     /// One that waits for its turn.
-    pub fn new(link: RedisLink, keys: Keys, partition: u16, writer: Writer, shared: Arc<Shared>) -> Server {
+    pub fn new(link: RedisLink, feed: Feed, partition: u16, writer: Writer, shared: Arc<Shared>) -> Server {
         let token = format!("{:032x}", rand::random::<u128>());
-        Server { link, keys, partition, writer, shared, token, trouble_told: false }
+        Server { link, feed, partition, writer, shared, token, trouble_told: false }
     }
 
     /// Serves until it is told to stop.
@@ -89,7 +87,7 @@ impl Server {
 
     /// Connects, waits for a turn and uses it. An error of Redis ends the stay.
     async fn stay(&mut self) -> RedisResult<()> {
-        let host = self.link.primary_of(&self.keys.feed(), &[]).await?.host;
+        let host = self.link.primary_of(&self.feed.key(), &[]).await?.host;
         let mut stay = Stay {
             control: self.link.connect_to(&host, RESPONSE_MAX, None).await?,
             feed: self.link.connect_to(&host, RESPONSE_MAX, None).await?,
@@ -120,16 +118,11 @@ impl Server {
     }
 
     async fn take_turn(&self, control: &mut MultiplexedConnection) -> RedisResult<bool> {
-        let mut call = scripts::FEED_LEASE.call(1);
-        call.arg(self.keys.feed_turn()).arg(&self.token).arg(TURN.as_millis() as u64);
-        let taken = scripts::FEED_LEASE.run(control, &call).await?;
-        Ok(redis::from_redis_value::<i64>(taken)? == 1)
+        self.feed.take_turn(control, &self.token, TURN).await
     }
 
     async fn return_turn(&self, control: &mut MultiplexedConnection) -> RedisResult<()> {
-        let mut call = scripts::FEED_RETURN.call(1);
-        call.arg(self.keys.feed_turn()).arg(&self.token);
-        scripts::FEED_RETURN.run(control, &call).await.map(drop)
+        self.feed.return_turn(control, &self.token).await
     }
 
     /// A turn; also how many entries it has counted as waiting.
@@ -184,11 +177,8 @@ impl Server {
     }
 
     async fn read(&self, stay: &mut Stay, after: Position) -> RedisResult<Piece> {
-        let mut command = redis::cmd("XREAD");
-        command.arg("COUNT").arg(BATCH).arg("BLOCK").arg(BLOCK.as_millis() as u64);
-        command.arg("STREAMS").arg(self.keys.feed()).arg(format!("{}-{}", after.epoch, after.n));
-        let reply: Option<StreamReadReply> = command.query_async(&mut stay.feed).await?;
-        Ok(reading::piece(after, reply.unwrap_or_default()))
+        let items = self.feed.wait(&mut stay.feed, (after.epoch, after.n), BATCH, BLOCK).await?;
+        Ok(Piece::of(after, items))
     }
 
     fn count(&self, piece: &Piece) {
@@ -242,14 +232,56 @@ impl Server {
 
     /// Says to all nodes how far the archive is.
     async fn tell_archived(&self, stay: &mut Stay, upto: Position, waiting: &mut u64) -> RedisResult<()> {
-        let mut call = scripts::FEED_ARCHIVED.call(2);
-        call.arg(self.keys.feed()).arg(self.keys.feed_position()).arg(upto.epoch).arg(upto.n);
-        let left = scripts::FEED_ARCHIVED.run(&mut stay.control, &call).await?;
-        let left: u64 = redis::from_redis_value(left)?;
+        let left = self.feed.reached(&mut stay.control, (upto.epoch, upto.n)).await?;
         let figure = &self.shared.figures.waiting;
         figure.fetch_add(left, Relaxed);
         figure.fetch_sub(*waiting, Relaxed);
         *waiting = left;
         Ok(())
+    }
+}
+
+/// Some entries of a feed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Piece {
+    /// Those that can be read, in order.
+    entries: Vec<Entry>,
+    /// The place of the last one; none for an empty piece.
+    upto: Option<Position>,
+    /// Those that cannot be read.
+    unreadable: u64,
+    /// Places that were left out behind the one that it was read from, as far as that can be told.
+    missed: u64,
+}
+
+impl Piece {
+    fn of(after: Position, items: Vec<(Place, Option<Entry>)>) -> Piece {
+        let (mut piece, mut last) = (Piece::default(), after);
+        for ((epoch, n), entry) in items {
+            // Within an epoch the numbers have no hole; how far an earlier one went is not known here.
+            if epoch == last.epoch && n > last.n {
+                piece.missed += n - last.n - 1;
+            }
+            last = Position { epoch, n };
+            piece.upto = Some(last);
+            match entry {
+                Some(entry) => piece.entries.push(entry),
+                None => piece.unreadable += 1,
+            }
+        }
+        piece
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_within_an_epoch_is_counted() {
+        let at = |epoch, n| Position { epoch, n };
+        let piece = Piece::of(at(6, 2), vec![((6, 3), None), ((6, 6), None), ((7, 5), None)]);
+        assert_eq!((piece.upto, piece.missed, piece.unreadable), (Some(at(7, 5)), 2, 3));
+        assert_eq!(Piece::of(at(6, 2), Vec::new()), Piece::default());
     }
 }
