@@ -2,201 +2,20 @@
 //! outages of either service.
 
 use std::collections::HashMap;
-use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-use roomcast::chat::entry::{Entry, Kind};
-use roomcast::chat::message::{Epoch, Offset};
-use roomcast::chat::names::MessageId;
-use roomcast::engines::engine::Ask;
-use roomcast::engines::redis::filler::{Filler, FillerSettings};
-use roomcast::engines::redis::{ArchiveSettings, RoomKeep, Settings, open};
-use roomcast::engines::shared::{Outcome, Proposal, Safety, Says, Shared};
-use roomcast::redis_link::RedisLink;
-use roomcast::store::archive::{Answer, Keep, Question, SharedArchive};
-use roomcast::store::postgres::PostgresArchive;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use roomcast::chat::entry::Kind;
+use roomcast::chat::message::Offset;
+use roomcast::engines::redis::filler::Filler;
+use roomcast::engines::shared::{Outcome, Safety};
+use roomcast::store::archive::{Answer, Question};
 
-use crate::common::{all_of, find, offsets, room, user};
-use crate::server::{Database, Server, eventually, free_port};
-
-const PREFIX: &str = "chat";
-
-/// A Redis server that keeps nothing on the disk.
-struct Redis {
-    port: u16,
-    folder: tempfile::TempDir,
-    process: Child,
-}
-
-impl Redis {
-    fn start() -> Redis {
-        let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
-        let process = run_redis(port, folder.path());
-        let redis = Redis { port, folder, process };
-        redis.answers();
-        redis
-    }
-
-    fn answers(&self) {
-        eventually("Redis to answer", || self.try_ask::<String>(&["PING"]));
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    fn try_ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> Option<T> {
-        let mut connection = redis::Client::open(self.url()).unwrap().get_connection().ok()?;
-        let mut command = redis::cmd(words[0]);
-        words[1..].iter().for_each(|word| {
-            command.arg(word);
-        });
-        command.query(&mut connection).ok()
-    }
-
-    fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
-        self.try_ask(words).unwrap_or_else(|| panic!("no answer to {words:?}"))
-    }
-
-    /// Kills it; what it had is lost.
-    fn comes_back_empty(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-        self.process = run_redis(self.port, self.folder.path());
-        self.answers();
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
-fn run_redis(port: u16, folder: &std::path::Path) -> Child {
-    let mut command = Command::new("redis-server");
-    command.args([
-        "--port",
-        &port.to_string(),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-        "--dir",
-    ]);
-    command.arg(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().expect("redis-server runs; on Debian: apt-get install redis-server")
-}
-
-type Answered = Result<Vec<Answer>, String>;
-
-/// An engine as a chat server holds it.
-struct Node {
-    engine: Box<dyn Shared>,
-    settled: Arc<Mutex<HashMap<u64, Outcome>>>,
-    answers: Arc<Mutex<HashMap<u64, Answered>>>,
-    tickets: u64,
-}
-
-impl Node {
-    fn start(redis: &Redis, database: &Database, feed_max: u64) -> Node {
-        let archive = PostgresArchive::open_shared(&database.url()).unwrap();
-        let settings = Settings {
-            link: RedisLink::parse(&redis.url()).unwrap(),
-            prefix: PREFIX.into(),
-            keep: Box::new(|_| RoomKeep { history: 100_000, keep_ms: 3_600_000, dedup_ms: 600_000 }),
-            archive: Some(ArchiveSettings { reader: archive.new_reader(), feed_max }),
-        };
-        let (settled, answers): (Arc<Mutex<HashMap<_, _>>>, Arc<Mutex<HashMap<_, _>>>) = Default::default();
-        let (outcomes, told) = (settled.clone(), answers.clone());
-        let sink = move |says| match says {
-            Says::Settled(list) => outcomes.lock().unwrap().extend(list),
-            Says::Answered { ticket, answers } => {
-                told.lock().unwrap().insert(ticket, answers);
-            }
-            _ => {}
-        };
-        let engine = open(settings).unwrap()(Arc::new(sink)).unwrap();
-        Node { engine, settled, answers, tickets: 0 }
-    }
-
-    fn propose(&mut self, name: &str, kind: Kind, of: Offset, words: &str, safety: Safety) -> u64 {
-        self.tickets += 1;
-        let (word, id) = (kind.word(), format!("id-{}-{words}", self.tickets));
-        let about = if of > 0 { format!(",\"of\":{of}") } else { String::new() };
-        let ts = roomcast::clock::wall_ms();
-        let line = format!(
-            r#"{{"t":"{word}","r":"{name}","s":0,"id":"{id}","u":"ann","ts":{ts},"d":"{words}"{about}}}"#
-        );
-        let entry = Entry {
-            room: room(name),
-            epoch: Epoch(0),
-            offset: 0,
-            ts,
-            kind,
-            user: Some(user("ann")),
-            id: Some(MessageId::new(&id).unwrap()),
-            of,
-            mark: None,
-            off: false,
-            line: Bytes::from(line),
-        };
-        let key = id.into_bytes().into();
-        self.engine.propose(vec![Proposal { ticket: self.tickets, entry, key, logged: true, safety }]);
-        self.tickets
-    }
-
-    fn say(&mut self, name: &str, words: &str) -> u64 {
-        self.propose(name, Kind::Message, 0, words, Safety::Sequenced)
-    }
-
-    /// Where it is; none while it is not settled.
-    fn outcome(&self, ticket: u64) -> Option<Outcome> {
-        self.settled.lock().unwrap().get(&ticket).cloned()
-    }
-
-    fn place(&self, ticket: u64) -> Offset {
-        match eventually("an outcome", || self.outcome(ticket)) {
-            Outcome::Placed(accepted) => accepted.offset,
-            other => panic!("no place but {other:?}"),
-        }
-    }
-
-    fn ask(&mut self, question: Question) -> Answer {
-        self.tickets += 1;
-        self.engine.ask(Ask { ticket: self.tickets, after: 0, questions: vec![question] });
-        let answers = eventually("an answer", || self.answers.lock().unwrap().remove(&self.tickets));
-        answers.unwrap().remove(0)
-    }
-}
-
-fn feed(redis: &Redis, database: &Database) -> Filler {
-    let settings = FillerSettings {
-        link: RedisLink::parse(&redis.url()).unwrap(),
-        prefix: PREFIX.into(),
-        archive: Box::new(PostgresArchive::open_shared(&database.url()).unwrap()),
-        keep: Box::new(|_| Keep { age_ms: u64::MAX, bytes: 0, pin: false, ids_ms: u64::MAX }),
-    };
-    Filler::start(settings).unwrap()
-}
-
-/// What the archive has of a room, as its own reader tells.
-fn archived(database: &Database, question: &Question) -> Answer {
-    let archive = PostgresArchive::open_shared(&database.url()).unwrap();
-    SharedArchive::reader(&archive).unwrap().answer(question).unwrap()
-}
-
-fn archive_reaches(database: &Database, name: &str, top: Offset) {
-    eventually(&format!("the archive to reach {top} in {name}"), || {
-        let sql = format!("SELECT coalesce(max(top), 0) FROM roomcast.rooms WHERE name = '{name}'");
-        (database.sql(&sql).parse::<u64>().unwrap() >= top).then_some(())
-    });
-}
+use crate::common::{all_of, find, offsets, room};
+use crate::server::{Database, Server, eventually};
+use crate::sharers::{Node, Redis, archive_reaches, archived, feed};
 
 #[test]
 fn what_rooms_accept_comes_into_the_archive_and_leaves_the_feed() {
@@ -319,4 +138,69 @@ fn a_redis_that_comes_back_empty_is_repaired_and_the_archive_has_the_same_log() 
     assert_eq!(of_archive.lineage, of_node.lineage, "entries that were put back keep their life");
     assert_eq!(archived(&database, &all_of("lobby")), node.ask(all_of("lobby")));
     assert_eq!(feed.figures().unreadable.load(Relaxed), 0);
+}
+
+/// Two nodes, three who fill the archive, and a world in which chance picks what breaks next.
+#[test]
+fn whatever_breaks_the_archive_has_what_the_rooms_have() {
+    let seed: u64 = std::env::var("SEED").map_or_else(|_| rand::random(), |text| text.parse().unwrap());
+    println!("SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut redis = Redis::start();
+    let postgres = Arc::new(Server::start(&["-c", "fsync=off"]));
+    let database = Database::on(postgres.clone());
+    let mut nodes = [Node::start(&redis, &database, 100_000), Node::start(&redis, &database, 100_000)];
+    let mut fillers: Vec<Filler> = (0..3).map(|_| feed(&redis, &database)).collect();
+    let join = |name: &str| Question::Room { room: room(name), tail: 0, tail_bytes: 0 };
+    // Who is in a room has it in memory, and can put it back.
+    nodes.iter_mut().for_each(|node| ["lobby", "other"].iter().for_each(|name| drop(node.ask(join(name)))));
+    let mut promised: Vec<(usize, u64, &str, String)> = Vec::new();
+    for round in 0..12 {
+        for n in 0..60 {
+            let (who, name) = (n % 2, ["lobby", "other"][random.random_range(0..2)]);
+            let words = format!("round{round}nr{n}");
+            let safety = if n % 3 == 0 { Safety::Archived } else { Safety::Sequenced };
+            let ticket = nodes[who].propose(name, Kind::Message, 0, &words, safety);
+            promised.push((who, ticket, name, words));
+        }
+        match random.random_range(0..5) {
+            0 => redis.comes_back_empty(),
+            1 => {
+                postgres.kill();
+                postgres.restart();
+            }
+            2 => drop(redis.ask::<u64>(&["DEL", "chat:{p0}at"])),
+            3 => {
+                fillers.remove(random.random_range(0..fillers.len())).stop();
+                fillers.push(feed(&redis, &database));
+            }
+            _ => {
+                // It is settled before the next thing breaks.
+                let (who, ticket, ..) = promised.last().unwrap();
+                nodes[*who].place(*ticket);
+            }
+        }
+    }
+    let last = nodes[0].propose("lobby", Kind::Message, 0, "the last", Safety::Archived);
+    nodes[0].place(last);
+    let mut places: HashMap<(&str, Offset), String> = HashMap::new();
+    for (who, ticket, name, words) in promised {
+        let offset = nodes[who].place(ticket);
+        assert_eq!(places.insert((name, offset), words), None, "{name} {offset} was given twice");
+    }
+    for name in ["lobby", "other"] {
+        let Answer::Room(Some(known)) = nodes[1].ask(join(name)) else { panic!("no room") };
+        archive_reaches(&database, name, known.top);
+        assert_eq!(archived(&database, &all_of(name)), nodes[0].ask(all_of(name)), "{name}, line for line");
+        let Answer::Room(Some(kept)) = archived(&database, &join(name)) else { panic!("no room") };
+        assert_eq!((kept.lineage, kept.top, kept.first), (known.lineage, known.top, 1));
+        let Answer::Entries { list, .. } = archived(&database, &all_of(name)) else { panic!("no entries") };
+        for entry in list {
+            let line = String::from_utf8(entry.line.unwrap().to_vec()).unwrap();
+            if let Some(words) = places.remove(&(name, entry.offset)) {
+                assert!(line.contains(&format!("\"d\":\"{words}\"")), "{name} {}: {line}", entry.offset);
+            }
+        }
+    }
+    assert!(places.is_empty(), "acknowledged and not there: {places:?}");
 }

@@ -12,6 +12,7 @@ mod outages;
 mod schema;
 mod server;
 mod serving;
+mod sharers;
 mod sharing;
 
 use roomcast::store::archive::Archive;
