@@ -39,18 +39,25 @@ use crate::config::Config;
 use crate::config::backing::Backing;
 use crate::config::report::startup_lines;
 use crate::engines::embedded;
+use crate::engines::redis::filler::{Filler, FillerSettings};
+use crate::engines::redis::{self, ArchiveSettings, RoomKeep};
 use crate::http::house::House;
 use crate::http::readiness::Readiness;
 use crate::http::routes;
 use crate::log::LogFormat;
 use crate::metrics::Metrics;
-use crate::store::archive::Keep;
+use crate::store::archive::{Keep, OpenError, SharedArchive};
+use crate::store::place::StorePlace;
+use crate::store::postgres::PostgresArchive;
+use crate::store::postgres::address::PostgresUrl;
 use crate::transports::websocket::Door;
 
 use queues::Queues;
 
 mod queues;
 
+/// Entries of a partition that may wait in Redis for the archive: some 200 bytes each, and more with large messages.
+const FEED_MAX: u64 = 1_000_000;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 /// How long an idle HTTP connection is kept.
@@ -71,21 +78,25 @@ pub enum ServeError {
     Config(String),
     /// An address cannot be listened on, or the system refuses something else.
     System(String),
+    /// A service that is needed is not there.
+    Unavailable(String),
 }
 
 impl ServeError {
-    /// The exit code of the process: 2 for the configuration, 1 for the rest.
+    /// The exit code of the process: 2 for the configuration, 69 for a service that is not there
+    /// (EX_UNAVAILABLE of sysexits.h), 1 for the rest.
     pub fn exit_code(&self) -> i32 {
         match self {
             ServeError::Config(_) => 2,
             ServeError::System(_) => 1,
+            ServeError::Unavailable(_) => 69,
         }
     }
 }
 
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (ServeError::Config(text) | ServeError::System(text)) = self;
+        let (ServeError::Config(text) | ServeError::System(text) | ServeError::Unavailable(text)) = self;
         f.write_str(text)
     }
 }
@@ -274,9 +285,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let workers = config.server.worker_count();
     let (up, all_up) = mpsc::unbounded_channel();
-    let opened = open_rooms(&config)?;
-    let searchable = matches!(opened, Some(Opening::Store(_)));
-    let has_store = searchable;
+    let Behind { opening, has_graves, searchable, filler } = open_rooms(&config)?;
     let plan = Arc::new(Plan {
         metrics: Metrics::new(workers),
         ready: Arc::default(),
@@ -286,7 +295,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         admission: Admission::new(config.limits.connections, config.limits.connections_per_address),
         raw_paths,
         handlers: Mutex::new(Some(handlers)),
-        opened: Mutex::new(opened),
+        opened: Mutex::new(opening),
         searchable,
         store: Arc::default(),
         chat: OnceLock::new(),
@@ -308,7 +317,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
     let port = addresses.first().map_or(0, SocketAddr::port);
     let node = plan.config.server.node_name(port);
     let pushes = chat.clone().recipient();
-    let graves = has_store.then(|| chat.clone().recipient());
+    let graves = has_graves.then(|| chat.clone().recipient());
     let queues = queues::start(&plan.config, &pushes, graves.as_ref(), &node, &plan.metrics, &plan.ready)?;
     greet(&startup_lines(&plan.config, &addresses, queues.door_address), plan.config.log.format);
     wait_for_signal().await?;
@@ -316,29 +325,79 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
     Ok(())
 }
 
+/// What stands behind the rooms, open.
+#[derive(Default)]
+struct Behind {
+    opening: Option<Opening>,
+    /// Dead letters of the door are kept there as well.
+    has_graves: bool,
+    searchable: bool,
+    /// Brings to the archive what rooms in Redis accept.
+    filler: Option<Filler>,
+}
+
 /// Opens what stands behind the rooms; a store with what the last process left in it.
-fn open_rooms(config: &Config) -> Result<Option<Opening>, ServeError> {
+fn open_rooms(config: &Config) -> Result<Behind, ServeError> {
     match config.backing().map_err(ServeError::Config)? {
-        Backing::Memory => Ok(None),
-        Backing::File(database) => open_store(config, &database).map(Some),
-        Backing::Redis => open_service(config).map(Some),
+        Backing::Memory => Ok(Behind::default()),
+        Backing::Store(place) => {
+            let opening = Some(open_store(config, &place)?);
+            Ok(Behind { opening, has_graves: true, searchable: true, filler: None })
+        }
+        Backing::Redis(archive) => open_service(config, archive.as_deref()),
     }
 }
 
-fn open_service(_config: &Config) -> Result<Opening, ServeError> {
-    Err(ServeError::Config("engine.kind: redis".into()))
+/// Rooms in Redis, and what brings them to the archive, if there is one.
+fn open_service(config: &Config, archive: Option<&PostgresUrl>) -> Result<Behind, ServeError> {
+    let link = config.redis.link().map_err(ServeError::Config)?;
+    let link = link.ok_or_else(|| ServeError::Config("engine.kind: \"redis\" needs redis.url".into()))?;
+    let prefix = config.redis.prefix.clone();
+    let shared = archive.map(|url| PostgresArchive::open_shared(url).map_err(cannot_open)).transpose()?;
+    let mut behind = Behind { searchable: shared.is_some(), ..Behind::default() };
+    let mut reading = None;
+    if let Some(archive) = shared {
+        let reader = archive.reader().map_err(|error| ServeError::System(format!("store.url: {error}")))?;
+        reading = Some(ArchiveSettings { reader, feed_max: FEED_MAX });
+        let settings = FillerSettings {
+            link: link.clone(),
+            prefix: prefix.clone(),
+            archive: Box::new(archive),
+            keep: Box::new(keep_of(config)),
+        };
+        behind.filler = Some(Filler::start(settings).map_err(ServeError::System)?);
+    }
+    let rooms = config.rooms.clone();
+    let keep = move |name: &RoomName| {
+        let rule = rooms.of(name);
+        RoomKeep { history: rule.history, keep_ms: rule.keep_ms, dedup_ms: rule.dedup_window_ms }
+    };
+    let settings = redis::Settings { link, prefix, keep: Box::new(keep), archive: reading };
+    let start = redis::open(settings).map_err(|bad| ServeError::Config(format!("redis.prefix: {bad}")))?;
+    behind.opening = Some(Opening::Service(start));
+    Ok(behind)
 }
 
-fn open_store(config: &Config, database: &Path) -> Result<Opening, ServeError> {
+fn cannot_open(error: OpenError) -> ServeError {
+    match error {
+        OpenError::Away(error) => ServeError::Unavailable(format!("store.url: {error}")),
+        OpenError::Failed(error) => ServeError::System(format!("store.url: {error}")),
+    }
+}
+
+fn open_store(config: &Config, place: &StorePlace) -> Result<Opening, ServeError> {
+    embedded::open(place, keep_of(config)).map(Opening::Store).map_err(cannot_open)
+}
+
+/// How much a room keeps in a store, by its name.
+fn keep_of(config: &Config) -> impl Fn(&str) -> Keep + Send + 'static {
     let rooms = config.rooms.clone();
-    let keep = move |name: &str| {
+    move |name: &str| {
         let rule = RoomName::new(name).map(|name| rooms.of(&name));
         // A name that is none of ours any more follows the general rule.
         let rule = rule.unwrap_or_else(|_| rooms.of(&RoomName::new("lobby").expect("a room's name")));
         Keep { age_ms: rule.keep_ms, bytes: rule.keep_bytes, pin: rule.pin, ids_ms: rule.dedup_window_ms }
-    };
-    let opened = embedded::open(database, keep);
-    opened.map(Opening::Store).map_err(|error| ServeError::System(format!("store.url: {error}")))
+    }
 }
 
 /// The first five lines: for people on standard output, for log services as entries of the log.

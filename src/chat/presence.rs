@@ -35,6 +35,10 @@ pub struct Roster {
     told_at: u64,
     /// Who is on other nodes, by node.
     elsewhere: HashMap<u32, BTreeSet<UserName>, RandomState>,
+    /// How many are on other nodes that tell their number only, by node.
+    crowds: HashMap<u32, u32, RandomState>,
+    /// Whether such a number is another one than the room was told.
+    crowd_news: bool,
 }
 
 /// What the room has to be told.
@@ -44,6 +48,15 @@ pub struct Difference {
     pub came: Vec<UserName>,
     /// Who went.
     pub went: Vec<UserName>,
+    /// Whether the number of those without a name is another one.
+    pub crowd: bool,
+}
+
+impl Difference {
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.came.is_empty() && self.went.is_empty() && !self.crowd
+    }
 }
 
 impl Roster {
@@ -68,6 +81,7 @@ impl Roster {
 
     /// A user comes in on another node. Returns whether that is new.
     pub fn enter_elsewhere(&mut self, node: u32, user: &UserName, info: Option<&Arc<Data>>) -> bool {
+        self.set_crowd(node, 0);
         let is_new = self.elsewhere.entry(node).or_default().insert(user.clone());
         if is_new {
             self.add(user, info);
@@ -90,9 +104,38 @@ impl Roster {
 
     /// Another node is gone. Returns whether somebody was there.
     pub fn lose_node(&mut self, node: u32) -> bool {
-        let Some(users) = self.elsewhere.remove(&node) else { return false };
+        let had_crowd = self.set_crowd(node, 0);
+        let Some(users) = self.elsewhere.remove(&node) else { return had_crowd };
         users.iter().for_each(|user| self.take(user));
         true
+    }
+
+    /// So many users are on other nodes, by node, which do not tell their names any more. `all`: nobody is on nodes
+    /// that are not among them.
+    pub fn count_elsewhere(&mut self, nodes: &[(u32, u32)], all: bool) {
+        let known: Vec<u32> = self.elsewhere.keys().chain(self.crowds.keys()).copied().collect();
+        for node in known {
+            let is_counted = nodes.iter().any(|(counted, _)| *counted == node);
+            if all && !is_counted {
+                self.lose_node(node);
+            }
+        }
+        for (node, users) in nodes {
+            for user in self.elsewhere.remove(node).unwrap_or_default() {
+                self.take(&user);
+            }
+            self.set_crowd(*node, *users);
+        }
+    }
+
+    fn set_crowd(&mut self, node: u32, users: u32) -> bool {
+        let before = match users {
+            0 => self.crowds.remove(&node),
+            _ => self.crowds.insert(node, users),
+        };
+        let is_news = before.unwrap_or(0) != users;
+        self.crowd_news |= is_news;
+        is_news
     }
 
     /// Everybody who is on other nodes, known anew. Who is there as before makes no noise.
@@ -100,6 +143,8 @@ impl Roster {
         &mut self,
         now: impl Iterator<Item = (u32, &'a UserName, Option<&'a Arc<Data>>)>,
     ) {
+        self.crowd_news |= !self.crowds.is_empty();
+        self.crowds.clear();
         let before = std::mem::take(&mut self.elsewhere);
         for (node, user, info) in now {
             self.enter_elsewhere(node, user, info);
@@ -128,14 +173,14 @@ impl Roster {
         }
     }
 
-    /// How many users are here.
+    /// How many users are here. One who is on several nodes that tell numbers only is counted there each time.
     pub fn len(&self) -> usize {
-        self.users.len()
+        self.users.len() + self.crowds.values().map(|users| *users as usize).sum::<usize>()
     }
 
     /// Whether nobody is here.
     pub fn is_empty(&self) -> bool {
-        self.users.is_empty()
+        self.len() == 0
     }
 
     /// The user's entry, if here.
@@ -152,13 +197,13 @@ impl Roster {
 
     /// Whether the room has something to hear.
     pub fn has_news(&self) -> bool {
-        !self.untold.is_empty()
+        !self.untold.is_empty() || self.crowd_news
     }
 
     /// When the room may next be told, Unix milliseconds. The pause grows by a millisecond for each user,
     /// so that comings and goings cost a room about a thousand deliveries a second at the most.
     pub fn due_at(&self) -> u64 {
-        match self.users.len() as u64 {
+        match self.len() as u64 {
             0..=50 => 0,
             users => self.told_at + users.min(PAUSE_MS_MAX),
         }
@@ -167,7 +212,8 @@ impl Roster {
     /// Takes what the room has to be told. Who came and went again since the last time is not in it.
     pub fn take_news(&mut self, now: u64) -> Difference {
         self.told_at = now;
-        let mut difference = Difference::default();
+        let crowd = std::mem::take(&mut self.crowd_news);
+        let mut difference = Difference { crowd, ..Difference::default() };
         for (user, was_here) in std::mem::take(&mut self.untold) {
             match (was_here, self.users.contains_key(user.as_str())) {
                 (false, true) => difference.came.push(user),
@@ -215,6 +261,24 @@ mod tests {
         assert!(roster.leave_elsewhere(8, &bob) && !roster.leave_elsewhere(8, &bob));
         assert_eq!(roster.take_news(0).went, [bob]);
         assert!(roster.is_empty());
+    }
+
+    #[test]
+    fn a_large_room_on_other_nodes_is_a_number() {
+        let (mut roster, ann, bob) = (Roster::default(), user("ann"), user("bob"));
+        roster.enter(&ann, None);
+        roster.enter_elsewhere(7, &bob, None);
+        roster.take_news(0);
+        roster.count_elsewhere(&[(7, 1_200)], true);
+        assert_eq!((roster.len(), roster.get(&bob).is_none()), (1_201, true));
+        assert!(roster.take_news(0).crowd);
+        roster.count_elsewhere(&[(8, 10)], false);
+        assert_eq!(roster.len(), 1_211);
+        roster.count_elsewhere(&[(8, 10)], true);
+        assert_eq!(roster.len(), 11, "nobody is on the other node any more");
+        assert!(roster.lose_node(8) && roster.take_news(0).crowd);
+        roster.enter_elsewhere(8, &bob, None);
+        assert_eq!(roster.len(), 2, "names again");
     }
 
     #[test]

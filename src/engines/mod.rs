@@ -2,4 +2,5 @@
 
 pub mod embedded;
 pub mod engine;
+pub mod redis;
 pub mod shared;

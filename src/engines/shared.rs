@@ -177,6 +177,16 @@ pub enum Says {
     /// Everybody who is in a joined room on other nodes; comes after the room was joined, and again whenever this
     /// node may have missed something.
     Roster(RoomName, Vec<Elsewhere>),
+    /// A joined room is too large for names: so many users are in it on these nodes, and those who were named there
+    /// before are not named any more. `all`: on all other nodes there is nobody.
+    Crowd {
+        /// Which room.
+        room: RoomName,
+        /// How many are where.
+        nodes: Vec<(NodeSlot, u32)>,
+        /// Whether these are all nodes with somebody.
+        all: bool,
+    },
     /// Another node is gone, and with it everybody who was there. Said when there was time for them to come back
     /// elsewhere.
     NodeGone(NodeSlot),

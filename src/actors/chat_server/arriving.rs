@@ -30,6 +30,7 @@ impl ChatServer {
             Says::Passed(room, line) => self.passed(&room, &line),
             Says::News(room, node, news) => self.heard(&room, node, news),
             Says::Roster(room, elsewhere) => self.roster_elsewhere(&room, &elsewhere),
+            Says::Crowd { room, nodes, all } => self.crowd_elsewhere(&room, &nodes, all),
             Says::NodeGone(node) => self.node_gone(node),
             Says::Answered { ticket, answers } => self.answered(ticket, answers),
             Says::Command(command) => self.carry_out_command(command),
@@ -218,6 +219,15 @@ impl ChatServer {
         let Some(key) = self.rooms.find(name) else { return };
         let roster = &mut self.rooms.get_mut(key).roster;
         roster.set_elsewhere(elsewhere.iter().map(|here| (here.node, &here.user, here.info.as_ref())));
+        if roster.has_news() {
+            self.untold.insert(key);
+        }
+    }
+
+    fn crowd_elsewhere(&mut self, name: &RoomName, nodes: &[(NodeSlot, u32)], all: bool) {
+        let Some(key) = self.rooms.find(name) else { return };
+        let roster = &mut self.rooms.get_mut(key).roster;
+        roster.count_elsewhere(nodes, all);
         if roster.has_news() {
             self.untold.insert(key);
         }

@@ -69,7 +69,7 @@ impl ChatServer {
         for key in due {
             self.untold.remove(&key);
             let difference = self.rooms.get_mut(key).roster.take_news(now);
-            if difference.came.is_empty() && difference.went.is_empty() {
+            if difference.is_empty() {
                 continue;
             }
             let room = self.rooms.get(key);

@@ -1,0 +1,76 @@
+//! The engine of several nodes that share rooms through Redis: alone, behind Sentinel, or as a Cluster. Redis gives
+//! out the places, in one script; every node hears of its rooms through one channel of its own. When the primary
+//! changes, the nodes put back what the new one lacks before anything is written to it. Opened by the wiring, used
+//! by the chat server. One thread of its own; each partition is a task on it.
+
+use crate::chat::names::RoomName;
+use crate::engines::shared::Start;
+use crate::redis_link::RedisLink;
+use crate::store::archive::ArchiveReader;
+
+mod archive;
+mod arriving;
+mod asking;
+pub mod checks;
+mod departing;
+pub mod feed;
+pub mod filler;
+mod frame;
+mod handle;
+mod joining;
+mod keys;
+pub mod life;
+mod living;
+mod logs;
+mod memory;
+mod noting;
+mod outbox;
+mod partition;
+mod peers;
+mod publishing;
+mod reading;
+mod rejoining;
+mod repair;
+mod replies;
+mod scripts;
+mod session;
+mod staying;
+mod world;
+
+/// What an engine needs to know.
+pub struct Settings {
+    /// Where Redis is.
+    pub link: RedisLink,
+    /// What every key and channel begins with. Not empty, no braces.
+    pub prefix: String,
+    /// How much a room keeps.
+    pub keep: Box<dyn Fn(&RoomName) -> RoomKeep + Send>,
+    /// The archive behind Redis, if there is one.
+    pub archive: Option<ArchiveSettings>,
+}
+
+/// How much a room keeps in Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoomKeep {
+    /// Most entries of its history, about.
+    pub history: usize,
+    /// Oldest age of an entry, in milliseconds; `u64::MAX` for ever. An idle room is known for a day at the least.
+    pub keep_ms: u64,
+    /// How long an id is known at the least, in milliseconds. Without an archive at most ten minutes.
+    pub dedup_ms: u64,
+}
+
+/// An archive that others fill from the feed.
+pub struct ArchiveSettings {
+    /// Asked for what Redis does not keep any more.
+    pub reader: Box<dyn ArchiveReader>,
+    /// Most entries in the feed of a partition. When it is full nothing is accepted until the archive goes on.
+    pub feed_max: u64,
+}
+
+/// An engine that is ready to start. Checks nothing but the settings: it connects in the background, and starts while
+/// Redis is away.
+pub fn open(settings: Settings) -> Result<Start, String> {
+    life::keys::Keys::new(&settings.prefix, 0, false).map_err(|bad| bad.to_string())?;
+    Ok(Box::new(move |sink| handle::start(settings, sink)))
+}

@@ -1,0 +1,179 @@
+//! What all partitions of an engine share: its settings, the sink, this node's number, and the board on which each
+//! partition says how it is. Everything here lives on the engine's thread.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::chat::names::RoomName;
+use crate::engines::redis::archive::ArchiveThread;
+use crate::engines::redis::keys::{Keys, partition_of};
+use crate::engines::redis::life;
+use crate::engines::redis::noting::Note;
+use crate::engines::redis::partition::Letter;
+use crate::engines::redis::peers::Peers;
+use crate::engines::redis::{RoomKeep, Settings};
+use crate::engines::shared::{Says, Sink};
+use crate::redis_link::RedisLink;
+use crate::redis_link::nodes::Host;
+
+/// How long an epoch lasts, in milliseconds.
+pub const EPOCH_LASTS_MS: u64 = 12 * 3_600_000;
+/// The shortest life of what Redis knows of an idle room, in milliseconds: two epochs.
+const META_LIFE_MS: u64 = 2 * EPOCH_LASTS_MS;
+/// The shortest life of the history of an idle room, in milliseconds.
+const HISTORY_LIFE_MS: u64 = 60_000;
+
+/// See above.
+pub struct World {
+    /// Where Redis is.
+    pub link: RedisLink,
+    /// The other nodes, and this node's number.
+    pub peers: Peers,
+    /// Where everything is told.
+    pub sink: Sink,
+    /// The archive behind Redis.
+    pub archive: Option<ArchiveThread>,
+    /// Most entries in a partition's feed; 0: there is no feed.
+    pub feed_max: u64,
+    /// Bytes of proposals without an outcome.
+    pub waiting: Arc<AtomicU64>,
+    /// Servers of a Cluster that it spoke of.
+    pub hosts: RefCell<Vec<Host>>,
+    prefix: String,
+    keep: Box<dyn Fn(&RoomName) -> RoomKeep + Send>,
+    board: RefCell<Board>,
+    boxes: RefCell<Vec<UnboundedSender<Letter>>>,
+}
+
+/// How the partitions are.
+struct Board {
+    troubles: Vec<Option<String>>,
+    told: Option<Option<String>>,
+}
+
+/// How much a room keeps in Redis, as the scripts want it.
+#[derive(Debug, Clone, Copy)]
+pub struct Lives {
+    /// Most entries in the history.
+    pub history: usize,
+    /// How long an id is known, in milliseconds.
+    pub window_ms: u64,
+    /// How long an idle room is known, in milliseconds; 0 for ever.
+    pub meta_ms: u64,
+    /// How long its history stays, in milliseconds; 0 for ever.
+    pub history_ms: u64,
+    /// Oldest age of an entry that readers get, in milliseconds.
+    pub age_ms: u64,
+}
+
+impl World {
+    /// `partitions` begin as not connected.
+    pub fn new(settings: Settings, partitions: usize, sink: Sink, waiting: Arc<AtomicU64>) -> World {
+        let archived = settings.archive.is_some();
+        let (archive, feed_max) = match settings.archive {
+            Some(archive) => (Some(ArchiveThread::start(archive.reader)), archive.feed_max),
+            None => (None, 0),
+        };
+        let keep = settings.keep;
+        let keep = move |room: &RoomName| {
+            let mut keep = keep(room);
+            // Ids live in Redis' memory; only an archive can know them for longer.
+            keep.dedup_ms = keep.dedup_ms.clamp(1_000, if archived { u64::MAX / 4 } else { 600_000 });
+            keep
+        };
+        World {
+            link: settings.link,
+            peers: Peers::new(partitions),
+            sink,
+            archive,
+            feed_max,
+            waiting,
+            hosts: RefCell::new(Vec::new()),
+            prefix: settings.prefix,
+            keep: Box::new(keep),
+            boxes: RefCell::new(Vec::new()),
+            board: RefCell::new(Board { troubles: vec![None; partitions], told: None }),
+        }
+    }
+
+    /// The names of a partition.
+    pub fn keys(&self, partition: usize) -> Keys {
+        Keys::new(&self.prefix, partition)
+    }
+
+    /// The same for what is beside the logs.
+    pub fn life_keys(&self, partition: usize) -> life::keys::Keys {
+        let keys = life::keys::Keys::new(&self.prefix, partition as u32, self.link.is_cluster());
+        keys.expect("the prefix was checked when the engine was opened")
+    }
+
+    /// Where letters to the partitions go.
+    pub fn deliver_to(&self, boxes: Vec<UnboundedSender<Letter>>) {
+        *self.boxes.borrow_mut() = boxes;
+    }
+
+    /// How many partitions there are.
+    pub fn partitions(&self) -> usize {
+        self.boxes.borrow().len()
+    }
+
+    /// Sends a letter to the partition of a name: of a room, a user or a session.
+    pub fn post(&self, name: &str, letter: Letter) {
+        self.post_at(partition_of(name, self.partitions() as u32), letter);
+    }
+
+    /// Sends a letter to a partition.
+    pub fn post_at(&self, partition: usize, letter: Letter) {
+        if self.boxes.borrow()[partition].send(letter).is_err() {
+            log::warn!("redis: partition {partition} has ended; a call is not carried out");
+        }
+    }
+
+    /// Keeps something beside the logs, where it belongs.
+    pub fn note(&self, notes: Vec<Note>) {
+        for note in notes {
+            let name = match &note {
+                Note::Read(mark) => mark.room.as_str(),
+                Note::ReadBy(mark) => mark.user.as_str(),
+                Note::Session(note) => &note.session,
+                Note::Used(user, ..) => user.as_str(),
+            };
+            let at = partition_of(name, self.partitions() as u32);
+            self.post_at(at, Letter::Note(vec![note]));
+        }
+    }
+
+    /// How much a room keeps.
+    pub fn lives(&self, room: &RoomName) -> Lives {
+        let keep = (self.keep)(room);
+        let for_ever = keep.keep_ms == u64::MAX;
+        Lives {
+            history: keep.history.max(1),
+            window_ms: keep.dedup_ms,
+            meta_ms: if for_ever { 0 } else { keep.keep_ms.max(META_LIFE_MS) },
+            history_ms: if for_ever { 0 } else { keep.keep_ms.max(HISTORY_LIFE_MS) },
+            age_ms: keep.keep_ms,
+        }
+    }
+
+    /// Tells the sink.
+    pub fn say(&self, says: Says) {
+        (self.sink)(says);
+    }
+
+    /// A partition is well, or not and why. The sink hears of it when that changes something.
+    pub fn feel(&self, partition: usize, trouble: Option<String>) {
+        let mut board = self.board.borrow_mut();
+        board.troubles[partition] = trouble;
+        let now = board.troubles.iter().flatten().next().cloned();
+        let same = board.told.as_ref().is_some_and(|told| told.is_some() == now.is_some());
+        if !same {
+            board.told = Some(now.clone());
+            drop(board);
+            self.say(Says::Health(now));
+        }
+    }
+}
