@@ -147,3 +147,20 @@ async fn no_entry_falls_between_a_join_and_what_follows() {
     }
     assert_eq!(two.faults(), Vec::<String>::new());
 }
+
+#[actix_rt::test]
+async fn a_redis_that_refuses_to_write_is_told_and_waited_for() {
+    let server = Server::start(&["--maxmemory-policy", "noeviction"]).await;
+    let node = Node::start(&server.url(), 1);
+    node.place(node.say("a", "x")).await;
+    let mut redis = server.connect().await;
+    let () = command(&mut redis, &["CONFIG", "SET", "maxmemory", "1"]).await;
+    let refused = node.settled(node.say("a", "y")).await;
+    assert!(matches!(refused, Outcome::Refused(_)), "{refused:?}");
+    let told = node.health().last().cloned().flatten();
+    assert!(told.as_ref().is_some_and(|why| why.contains("OOM")), "{told:?}");
+    let waits = node.say("a", "z");
+    let () = command(&mut redis, &["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(node.place(waits).await, (2, false));
+    node.is_well().await;
+}
