@@ -256,7 +256,8 @@ impl Partition {
                 return Err(error.to_string());
             }
             Lived::Sent(_, Ok(_)) => {}
-            Lived::Looked(tick) => return self.on_looked(live, tick.map_err(|error| error.to_string())?),
+            Lived::Looked(Ok(tick)) => return self.on_looked(live, tick),
+            Lived::Looked(Err(error)) => return self.forgive(&error),
             Lived::Missed(upto, missed) => {
                 for (number, command) in missed.map_err(|error| error.to_string())? {
                     if self.world.peers.done(|done| done.make_up(number)) {

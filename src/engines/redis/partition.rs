@@ -139,6 +139,8 @@ pub struct Live {
     pub lease: Lease,
     /// Until when nothing is published.
     pub paused: Option<Instant>,
+    /// Until when nothing is joined.
+    pub join_paused: Option<Instant>,
 }
 
 /// See above.

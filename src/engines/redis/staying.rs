@@ -72,6 +72,7 @@ impl Partition {
             ticked: None,
             since: Instant::now(),
             paused: None,
+            join_paused: None,
         })
     }
 
@@ -91,6 +92,7 @@ impl Partition {
         self.expire(now);
         self.look_at_holes(now);
         self.look_after_others(live, now)?;
+        live.join_paused = live.join_paused.filter(|until| now < *until);
         if live.paused.is_some_and(|until| now >= until) {
             live.paused = None;
             let since = self.refusing.map(|since| since.max(live.since));
