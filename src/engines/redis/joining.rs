@@ -10,11 +10,13 @@ use crate::chat::message::{Epoch, Offset};
 use crate::chat::names::RoomName;
 use crate::engines::redis::logs::Stage;
 use crate::engines::redis::partition::{Called, Live, Partition};
-use crate::engines::redis::replies::{self, Meta, Row};
+use crate::engines::redis::replies::{self, Meta, Remedy, Row, remedy};
 use crate::engines::redis::{reading, scripts};
 use crate::engines::shared::NodeSlot;
 use crate::store::archive::StoredRoom;
 
+/// How long a server is left alone that refuses to write.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Rooms in one call.
 const ROOMS_MAX: usize = 100;
 /// How long a room that is to be opened waits for Redis.
@@ -59,7 +61,7 @@ impl Partition {
 
     /// Asks Redis about the rooms that wait for that, if it is not busy with some.
     pub(super) fn join_on(&mut self, live: &mut Live) {
-        if live.joining || self.wishes.is_empty() {
+        if live.joining || self.wishes.is_empty() || live.join_paused.is_some() {
             return;
         }
         let mut wishes: Vec<Wish> = Vec::new();
@@ -124,6 +126,10 @@ impl Partition {
             Ok(rooms) => rooms,
             Err(error) => {
                 self.wish_again(wishes);
+                if remedy(&error) == Remedy::Wait {
+                    live.join_paused = Some(Instant::now() + PAUSE);
+                    return Ok(());
+                }
                 return Err(error.to_string());
             }
         };

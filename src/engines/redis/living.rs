@@ -139,6 +139,11 @@ impl Partition {
         let lease = lease::take(&mut session.control, keys, None, peers.terms).await?;
         log::info!("redis: this node has the number {}", lease.slot);
         peers.hold(lease);
+        // Before the first roster: whoever is gone, but not removed yet, must not seem to be there.
+        let tick = lease::tick(&mut session.control, keys, lease, peers.terms).await?;
+        for slot in peers.seen(&tick.peers) {
+            self.world.say(Says::NodeGone(slot));
+        }
         Ok(lease)
     }
 
@@ -256,7 +261,8 @@ impl Partition {
                 return Err(error.to_string());
             }
             Lived::Sent(_, Ok(_)) => {}
-            Lived::Looked(tick) => return self.on_looked(live, tick.map_err(|error| error.to_string())?),
+            Lived::Looked(Ok(tick)) => return self.on_looked(live, tick),
+            Lived::Looked(Err(error)) => return self.forgive(&error),
             Lived::Missed(upto, missed) => {
                 for (number, command) in missed.map_err(|error| error.to_string())? {
                     if self.world.peers.done(|done| done.make_up(number)) {

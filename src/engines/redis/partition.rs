@@ -34,6 +34,8 @@ use crate::store::archive::{Answer, Question, StoredRoom};
 
 /// A stay that was longer than this was not in vain.
 const STAY_MIN: Duration = Duration::from_secs(1);
+/// While Redis is away the log hears of it so often.
+const WARN_PAUSE: Duration = Duration::from_secs(10);
 /// Memory of what was heard in the last minute, in bytes, over all partitions.
 const MEMORY_BYTES: usize = 64 << 20;
 
@@ -135,8 +137,10 @@ pub struct Live {
     pub since: Instant,
     /// This node's number.
     pub lease: Lease,
-    /// Until when nothing is published, and since when the server has refused to write.
-    pub paused: Option<(Instant, Instant)>,
+    /// Until when nothing is published.
+    pub paused: Option<Instant>,
+    /// Until when nothing is joined.
+    pub join_paused: Option<Instant>,
 }
 
 /// See above.
@@ -166,8 +170,12 @@ pub struct Partition {
     pub(super) epoch: u64,
     /// Since when only servers are found that others have left behind.
     pub(super) left_behind: Option<Instant>,
+    /// When the log was last told of trouble.
+    pub(super) warned: Option<Instant>,
     /// Since when the server has refused to write.
     pub(super) refusing: Option<Instant>,
+    /// Whether the archive is too far behind.
+    pub(super) feed_full: bool,
     /// When a replica was last connected.
     pub(super) replicas_seen: Option<Instant>,
     pub(super) archived: Fed,
@@ -205,7 +213,9 @@ impl Partition {
             used: AHashMap::new(),
             epoch: 0,
             left_behind: None,
+            warned: None,
             refusing: None,
+            feed_full: false,
             replicas_seen: None,
             archived: (0, 0),
             away: Some(Instant::now()),
@@ -235,11 +245,7 @@ impl Partition {
             if began.elapsed() > STAY_MIN {
                 backoff.reset();
             }
-            log::warn!(
-                "redis: partition {}: {}; looking for the primary again",
-                self.number,
-                why.escape_debug()
-            );
+            self.warn(&why);
             if self.wait_away(backoff.next_wait(), &why).await {
                 break;
             }
@@ -248,6 +254,16 @@ impl Partition {
             // Whoever closes may have stopped waiting.
             done.send(()).ok();
         }
+    }
+
+    /// Tells the log, but not at every try.
+    fn warn(&mut self, why: &str) {
+        if self.warned.is_some_and(|last| last.elapsed() < WARN_PAUSE) {
+            return;
+        }
+        self.warned = Some(Instant::now());
+        let number = self.number;
+        log::warn!("redis: partition {number}: {}; looking for the primary again", why.escape_debug());
     }
 
     /// Stays until something is wrong.
