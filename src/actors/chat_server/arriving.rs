@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::keeping::Change;
 use super::{ChatServer, Seat};
-use crate::actors::letters::ConnectionId;
+use crate::actors::letters::{ConnectionId, ToHub};
 use crate::chat::data::Data;
 use crate::chat::entry::{Entry, Kind};
 use crate::chat::history::Hot;
@@ -136,7 +136,12 @@ impl ChatServer {
     /// Every live member gets a frame and goes on after a place. Those who are behind cannot be told where they
     /// stand; they come back by what they remember.
     fn go_on_with_members(&mut self, key: RoomKey, after: Offset, frame: impl Fn(ConnectionId) -> Bytes) {
-        for connection in self.members_of(key) {
+        let members = self.members_of(key);
+        // The hubs count from another place on: all go out before the first comes in again.
+        for connection in &members {
+            self.mail(connection.worker.into(), ToHub::Left { connection: *connection, room: key });
+        }
+        for connection in members {
             match self.behind.contains_key(&(connection, key)) {
                 true => self.close(connection, Goodbye::restart(0)),
                 false => self.live(connection, key, vec![frame(connection)], after),
