@@ -5,7 +5,6 @@ use std::cell::{OnceCell, RefCell};
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -28,7 +27,7 @@ use crate::actors::admission::Admission;
 use crate::actors::chat_server::{ChatServer, ChatSettings, Handlers, Opening, StoreHealth};
 use crate::actors::events;
 use crate::actors::hub::{Core, Hub, HubLimits};
-use crate::actors::letters::{Drain, Finish, Hello};
+use crate::actors::letters::{Depart, Drain, Finish, Hello};
 use crate::actors::panics;
 use crate::actors::session::SessionHouse;
 use crate::auth::origin::Origins;
@@ -54,6 +53,7 @@ use crate::transports::websocket::Door;
 
 use queues::Queues;
 
+mod filling;
 mod queues;
 
 /// Entries of a partition that may wait in Redis for the archive: some 200 bytes each, and more with large messages.
@@ -273,6 +273,7 @@ impl Plan {
             metrics: self.metrics.clone(),
             ready: self.ready.clone(),
             publish: worker.house.chat.clone().recipient(),
+            orders: worker.house.chat.clone().recipient(),
         }
     }
 }
@@ -312,6 +313,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         plan.ready.add("keys", Box::new(check));
         actix_rt::spawn(keys.keep_fresh(Default::default()));
     }
+    let filler = filler.map(|filler| filling::watch(filler, &plan.metrics));
     let server = start(&plan, listeners, workers)?;
     let chat = wait_for_workers(all_up, workers).await?;
     let port = addresses.first().map_or(0, SocketAddr::port);
@@ -322,6 +324,12 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
     greet(&startup_lines(&plan.config, &addresses, queues.door_address), plan.config.log.format);
     wait_for_signal().await?;
     stop(&plan, &chat, &queues, server).await;
+    if let Some(filler) = filler {
+        let ended = tokio::task::spawn_blocking(move || Arc::into_inner(filler).map(Filler::stop));
+        if timeout(FINISH_TIME_MIN, ended).await.is_err() {
+            log::warn!("the archive did not answer in time; another node brings it what is left in Redis");
+        }
+    }
     Ok(())
 }
 
@@ -535,6 +543,10 @@ async fn stop(plan: &Plan, chat: &Addr<ChatServer>, queues: &Queues, server: Ser
     let rest = deadline.saturating_duration_since(Instant::now()).max(FINISH_TIME_MIN);
     if timeout(rest, chat.send(Finish)).await.is_err() {
         log::warn!("read marks and cursors of the last moment could not be kept");
+    }
+    // The other nodes hear at once that nobody is here any more.
+    if timeout(FINISH_TIME_MIN, chat.send(Depart)).await.is_err() {
+        log::warn!("the other nodes could not be told that this one ends; they notice within seconds");
     }
     let left = open_sessions();
     if left > 0 {

@@ -22,8 +22,8 @@ use tokio::sync::oneshot;
 
 use crate::actors::events::{self, Incoming, Verdict};
 use crate::actors::letters::{
-    Bury, Closed, ConnectionId, Drain, Failed, Finish, FromEngine, FromHub, FromService, Hello, Open,
-    OpenRaw, PublishBatch, RawMessage, Said, SaidRaw, ToHub, Turn,
+    Bury, Closed, ConnectionId, Depart, Drain, Failed, Finish, FromEngine, FromHub, FromService, Hello, Open,
+    OpenRaw, Order, PublishBatch, RawMessage, Said, SaidRaw, ToHub, Turn,
 };
 use crate::chat::dedup::IdKeys;
 use crate::chat::message::{Accepted, Offset, Refused};
@@ -541,6 +541,27 @@ impl Handler<Finish> for ChatServer {
                 log::warn!("store: read marks and cursors of the last moment could not be kept");
             }
         })
+    }
+}
+
+impl Handler<Depart> for ChatServer {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Depart, _: &mut Self::Context) -> Self::Result {
+        let (done, gone) = oneshot::channel();
+        self.depart(done);
+        // An error: the engine has ended by itself.
+        Box::pin(async move { gone.await.unwrap_or_default() })
+    }
+}
+
+impl Handler<Order> for ChatServer {
+    type Result = ();
+
+    fn handle(&mut self, order: Order, _: &mut Self::Context) {
+        for command in order.0 {
+            self.command(command);
+        }
     }
 }
 

@@ -181,6 +181,16 @@ impl ChatServer {
         }
     }
 
+    /// The other nodes hear that this one ends; `done` is told.
+    pub(super) fn depart(&mut self, done: tokio::sync::oneshot::Sender<()>) {
+        self.end_turn();
+        match &mut self.keeping.link {
+            // Whoever waits may have given up.
+            Link::Service(service) => service.close(Box::new(move || done.send(()).unwrap_or_default())),
+            Link::Nothing | Link::Store(_) => done.send(()).unwrap_or_default(),
+        }
+    }
+
     /// Tells the other nodes.
     pub(super) fn tell_nodes(&mut self, room: RoomName, news: News) {
         if let Link::Service(service) = &mut self.keeping.link {

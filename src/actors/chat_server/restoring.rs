@@ -142,6 +142,7 @@ impl ChatServer {
             }
             Some(Opening::Service(start)) => {
                 let address = address.clone().recipient();
+                self.keeping.note_service(Some("Redis has not been reached yet".into()));
                 start(Arc::new(move |says: Says| address.do_send(FromService(says)))).map(Link::Service)
             }
         };
