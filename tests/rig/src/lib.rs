@@ -4,6 +4,7 @@
 
 pub mod checker;
 pub mod client;
+pub mod crowd;
 pub mod diary;
 pub mod frame;
 pub mod reader;

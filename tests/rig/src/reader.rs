@@ -42,6 +42,8 @@ pub struct Plan {
     pub memory: Memory,
     /// What his chances come from.
     pub seed: u64,
+    /// After how long without a sign of life he gives a link up; none: never.
+    pub silence: Option<Duration>,
 }
 
 /// Up to where the readers have to come before they may go; none yet while it is written.
@@ -59,6 +61,8 @@ pub struct Seen {
     /// Times that it did not know a younger one: cursors are written down a moment later, and nothing was
     /// promised for them before.
     pub forgotten_young: u64,
+    /// Times that he was told to go back.
+    pub rewinds: u64,
     /// The place up to which he has everything, in each room.
     pub upto: BTreeMap<String, u64>,
 }
@@ -95,7 +99,7 @@ struct Reader {
 impl Reader {
     async fn run(mut self) -> Seen {
         while !self.is_done() {
-            match Client::connect(self.plan.address).await {
+            match Client::connect(self.plan.address, self.plan.silence).await {
                 Some(client) => self.stay(client).await,
                 None => sleep(Duration::from_millis(self.dice.random_range(5..30))).await,
             }
@@ -175,6 +179,7 @@ impl Reader {
             }
             "skip" => self.has_up_to(room, frame.skipped_range().map_or(0, |(_, last)| last)),
             "gap" => self.has_up_to(room, frame.missing_range().map_or(0, |(_, last)| last)),
+            "rewind" => self.goes_back(room, frame.s.unwrap_or(0), frame.e.clone()),
             // Told after the welcome, which names a new session.
             "err" if frame.why.as_deref() == Some("no-session") => {}
             "err" => panic!("{} is refused: {line}", self.plan.name),
@@ -197,6 +202,15 @@ impl Reader {
         self.seen.shown += 1;
         self.has_up_to(room, s);
         false
+    }
+
+    /// What stands above a place was taken back and may come again.
+    fn goes_back(&mut self, room: &str, to: u64, epoch: Option<String>) {
+        let upto = self.upto(room).min(to);
+        self.seen.upto.insert(room.to_owned(), upto);
+        self.epochs.insert(room.to_owned(), epoch.unwrap_or_default());
+        self.seen.rewinds += 1;
+        self.progress.send_replace(self.seen.clone());
     }
 
     fn has_up_to(&mut self, room: &str, s: u64) {

@@ -35,6 +35,8 @@ pub struct Plan {
     pub bytes: usize,
     /// Whether he also edits, deletes and reacts, where the server offers that.
     pub changes: bool,
+    /// After how long without a sign of life he gives a link up; none: never.
+    pub silence: Option<Duration>,
 }
 
 /// What a writer has done so far.
@@ -100,7 +102,7 @@ struct Writer {
 impl Writer {
     async fn run(mut self) -> Written {
         while !self.is_done() {
-            match Client::connect(self.plan.address).await {
+            match Client::connect(self.plan.address, self.plan.silence).await {
                 Some(client) => self.stay(client).await,
                 None => sleep(Duration::from_millis(self.dice.random_range(5..30))).await,
             }
