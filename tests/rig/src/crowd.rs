@@ -122,6 +122,49 @@ impl Crowd {
         eventually(&format!("{acked} acknowledgements"), reached).await;
     }
 
+    /// Waits until everybody has got on since this was asked: each writer had so many acknowledgements more, each
+    /// reader saw something new. Those who did not, when [`PATIENCE`] ends.
+    pub async fn everybody_goes_on(&mut self, acknowledgements: u64) -> Result<(), Vec<String>> {
+        let wanted: Vec<u64> = self.acks().iter().map(|acked| acked + acknowledgements).collect();
+        let shown = self.shown();
+        let behind = || -> Vec<String> {
+            let writers = self.acks().into_iter().zip(&wanted).enumerate();
+            let writers = writers.filter(|(_, (now, wanted))| now < wanted);
+            let readers = self.shown().into_iter().zip(&shown).enumerate();
+            let readers = readers.filter(|(_, (now, then))| now <= then);
+            let names = writers.map(|(number, (acked, _))| format!("writer-{number} with {acked} acked"));
+            names
+                .chain(readers.map(|(number, (shown, _))| format!("reader-{number} with {shown} shown")))
+                .collect()
+        };
+        let all = within(PATIENCE, async || behind().is_empty().then_some(())).await;
+        all.ok_or_else(behind)
+    }
+
+    fn acks(&self) -> Vec<u64> {
+        self.writers.iter().map(|(_, shown)| shown.borrow().acked).collect()
+    }
+
+    fn shown(&self) -> Vec<u64> {
+        self.readers.iter().map(|(_, shown)| shown.borrow().shown).collect()
+    }
+
+    /// All stop where they are; their diaries are whole up to there.
+    pub async fn breaks_up(self) {
+        let writers = self.writers.into_iter().map(|(task, _)| {
+            task.abort();
+            tokio::spawn(async move { task.await.map(|_| ()) })
+        });
+        let readers = self.readers.into_iter().map(|(task, _)| {
+            task.abort();
+            tokio::spawn(async move { task.await.map(|_| ()) })
+        });
+        for gone in writers.chain(readers).collect::<Vec<_>>() {
+            // An error says that he was stopped, as he was told; a panic of his has been printed.
+            gone.await.expect("waiting does not fail").ok();
+        }
+    }
+
     /// Lets the writers finish what they have begun.
     pub async fn writers_stop(&mut self) -> Vec<Written> {
         self.stop.send_replace(true);

@@ -1,0 +1,18 @@
+//! The proof that nothing acknowledged is lost, doubled or reordered while nodes and Redis servers die. Three
+//! real nodes behind a real load balancer, with real Redis servers, are killed, stopped and cut off from each
+//! other, while writers write and readers read. In the end a judge reads what the clients wrote down, and
+//! nothing else.
+//!
+//! `ROOMCAST_CLUSTER_SECS=600` lets each story strike again and again for so long; `ROOMCAST_SEED` gives the
+//! same chances again. Needs redis-server, redis-sentinel, haproxy and nginx; tests/all installs them.
+
+mod balancer;
+mod balancers;
+mod figures;
+mod nodes;
+mod primaries;
+mod processes;
+mod redis;
+mod stage;
+mod story;
+mod wires;

@@ -1,0 +1,86 @@
+//! Processes of a story: how they are started, stopped for a while, killed, and found by their connections.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// A child that is killed when this is dropped.
+pub struct Process {
+    child: Child,
+    name: String,
+}
+
+impl Process {
+    /// Starts a program whose output goes into a file of the folder.
+    pub fn start(name: &str, command: &mut Command, folder: &Path) -> Process {
+        let log = File::options().create(true).append(true).open(folder.join(format!("{name}.log")));
+        let log = log.expect("the folder can be written");
+        command.stdin(Stdio::null()).stderr(log.try_clone().expect("a file can be shared")).stdout(log);
+        let child = command.spawn().unwrap_or_else(|error| {
+            panic!("{:?}: {error}; tests/all installs what is missing", command.get_program())
+        });
+        Process { child, name: name.to_owned() }
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it as `kill -9` does. It may not have ended by itself.
+    pub fn kill(&mut self) {
+        let ended = self.child.try_wait().expect("a child can be asked");
+        assert!(ended.is_none(), "{} ended by itself: {ended:?}", self.name);
+        self.child.kill().expect("a child can be killed");
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    /// Stops it without closing anything, as a machine that hangs.
+    pub fn freeze(&self) {
+        signal(self.pid(), "-STOP");
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        signal(self.pid(), "-CONT");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may be dead already, by the story's own hand.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Sends a signal to a process that is there.
+pub fn signal(pid: u32, signal: &str) {
+    let sent = Command::new("kill").args([signal, &pid.to_string()]).status();
+    assert!(sent.expect("kill can be run").success(), "there is no process {pid}");
+}
+
+/// Which of these processes has the connection that begins at this local port.
+pub fn owner_of(port: u16, pids: impl Iterator<Item = u32>) -> Option<u32> {
+    let inode = inode_of(port)?;
+    let name = format!("socket:[{inode}]");
+    pids.into_iter().find(|pid| {
+        // A process that has just ended has no list any more.
+        let Ok(list) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        let links = list.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        links.into_iter().any(|link| link.as_os_str() == name.as_str())
+    })
+}
+
+/// The inode of the connection that begins at this local port of 127.0.0.1 (proc(5), `/proc/net/tcp`).
+fn inode_of(port: u16) -> Option<String> {
+    let wanted = format!(": 0100007F:{port:04X} ");
+    let table = fs::read_to_string("/proc/net/tcp").expect("Linux has a table of connections");
+    let mut rows = table.lines().filter(|line| line.contains(&wanted));
+    // The fields are: number, local and remote address, state (01: established), …, the inode as the tenth.
+    let inode = |row: &str| {
+        let fields: Vec<&str> = row.split_whitespace().collect();
+        fields.get(9).filter(|_| fields.get(3) == Some(&"01")).map(|inode| (*inode).to_owned())
+    };
+    rows.find_map(inode)
+}
