@@ -9,7 +9,9 @@
 mod balancer;
 mod balancers;
 mod figures;
+mod local_cluster;
 mod nodes;
+mod presence;
 mod primaries;
 mod processes;
 mod redis;

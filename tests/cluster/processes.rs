@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// A child that is killed when this is dropped.
 pub struct Process {
@@ -27,9 +27,14 @@ impl Process {
         self.child.id()
     }
 
+    /// How it ended; none while it runs.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be asked")
+    }
+
     /// Ends it as `kill -9` does. It may not have ended by itself.
     pub fn kill(&mut self) {
-        let ended = self.child.try_wait().expect("a child can be asked");
+        let ended = self.has_ended();
         assert!(ended.is_none(), "{} ended by itself: {ended:?}", self.name);
         self.child.kill().expect("a child can be killed");
         self.child.wait().expect("a child can be waited for");

@@ -25,7 +25,7 @@ const PAST: u64 = 300;
 const GOES_ON: u64 = 5;
 
 /// One story at a time: they measure how long things take.
-static TURN: Mutex<()> = Mutex::const_new(());
+pub static TURN: Mutex<()> = Mutex::const_new(());
 
 /// What a story may do with its readers beside what is always right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
