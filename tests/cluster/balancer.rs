@@ -1,7 +1,7 @@
 //! What stands in front of the nodes: the files of `deploy/`, with the addresses of a story in place of theirs.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use roomcast_rig::eventually;
@@ -40,6 +40,12 @@ impl Balancer {
     }
 }
 
+/// Debian keeps them where only root looks.
+fn program(name: &str) -> PathBuf {
+    let path = Path::new("/usr/sbin").join(name);
+    if path.exists() { path } else { name.into() }
+}
+
 fn deployed(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -67,7 +73,7 @@ fn haproxy(address: SocketAddr, nodes: &[SocketAddr], home: &Path) -> Process {
     let text = with_addresses(deployed("haproxy.cfg"), ("bind :80\n", format!("bind {address}\n")), nodes);
     let file = home.join("haproxy.cfg");
     std::fs::write(&file, text).expect("the folder can be written");
-    Process::start("haproxy", Command::new("haproxy").arg("-db").arg("-f").arg(&file), home)
+    Process::start("haproxy", Command::new(program("haproxy")).arg("-db").arg("-f").arg(&file), home)
 }
 
 fn nginx(address: SocketAddr, nodes: &[SocketAddr], home: &Path) -> Process {
@@ -82,5 +88,5 @@ fn nginx(address: SocketAddr, nodes: &[SocketAddr], home: &Path) -> Process {
         "daemon off; master_process off; pid {0}/nginx.pid; error_log {0}/nginx-errors.log;",
         home.display()
     );
-    Process::start("nginx", Command::new("nginx").arg("-c").arg(&file).args(["-g", &own]), home)
+    Process::start("nginx", Command::new(program("nginx")).arg("-c").arg(&file).args(["-g", &own]), home)
 }
