@@ -15,6 +15,7 @@ mod presence;
 mod primaries;
 mod processes;
 mod redis;
+mod rig;
 mod stage;
 mod story;
 mod wires;

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use roomcast_rig::checker::Fault;
+use roomcast_rig::crowd::Crowd;
+
 use crate::redis::Shape;
-use crate::stage::Plan;
-use crate::story::{Rewinds, plays};
+use crate::stage::{Plan, Stage};
+use crate::story::{self, Rewinds, plays};
 
 /// How long a node hangs: longer than its lease, than the patience of half of its clients, and than any time-out.
 const HANGS: Duration = Duration::from_secs(10);
@@ -59,4 +62,22 @@ async fn the_only_node_is_killed() {
         Ok(())
     })
     .await;
+}
+
+/// The whole proof, clients and judge, is worth nothing if it cannot fail.
+#[tokio::test]
+async fn nodes_that_share_nothing_are_found_out() {
+    let seed = story::seed();
+    let folder = story::folder("nodes that share nothing", seed);
+    let stage = Stage::open(&Plan { store: Some("none".into()), nodes: 3, ..Plan::alone() }, &folder).await;
+    let _turn = story::TURN.lock().await;
+    let mut crowd = Crowd::start(story::crowd(&stage, seed));
+    crowd.acked_reaches(story::PAST).await;
+    crowd.breaks_up().await;
+    let report = story::judge(&folder.join("diaries"), false);
+    for fault in [Fault::Lost, Fault::Different] {
+        assert!(report.count(fault) > 0, "{} is not found:\n{report}", fault.word());
+    }
+    stage.closes().await;
+    std::fs::remove_dir_all(&folder).expect("the folder was made by this story");
 }

@@ -16,11 +16,11 @@ use crate::figures::{self, Moment};
 use crate::stage::{Plan, Stage};
 
 /// Where all of it happens.
-pub const ROOMS: [&str; 4] = ["lobby", "ops", "team-1", "näh & fern"];
+const ROOMS: [&str; 4] = ["lobby", "ops", "team-1", "näh & fern"];
 /// After how long without a sign of life half of the clients give a link up; the nodes ping every second.
 const SILENCE: Duration = Duration::from_secs(3);
 /// Acknowledgements before the first fault, so that every room has a past.
-const PAST: u64 = 300;
+pub const PAST: u64 = 300;
 /// Acknowledgements of each writer that show that he goes on.
 const GOES_ON: u64 = 5;
 
@@ -63,6 +63,19 @@ pub fn seed() -> u64 {
     let seed = number_from("ROOMCAST_SEED").unwrap_or_else(|| rand::random::<u32>().into());
     println!("seed {seed}; to have it again: ROOMCAST_SEED={seed}");
     seed
+}
+
+/// Who comes to a stage.
+pub fn crowd(stage: &Stage, seed: u64) -> crowd::Plan {
+    crowd::Plan {
+        address: stage.balancer.address,
+        diaries: stage.folder.join("diaries"),
+        seed,
+        rooms: ROOMS.map(str::to_owned).to_vec(),
+        writers: 8,
+        readers: 24,
+        silence: Some(SILENCE),
+    }
 }
 
 /// Those who did not get on after a fault.
@@ -115,15 +128,7 @@ pub async fn plays(
     let stage = Stage::open(&plan, &folder).await;
     let turn = TURN.lock().await;
     let began = Instant::now();
-    let crowd = Crowd::start(crowd::Plan {
-        address: stage.balancer.address,
-        diaries: folder.join("diaries"),
-        seed,
-        rooms: ROOMS.map(str::to_owned).to_vec(),
-        writers: 8,
-        readers: 24,
-        silence: Some(SILENCE),
-    });
+    let crowd = Crowd::start(crowd(&stage, seed));
     let mut story = Story { name, seed, dice: StdRng::seed_from_u64(seed), stage, crowd, faults: Vec::new() };
     story.crowd.acked_reaches(PAST).await;
     loop {
