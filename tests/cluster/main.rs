@@ -4,13 +4,15 @@
 //! nothing else.
 //!
 //! `ROOMCAST_CLUSTER_SECS=600` lets each story strike again and again for so long; `ROOMCAST_SEED` gives the
-//! same chances again. Needs redis-server, redis-sentinel, haproxy and nginx; tests/all installs them.
+//! same chances again. Needs redis-server, redis-sentinel, haproxy, nginx and PostgreSQL; tests/all installs them.
 
+mod archives;
 mod balancer;
 mod balancers;
 mod figures;
 mod local_cluster;
 mod nodes;
+mod postgres;
 mod presence;
 mod primaries;
 mod processes;

@@ -6,7 +6,7 @@ use roomcast_rig::checker::Fault;
 use roomcast_rig::crowd::Crowd;
 
 use crate::redis::Shape;
-use crate::stage::{Plan, Stage};
+use crate::stage::{Plan, Stage, Store};
 use crate::story::{self, Rewinds, plays};
 
 /// How long a node hangs: longer than its lease, than the patience of half of its clients, and than any time-out.
@@ -69,7 +69,7 @@ async fn the_only_node_is_killed() {
 async fn nodes_that_share_nothing_are_found_out() {
     let seed = story::seed();
     let folder = story::folder("nodes that share nothing", seed);
-    let stage = Stage::open(&Plan { store: Some("none".into()), nodes: 3, ..Plan::alone() }, &folder).await;
+    let stage = Stage::open(&Plan { store: Store::None, nodes: 3, ..Plan::alone() }, &folder).await;
     let _turn = story::TURN.lock().await;
     let mut crowd = Crowd::start(story::crowd(&stage, seed));
     crowd.acked_reaches(story::PAST).await;

@@ -166,7 +166,7 @@ async fn slots_of_a_cluster_move_while_they_are_used() {
 
 impl Stage {
     /// Kills the primary, and starts it again as a replica of the one that took over.
-    async fn primary_dies(&mut self, old: usize) {
+    pub async fn primary_dies(&mut self, old: usize) {
         self.redis.servers[old].kill();
         self.redis.has_moved_from(old).await;
         self.redis.comes_back(old, &self.wires).await;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use roomcast_rig::server::{Server, Setup};
 
 use crate::balancer::{Balancer, Kind};
+use crate::postgres::Postgres;
 use crate::processes::signal;
 use crate::redis::{Redis, Shape};
 use crate::wires::{Party, Wires};
@@ -16,8 +17,20 @@ pub struct Stage {
     pub folder: PathBuf,
     pub wires: Wires,
     pub redis: Redis,
+    pub archive: Option<Postgres>,
     pub nodes: Vec<Server>,
     pub balancer: Balancer,
+}
+
+/// What outlives Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    /// Nothing.
+    None,
+    /// A file of its own for each node.
+    File,
+    /// A PostgreSQL that all share.
+    Postgres,
 }
 
 /// What a stage is made of.
@@ -27,8 +40,7 @@ pub struct Plan {
     pub nodes: usize,
     pub shape: Shape,
     pub balancer: Kind,
-    /// `store.url` of the nodes; none: a file of its own for each.
-    pub store: Option<String>,
+    pub store: Store,
     /// Keys of the nodes' configuration: `limits.ping=1s`.
     pub settings: Vec<String>,
 }
@@ -36,13 +48,17 @@ pub struct Plan {
 impl Plan {
     /// Three nodes behind HAProxy.
     pub fn of(shape: Shape) -> Plan {
-        let store = Some("none".to_owned());
-        Plan { nodes: 3, shape, balancer: Kind::HaProxy, store, settings: Vec::new() }
+        Plan { nodes: 3, shape, balancer: Kind::HaProxy, store: Store::None, settings: Vec::new() }
     }
 
     /// One node that keeps its rooms itself, behind the same load balancer.
     pub fn alone() -> Plan {
-        Plan { nodes: 1, store: None, ..Plan::of(Shape::None) }
+        Plan { nodes: 1, store: Store::File, ..Plan::of(Shape::None) }
+    }
+
+    /// The same with a shared archive.
+    pub fn archived(self) -> Plan {
+        Plan { store: Store::Postgres, ..self }
     }
 
     /// The same with a key of the configuration set.
@@ -61,11 +77,11 @@ const SETTINGS: [&str; 5] = [
     "server.drain=5s",
 ];
 
-fn setup(number: usize, plan: &Plan, redis: &Redis, folder: &Path) -> Setup {
+fn setup(number: usize, plan: &Plan, store: Option<String>, redis: &Redis, folder: &Path) -> Setup {
     let home = folder.join(format!("node-{number}"));
     std::fs::create_dir_all(&home).expect("the folder can be made");
     let mut setup = Setup::new(env!("CARGO_BIN_EXE_roomcast"), &home);
-    setup.store = plan.store.clone().unwrap_or(setup.store);
+    setup.store = store.unwrap_or(setup.store);
     setup.settings.extend(SETTINGS.map(str::to_owned));
     setup.settings.push(format!("server.node=node-{number}"));
     setup.settings.extend(redis.url().map(|url| format!("redis.url={url}")));
@@ -78,8 +94,17 @@ impl Stage {
     pub async fn open(plan: &Plan, folder: &Path) -> Stage {
         let wires = Wires::new();
         let redis = Redis::start(plan.shape, folder, &wires).await;
-        let mut nodes: Vec<Server> =
-            (0..plan.nodes).map(|number| Server::new(setup(number, plan, &redis, folder))).collect();
+        let archive = match plan.store {
+            Store::Postgres => Some(Postgres::start().await),
+            Store::None | Store::File => None,
+        };
+        let store = match plan.store {
+            Store::None => Some("none".to_owned()),
+            Store::File => None,
+            Store::Postgres => archive.as_ref().map(Postgres::url),
+        };
+        let node = |number| Server::new(setup(number, plan, store.clone(), &redis, folder));
+        let mut nodes: Vec<Server> = (0..plan.nodes).map(node).collect();
         for (number, node) in nodes.iter_mut().enumerate() {
             node.spawn();
             wires.knows(node.pid(), Party::Node(number));
@@ -89,7 +114,7 @@ impl Stage {
         }
         let addresses: Vec<SocketAddr> = nodes.iter().map(Server::address).collect();
         let balancer = Balancer::start(plan.balancer, &addresses, folder).await;
-        Stage { folder: folder.to_owned(), wires, redis, nodes, balancer }
+        Stage { folder: folder.to_owned(), wires, redis, archive, nodes, balancer }
     }
 
     /// Starts a node again that was killed or has ended.
