@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::client::Client;
 use crate::diary::Diary;
@@ -78,7 +78,9 @@ pub async fn read(
     let dice = StdRng::seed_from_u64(plan.seed);
     let (epochs, seen) = (BTreeMap::new(), Seen::default());
     let session_since = Instant::now();
-    let reader = Reader { plan, diary, dice, goal, progress, session: None, session_since, epochs, seen };
+    let refused = BTreeMap::new();
+    let reader =
+        Reader { plan, diary, dice, goal, progress, session: None, session_since, epochs, refused, seen };
     reader.run().await
 }
 
@@ -93,6 +95,8 @@ struct Reader {
     session_since: Instant,
     /// The life of each log that his place belongs to.
     epochs: BTreeMap<String, String>,
+    /// Rooms that he could not join just now, and when he tries again.
+    refused: BTreeMap<String, Instant>,
     seen: Seen,
 }
 
@@ -122,9 +126,11 @@ impl Reader {
     /// One connection, to its end.
     async fn stay(&mut self, mut client: Client) {
         let hello = self.hello();
+        self.refused.clear();
         self.say(&mut client, &hello).await;
         let (mut goal, asked) = (self.goal.clone(), self.session.take());
         while !self.is_done() {
+            let again = self.refused.values().min().copied();
             tokio::select! {
                 line = client.hear() => {
                     let Some(line) = line else {
@@ -134,6 +140,11 @@ impl Reader {
                     };
                     for answer in self.hear(&line, asked.as_deref()) {
                         self.say(&mut client, &answer).await;
+                    }
+                }
+                () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {
+                    for join in self.joins_again() {
+                        self.say(&mut client, &join).await;
                     }
                 }
                 changed = goal.changed() => changed.expect("the story tells the readers how far to read"),
@@ -161,6 +172,31 @@ impl Reader {
         format!(r#"{{"t":"hello","v":1,"u":{name},"rooms":{}}}"#, json!(rooms))
     }
 
+    /// Where he stands in a room, as `join` names it.
+    fn place(&self, room: &str) -> Value {
+        match self.epochs.get(room) {
+            Some(epoch) => json!({"since": self.upto(room), "e": epoch}),
+            None => json!({"since": 0}),
+        }
+    }
+
+    /// Asks for the rooms again whose time has come.
+    fn joins_again(&mut self) -> Vec<String> {
+        let now = Instant::now();
+        let due: Vec<String> =
+            self.refused.iter().filter(|(_, at)| **at <= now).map(|(room, _)| room.clone()).collect();
+        due.into_iter()
+            .map(|room| {
+                self.refused.remove(&room);
+                let mut join = json!({"r": room});
+                for (key, value) in self.place(&room).as_object().expect("a place is an object") {
+                    join[key] = value.clone();
+                }
+                format!(r#"{{"t":"join",{}"#, &join.to_string()[1..])
+            })
+            .collect()
+    }
+
     /// What came, and what he answers to it.
     fn hear(&mut self, line: &str, asked: Option<&str>) -> Vec<String> {
         let frame = Frame::read(line).unwrap_or_else(|error| panic!("{}: {error}", self.plan.name));
@@ -182,6 +218,10 @@ impl Reader {
             "rewind" => self.goes_back(room, frame.s.unwrap_or(0), frame.e.clone()),
             // Told after the welcome, which names a new session.
             "err" if frame.why.as_deref() == Some("no-session") => {}
+            "err" if matches!(frame.code, Some(503 | 429)) && !room.is_empty() => {
+                let wait = Duration::from_millis(frame.wait.unwrap_or(30));
+                self.refused.insert(room.to_owned(), Instant::now() + wait);
+            }
             "err" => panic!("{} is refused: {line}", self.plan.name),
             _ if frame.is_entry() => {
                 dropped = self.enters(room, frame.s.unwrap_or(0));
