@@ -1,5 +1,6 @@
 //! Processes of a story: how they are started, stopped for a while, killed, and found by their connections.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -65,27 +66,33 @@ pub fn signal(pid: u32, signal: &str) {
     assert!(sent.expect("kill can be run").success(), "there is no process {pid}");
 }
 
-/// Which of these processes has the connection that begins at this local port.
-pub fn owner_of(port: u16, pids: impl Iterator<Item = u32>) -> Option<u32> {
-    let inode = inode_of(port)?;
-    let name = format!("socket:[{inode}]");
-    pids.into_iter().find(|pid| {
+/// Which of these processes has which connection of 127.0.0.1, by its local port.
+pub fn owners(pids: &[u32]) -> HashMap<u16, u32> {
+    let inodes = inodes();
+    let mut owners = HashMap::new();
+    for pid in pids {
         // A process that has just ended has no list any more.
-        let Ok(list) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        let Ok(list) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         let links = list.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-        links.into_iter().any(|link| link.as_os_str() == name.as_str())
-    })
+        let sockets = links.filter_map(|link| {
+            let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+            inodes.get(inode).copied()
+        });
+        owners.extend(sockets.map(|port| (port, *pid)));
+    }
+    owners
 }
 
-/// The inode of the connection that begins at this local port of 127.0.0.1 (proc(5), `/proc/net/tcp`).
-fn inode_of(port: u16) -> Option<String> {
-    let wanted = format!(": 0100007F:{port:04X} ");
+/// The local ports of the connections of 127.0.0.1 that stand, by their inodes (proc(5), `/proc/net/tcp`).
+fn inodes() -> HashMap<String, u16> {
     let table = fs::read_to_string("/proc/net/tcp").expect("Linux has a table of connections");
-    let mut rows = table.lines().filter(|line| line.contains(&wanted));
-    // The fields are: number, local and remote address, state (01: established), …, the inode as the tenth.
-    let inode = |row: &str| {
-        let fields: Vec<&str> = row.split_whitespace().collect();
-        fields.get(9).filter(|_| fields.get(3) == Some(&"01")).map(|inode| (*inode).to_owned())
+    let port = |line: &str| {
+        // The fields are: number, local and remote address, state (01: established), …, the inode as the tenth.
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let (local, state) = (fields.next()?.strip_prefix("0100007F:")?, fields.nth(1)?);
+        let inode = fields.nth(5)?;
+        (state == "01").then_some(())?;
+        Some((inode.to_owned(), u16::from_str_radix(local, 16).ok()?))
     };
-    rows.find_map(inode)
+    table.lines().filter_map(port).collect()
 }

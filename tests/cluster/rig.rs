@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::figures;
-use crate::processes::owner_of;
+use crate::processes::owners;
 use crate::wires::{Party, Wire, Wires};
 
 /// How long a silent wire is listened to. What it carried would come in far less.
@@ -82,10 +82,10 @@ async fn the_owner_of_a_connection_is_found() {
     let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("it listens");
     let port = stream.local_addr().expect("connected").port();
     let own = std::process::id();
-    assert_eq!(owner_of(port, [1, own].into_iter()), Some(own));
-    assert_eq!(owner_of(port, [1].into_iter()), None, "it is of somebody else");
+    assert_eq!(owners(&[1, own]).get(&port), Some(&own));
+    assert_eq!(owners(&[1]).get(&port), None, "it is of somebody else");
     drop(stream);
-    assert_eq!(owner_of(port, [own].into_iter()), None, "it is gone");
+    assert_eq!(owners(&[own]).get(&port), None, "it is gone");
 }
 
 #[test]

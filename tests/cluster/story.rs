@@ -146,7 +146,9 @@ pub async fn plays(
     }
     story.ends(rewinds, began).await;
     drop(turn);
-    std::fs::remove_dir_all(&folder).expect("the folder was made by this story");
+    if number_from("ROOMCAST_KEEP").is_none() {
+        std::fs::remove_dir_all(&folder).expect("the folder was made by this story");
+    }
 }
 
 impl Story {

@@ -6,14 +6,14 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, TcpListener as StdListener};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
-use crate::processes::owner_of;
+use crate::processes::owners;
 
 /// A process of the story, at one end of a wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,7 +63,8 @@ impl Wires {
     pub fn new() -> Wires {
         let (new, mut relays) = mpsc::unbounded_channel::<Relay>();
         let (known, cuts) = (Arc::new(Mutex::new(HashMap::new())), watch::Sender::new(Vec::new()));
-        let end = End { known: known.clone(), cuts: cuts.subscribe() };
+        let census = Arc::new(tokio::sync::Mutex::new((Instant::now(), HashMap::new())));
+        let end = End { known: known.clone(), cuts: cuts.subscribe(), census };
         end.knows(std::process::id(), Party::Story);
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -111,10 +112,15 @@ fn is_pair(pair: (Party, Party), other: (Party, Party)) -> bool {
     pair == other || pair == (other.1, other.0)
 }
 
+/// Who has which port, and when the look began that found it.
+type Census = (Instant, HashMap<u16, u32>);
+
 #[derive(Clone)]
 struct End {
     known: Arc<Mutex<HashMap<u32, Party>>>,
     cuts: watch::Receiver<Cuts>,
+    /// One look serves all who came before it: at the start of a story hundreds connect at once.
+    census: Arc<tokio::sync::Mutex<Census>>,
 }
 
 impl End {
@@ -143,20 +149,34 @@ impl End {
 
     /// Who has this port.
     async fn who(&self, port: u16) -> Option<Party> {
-        let end = tokio::time::Instant::now() + STRANGER_MAX;
+        let came = Instant::now();
+        let mut newer_than = came;
         loop {
-            let known = self.known.clone();
-            // The tables of the kernel are long; the other wires carry on meanwhile.
-            let looked = tokio::task::spawn_blocking(move || {
-                let known = known.lock().expect("nobody panics with it").clone();
-                owner_of(port, known.keys().copied()).map(|pid| known[&pid])
-            });
-            let found = looked.await.expect("looking does not fail");
-            if found.is_some() || tokio::time::Instant::now() > end {
-                return found;
+            let mut census = self.census.lock().await;
+            if census.0 < newer_than {
+                *census = self.looks().await;
+            }
+            let found = census.1.get(&port).copied();
+            drop(census);
+            let known = self.known.lock().expect("nobody panics with it");
+            if let Some(party) = found.and_then(|pid| known.get(&pid)) {
+                return Some(*party);
+            }
+            drop(known);
+            if came.elapsed() > STRANGER_MAX {
+                return None;
             }
             tokio::time::sleep(LOOK).await;
+            newer_than = Instant::now();
         }
+    }
+
+    /// The tables of the kernel are long; the wires carry on meanwhile.
+    async fn looks(&self) -> Census {
+        let began = Instant::now();
+        let pids: Vec<u32> = self.known.lock().expect("nobody panics with it").keys().copied().collect();
+        let looked = tokio::task::spawn_blocking(move || owners(&pids)).await;
+        (began, looked.expect("looking does not fail"))
     }
 
     async fn carries(mut self, from: TcpStream, who: Party, to: Party, port: u16) -> std::io::Result<()> {
