@@ -4,7 +4,8 @@
 //! nothing else.
 //!
 //! `ROOMCAST_CLUSTER_SECS=600` lets each story strike again and again for so long; `ROOMCAST_SEED` gives the
-//! same chances again; with `ROOMCAST_KEEP=1` diaries and logs stay also when all is well. Needs redis-server, redis-sentinel, haproxy, nginx and PostgreSQL; tests/all installs them.
+//! same chances again; with `ROOMCAST_KEEP=1` diaries and logs stay also when all is well. Needs redis-server,
+//! redis-sentinel, haproxy, nginx and PostgreSQL; tests/all installs them.
 
 mod archives;
 mod balancer;

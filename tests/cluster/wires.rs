@@ -156,19 +156,21 @@ impl End {
             if census.0 < newer_than {
                 *census = self.looks().await;
             }
-            let found = census.1.get(&port).copied();
+            let found = census.1.get(&port).and_then(|pid| self.part_of(*pid));
             drop(census);
-            let known = self.known.lock().expect("nobody panics with it");
-            if let Some(party) = found.and_then(|pid| known.get(&pid)) {
-                return Some(*party);
+            if found.is_some() {
+                return found;
             }
-            drop(known);
             if came.elapsed() > STRANGER_MAX {
                 return None;
             }
             tokio::time::sleep(LOOK).await;
             newer_than = Instant::now();
         }
+    }
+
+    fn part_of(&self, pid: u32) -> Option<Party> {
+        self.known.lock().expect("nobody panics with it").get(&pid).copied()
     }
 
     /// The tables of the kernel are long; the wires carry on meanwhile.
