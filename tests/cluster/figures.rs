@@ -15,8 +15,8 @@ pub type Moment = u64;
 pub struct Cost {
     /// Longest time in which a room acknowledged nothing, in milliseconds.
     pub pause: u64,
-    /// Longest time from a fault until every client had an answer to, or an entry of, something that was first
-    /// said after it, in milliseconds.
+    /// Longest time from a fault until every client had, in each of its rooms, an answer to or an entry of something
+    /// that was first said after it, in milliseconds.
     pub recovery: u64,
 }
 
@@ -25,8 +25,8 @@ pub struct Cost {
 struct Client {
     /// Ids that it sent first at this time.
     sent: Vec<(Moment, String)>,
-    /// Ids that it was told of by an acknowledgement or an entry.
-    told: Vec<(Moment, String)>,
+    /// Rooms and ids that it was told of by an acknowledgement or an entry.
+    told: Vec<(Moment, String, String)>,
     /// Rooms and times of its acknowledgements.
     acked: Vec<(String, Moment)>,
 }
@@ -38,13 +38,14 @@ fn client(path: &Path) -> Client {
         let line: Value = serde_json::from_str(line).expect("a diary is JSON lines");
         let (frame, ms) = (&line["frame"], line["ms"].as_u64().expect("a time"));
         let Some(id) = frame["id"].as_str() else { continue };
+        let room = || frame["r"].as_str().unwrap_or_default().to_owned();
         match (line["dir"].as_str(), frame["t"].as_str()) {
             (Some("out"), _) => client.sent.push((ms, id.to_owned())),
             (_, Some("ack")) => {
-                client.acked.push((frame["r"].as_str().unwrap_or_default().to_owned(), ms));
-                client.told.push((ms, id.to_owned()));
+                client.acked.push((room(), ms));
+                client.told.push((ms, room(), id.to_owned()));
             }
-            (_, Some("msg" | "edit" | "del" | "react")) => client.told.push((ms, id.to_owned())),
+            (_, Some("msg" | "edit" | "del" | "react")) => client.told.push((ms, room(), id.to_owned())),
             _ => {}
         }
     }
@@ -81,11 +82,14 @@ fn recovery(clients: &[Client], fault: Moment) -> u64 {
         *first = (*first).min(*ms);
     }
     let is_new = |id: &String| first_sent.get(&**id).is_some_and(|sent| *sent > fault);
-    let first_new = |client: &Client| {
-        let mut new = client.told.iter().filter(|(_, id)| is_new(id));
-        new.next().map(|(ms, _)| ms.saturating_sub(fault))
+    let last_of_the_firsts = |client: &Client| {
+        let mut firsts: HashMap<&str, u64> = HashMap::new();
+        for (ms, room, _) in client.told.iter().filter(|(_, _, id)| is_new(id)) {
+            firsts.entry(room).or_insert(ms.saturating_sub(fault));
+        }
+        firsts.into_values().max()
     };
-    clients.iter().filter_map(first_new).max().unwrap_or(0)
+    clients.iter().filter_map(last_of_the_firsts).max().unwrap_or(0)
 }
 
 /// The head of the table.

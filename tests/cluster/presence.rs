@@ -185,6 +185,7 @@ async fn people_of_a_dead_node_are_gone_in_six_seconds_and_who_comes_back_was_ne
         );
     }
     for (watcher, number) in watchers.into_iter().zip(&living) {
+        let frames = watcher.heard.lock().unwrap().clone();
         let (out, came) = watcher.told();
         let flickers: Vec<&String> = out.keys().filter(|name| !gone.contains(*name)).collect();
         assert!(
