@@ -89,40 +89,67 @@ async fn who(guest: &mut Guest) -> BTreeSet<String> {
 /// Watches one node from now on, unseen: who came and went, each time.
 struct Watcher {
     task: JoinHandle<()>,
-    heard: Arc<Mutex<Vec<Value>>>,
+    heard: Arc<Mutex<Heard>>,
+}
+
+#[derive(Default)]
+struct Heard {
+    /// Who is here, by all that was told.
+    here: BTreeSet<String>,
+    /// How often each was told to have gone, and who was told to have come, since the story asked to begin.
+    went: BTreeMap<String, usize>,
+    came: BTreeSet<String>,
+}
+
+impl Heard {
+    fn hears(&mut self, frame: &Value) {
+        for name in frame["out"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            *self.went.entry(name.to_owned()).or_default() += 1;
+            self.here.remove(name);
+        }
+        let names = frame["in"].as_array().into_iter().flatten().filter_map(|entry| entry["u"].as_str());
+        for name in names {
+            self.came.insert(name.to_owned());
+            self.here.insert(name.to_owned());
+        }
+    }
 }
 
 impl Watcher {
     async fn at(address: SocketAddr) -> Watcher {
-        let heard = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::new(Mutex::new(Heard::default()));
         let mut client = eventually("a link", async || Client::connect(address, None).await).await;
         client.say(r#"{"t":"hello","v":1,"u":"watcher","rooms":{"lobby":{"quiet":true}}}"#).await;
-        // After `live` comes the whole list; what follows are changes.
-        while !client.hear().await.expect("the node is there").contains(r#""t":"pres""#) {}
         let pages = heard.clone();
         let task = tokio::spawn(async move {
             while let Some(line) = client.hear().await {
                 let frame: Value = serde_json::from_str(&line).expect("frames are JSON");
                 if frame["t"] == "pres" {
-                    pages.lock().expect("nobody panics with it").push(frame);
+                    pages.lock().expect("nobody panics with it").hears(&frame);
                 }
             }
         });
         Watcher { task, heard }
     }
 
-    /// How often each is told to have gone, and who is told to have come.
-    fn told(self) -> (BTreeMap<String, usize>, BTreeSet<String>) {
+    /// Waits until all of these have been told to be here; news of many people come in parts.
+    async fn has_heard_of(&self, everybody: &BTreeSet<String>) {
+        let all =
+            async || (self.heard.lock().expect("nobody panics with it").here == *everybody).then_some(());
+        eventually("everybody to be told of", all).await;
+    }
+
+    /// What was told before does not count.
+    fn begins(&self) {
+        let mut heard = self.heard.lock().expect("nobody panics with it");
+        heard.went.clear();
+        heard.came.clear();
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
         self.task.abort();
-        let (mut out, mut came) = (BTreeMap::new(), BTreeSet::new());
-        for frame in self.heard.lock().expect("nobody panics with it").iter() {
-            for name in frame["out"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-                *out.entry(name.to_owned()).or_default() += 1;
-            }
-            let names = frame["in"].as_array().into_iter().flatten().filter_map(|entry| entry["u"].as_str());
-            came.extend(names.map(str::to_owned));
-        }
-        (out, came)
     }
 }
 
@@ -136,6 +163,10 @@ async fn people_of_a_dead_node_are_gone_in_six_seconds_and_who_comes_back_was_ne
     let fates = Arc::new(Mutex::new(Fates::default()));
     let _turn = crate::story::TURN.lock().await;
     let front = stage.balancer.address;
+    let mut watchers = Vec::new();
+    for node in &stage.nodes {
+        watchers.push(Watcher::at(node.address()).await);
+    }
     let people: Vec<_> = (0..PEOPLE)
         .map(|number| tokio::spawn(person(number, front, StdRng::from_rng(&mut dice), fates.clone())))
         .collect();
@@ -145,15 +176,16 @@ async fn people_of_a_dead_node_are_gone_in_six_seconds_and_who_comes_back_was_ne
 
     let dying = dice.random_range(0..stage.nodes.len());
     let living: Vec<usize> = (0..stage.nodes.len()).filter(|number| *number != dying).collect();
-    let (mut askers, mut watchers) = (Vec::new(), Vec::new());
     let unseen = json!({"rooms": {"lobby": {"quiet": true}}});
+    let mut askers = Vec::new();
     for number in &living {
         let (address, diaries) = (stage.nodes[*number].address(), folder.join("diaries"));
         let mut asker = Guest::enter(address, &diaries, &format!("asker-{number}"), unseen.clone()).await;
         let complete = async || (who(&mut asker).await == everybody).then_some(());
         eventually("every node to know everybody", complete).await;
         askers.push(asker);
-        watchers.push(Watcher::at(address).await);
+        watchers[*number].has_heard_of(&everybody).await;
+        watchers[*number].begins();
     }
 
     let killed = Instant::now();
@@ -184,20 +216,14 @@ async fn people_of_a_dead_node_are_gone_in_six_seconds_and_who_comes_back_was_ne
             folder.display()
         );
     }
-    for (watcher, number) in watchers.into_iter().zip(&living) {
-        let frames = watcher.heard.lock().unwrap().clone();
-        let (out, came) = watcher.told();
-        let flickers: Vec<&String> = out.keys().filter(|name| !gone.contains(*name)).collect();
-        assert!(
-            flickers.is_empty(),
-            "node {number} says that these went, who came back: {flickers:?}; seed {seed}"
-        );
-        assert!(
-            came.is_empty(),
-            "node {number} says that these came, who were never away: {came:?}; seed {seed}"
-        );
+    for number in &living {
+        let heard = watchers[*number].heard.lock().expect("nobody panics with it");
+        let flickers: Vec<&String> = heard.went.keys().filter(|name| !gone.contains(*name)).collect();
+        let came = &heard.came;
+        assert!(flickers.is_empty(), "node {number} says that these went: {flickers:?}; seed {seed}");
+        assert!(came.is_empty(), "node {number} says that these came, who were there: {came:?}; seed {seed}");
         let wanted: BTreeMap<String, usize> = gone.iter().map(|name| (name.clone(), 1)).collect();
-        assert_eq!(out, wanted, "node {number} tells each departure once; seed {seed}");
+        assert_eq!(heard.went, wanted, "node {number} tells each departure once; seed {seed}");
     }
     println!(
         "presence: {PEOPLE} people, {} gone with their node, {} came back elsewhere; right after {right_after:.1?}",
