@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use crate::redis::Shape;
 use crate::stage::{Plan, Stage};
-use crate::story::{Rewinds, plays};
+use crate::story::{Rewinds, Story, Stuck, plays};
 use crate::wires::{Party, Wire};
 
 /// For how long a primary goes on taking messages that no replica gets, before it dies.
 const ALONE: Duration = Duration::from_millis(300);
-/// For how long a node stays with the old primary when the others have a new one.
+/// Acknowledgements that show that the others have a new primary and use it.
+const OTHERS_GO_ON: u64 = 200;
+/// For how long a node stays with the old primary when the others use the new one.
 const APART: Duration = Duration::from_secs(2);
 
 #[tokio::test]
@@ -76,21 +78,27 @@ async fn the_primary_loses_its_replicas_and_then_dies() {
 
 #[tokio::test]
 async fn a_node_stays_with_the_old_primary() {
-    plays(
-        "partition: one node with the old primary",
-        Plan::of(Shape::Sentinel),
-        Rewinds::Some,
-        async |story| {
-            let (old, number) = (story.stage.redis.primary().await, story.any_node());
-            story.strikes();
-            story.stage.splits(&[Party::Node(number), Party::Redis(old)]);
-            story.stage.redis.has_moved_from(old).await;
-            tokio::time::sleep(APART).await;
-            story.stage.wires.mend();
-            Ok(())
-        },
-    )
-    .await;
+    let plan = Plan::of(Shape::Sentinel);
+    plays("partition: one node with the old primary", plan, Rewinds::Some, a_node_is_cut_off).await;
+}
+
+/// What is acknowledged at once is shown and acknowledged by the old primary too, and comes again at other places.
+#[tokio::test]
+async fn a_node_stays_with_the_old_primary_and_acknowledges_at_once() {
+    let plan = Plan::of(Shape::Sentinel).with("rooms.ack=sequenced");
+    plays("the same with rooms.ack = sequenced", plan, Rewinds::Some, a_node_is_cut_off).await;
+}
+
+async fn a_node_is_cut_off(story: &mut Story) -> Result<(), Stuck> {
+    let (old, number) = (story.stage.redis.primary().await, story.any_node());
+    story.strikes();
+    story.stage.splits(&[Party::Node(number), Party::Redis(old)]);
+    story.stage.redis.has_moved_from(old).await;
+    // The others go on without it, and that for a while.
+    story.crowd.acked_reaches(story.crowd.acked() + OTHERS_GO_ON).await;
+    tokio::time::sleep(APART).await;
+    story.stage.wires.mend();
+    Ok(())
 }
 
 #[tokio::test]
