@@ -69,9 +69,10 @@ async fn the_only_node_is_killed() {
 async fn nodes_that_share_nothing_are_found_out() {
     let seed = story::seed();
     let folder = story::folder("nodes that share nothing", seed);
-    let stage = Stage::open(&Plan { store: Store::None, nodes: 3, ..Plan::alone() }, &folder).await;
+    let plan = Plan { store: Store::None, nodes: 3, ..Plan::alone() };
+    let stage = Stage::open(&plan, &folder).await;
     let _turn = story::TURN.lock().await;
-    let mut crowd = Crowd::start(story::crowd(&stage, seed));
+    let mut crowd = Crowd::start(story::crowd(&stage, &plan, seed));
     crowd.acked_reaches(story::PAST).await;
     crowd.breaks_up().await;
     let report = story::judge(&folder.join("diaries"), false);

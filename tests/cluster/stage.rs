@@ -41,6 +41,8 @@ pub struct Plan {
     pub shape: Shape,
     pub balancer: Kind,
     pub store: Store,
+    /// Whether the writers also edit, delete and react.
+    pub changes: bool,
     /// Keys of the nodes' configuration: `limits.ping=1s`.
     pub settings: Vec<String>,
 }
@@ -48,7 +50,14 @@ pub struct Plan {
 impl Plan {
     /// Three nodes behind HAProxy.
     pub fn of(shape: Shape) -> Plan {
-        Plan { nodes: 3, shape, balancer: Kind::HaProxy, store: Store::None, settings: Vec::new() }
+        Plan {
+            nodes: 3,
+            shape,
+            balancer: Kind::HaProxy,
+            store: Store::None,
+            changes: true,
+            settings: Vec::new(),
+        }
     }
 
     /// One node that keeps its rooms itself, behind the same load balancer.

@@ -66,7 +66,7 @@ pub fn seed() -> u64 {
 }
 
 /// Who comes to a stage.
-pub fn crowd(stage: &Stage, seed: u64) -> crowd::Plan {
+pub fn crowd(stage: &Stage, plan: &Plan, seed: u64) -> crowd::Plan {
     crowd::Plan {
         address: stage.balancer.address,
         diaries: stage.folder.join("diaries"),
@@ -74,6 +74,7 @@ pub fn crowd(stage: &Stage, seed: u64) -> crowd::Plan {
         rooms: ROOMS.map(str::to_owned).to_vec(),
         writers: 8,
         readers: 24,
+        changes: plan.changes,
         silence: Some(SILENCE),
     }
 }
@@ -128,7 +129,7 @@ pub async fn plays(
     let stage = Stage::open(&plan, &folder).await;
     let turn = TURN.lock().await;
     let began = Instant::now();
-    let crowd = Crowd::start(crowd(&stage, seed));
+    let crowd = Crowd::start(crowd(&stage, &plan, seed));
     let mut story = Story { name, seed, dice: StdRng::seed_from_u64(seed), stage, crowd, faults: Vec::new() };
     story.crowd.acked_reaches(PAST).await;
     loop {

@@ -58,6 +58,7 @@ async fn play(setup: Setup, kills: usize, seed: u64, choose: fn(&mut StdRng) -> 
         rooms: ROOMS.map(str::to_owned).to_vec(),
         writers: 8,
         readers: 16,
+        changes: true,
         silence: None,
     });
     let plan = crowd.plan().clone();

@@ -32,6 +32,8 @@ pub struct Plan {
     pub writers: usize,
     /// How many read: every second one comes back by the server's cursor.
     pub readers: usize,
+    /// Whether the writers also edit, delete and react.
+    pub changes: bool,
     /// After how long without a sign of life every second pair of clients gives a link up; the others wait for
     /// ever. None: all of them do.
     pub silence: Option<Duration>,
@@ -64,7 +66,7 @@ impl Plan {
             burst: 8,
             pause: Duration::from_millis(150),
             bytes: 300,
-            changes: true,
+            changes: self.changes,
             silence: self.silence_of(number),
         }
     }

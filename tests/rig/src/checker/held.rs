@@ -84,6 +84,12 @@ impl Held {
         }
     }
 
+    /// The client comes in without saying where it stands, so nobody can tell it what was taken back: what it had
+    /// seen, to be looked at in the end.
+    pub(super) fn begins_anew(&mut self) -> BTreeMap<u64, Place> {
+        std::mem::take(self).places
+    }
+
     /// Forgets what stands above a place; how many entries that were.
     pub(super) fn rewinds(&mut self, to: u64) -> usize {
         self.shown = self.shown.min(to);

@@ -1,7 +1,7 @@
 //! What all diaries say about one room, and where they contradict each other.
 
 use std::collections::hash_map::Entry as Slot;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::Verdict;
 use super::held::{Key, Place};
@@ -42,6 +42,8 @@ pub(super) struct Ledger {
     heads: Vec<Head>,
     /// What the last reader was shown or told to skip.
     last: HashSet<u64>,
+    /// What clients had seen who then came in without saying where they stood.
+    before: Vec<(String, BTreeMap<u64, Place>)>,
     /// The lowest place that anybody was told to go back to.
     rewound_to: Option<u64>,
 }
@@ -85,6 +87,11 @@ impl Ledger {
         self.rewound_to = Some(self.rewound_to.map_or(to, |known| known.min(to)));
     }
 
+    /// A client had seen this before it came in without saying where it stood.
+    pub(super) fn was_seen_before(&mut self, reader: &str, seen: BTreeMap<u64, Place>) {
+        self.before.push((reader.to_owned(), seen));
+    }
+
     /// Whether what stood at a place may stand elsewhere now.
     fn may_have_moved(&self, s: u64) -> bool {
         self.rewound_to.is_some_and(|to| s > to)
@@ -124,6 +131,12 @@ impl Ledger {
 
     /// Says what is wrong in this room.
     pub(super) fn judge(mut self, room: &str, by: Verdict, report: &mut Report) {
+        for (reader, seen) in std::mem::take(&mut self.before) {
+            // What may have been taken back since is nobody's any more.
+            for (s, place) in seen.into_iter().filter(|(s, _)| !self.may_have_moved(*s)).collect::<Vec<_>>() {
+                self.was_seen(s, place, &reader, report);
+            }
+        }
         report.sent += self.sent.len() as u64;
         report.places += self.places.len() as u64;
         for (key, places) in &self.acked {

@@ -475,6 +475,25 @@ fn after_a_rewind_holes_and_repeats_are_found_as_ever() {
 }
 
 #[test]
+fn who_comes_in_without_saying_where_he_stood_is_told_nothing() {
+    let anew = |pages: Pages, head: u64| {
+        let hello = r#"{"t":"hello","v":1,"u":"bob","rooms":{"a":{}}}"#;
+        let joined = format!(r#"{{"t":"joined","r":"a","s":{head},"e":"e2","n":0}}"#);
+        pages.out(hello).hears(WELCOME).hears(&joined).live(head)
+    };
+    let bob = || anew(Pages::from(0).joins("bob", 0, 0).sees(1..=3), 3).sees(4..=4);
+    assert!(judged_as_several_nodes(vec![writer(4), reader(4), bob()]).is_clean());
+    // What he saw before still counts where nothing was taken back…
+    let other = |s: u64| Pages::from(0).joins("eve", 0, 0).sees(1..=s - 1).hears(&moved(9, s));
+    let writes = || writer(4).says("w-9");
+    has(&judged_as_several_nodes(vec![writes(), bob(), other(3)]), Fault::Different);
+    // … and does not where others were told to go back.
+    let eve = other(3).hears(r#"{"t":"rewind","r":"a","s":2,"e":"e2"}"#).hears(&moved(9, 3)).sees(4..=4);
+    let report = judged_as_several_nodes(vec![writes(), bob(), eve]);
+    assert_eq!(report.count(Fault::Different), 0, "{report}");
+}
+
+#[test]
 fn a_node_may_hear_of_an_entry_a_moment_later_than_another() {
     let late = || Pages::from(500).joins_to_replay("bob", 0, 2).sees(1..=2).live(2).sees(3..=3);
     has(&judged(vec![writer(3), reader(3), late()]), Fault::Vanished);

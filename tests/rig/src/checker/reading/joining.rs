@@ -36,6 +36,10 @@ impl Reading<'_> {
     pub(super) fn settles(&mut self, room: &str, rewound: Option<u64>) {
         let Some(joined) = self.joined.remove(room) else { return };
         let Joined { asked, head, n, missing, misses_all } = joined;
+        if self.nodes == Nodes::Several && asked == Asked::Anything {
+            let seen = self.held(room).begins_anew();
+            self.rooms.entry(room.to_owned()).or_default().was_seen_before(&self.name, seen);
+        }
         let told = || missing.map_or(head.saturating_sub(n), |(first, _)| first - 1);
         let start = match asked {
             Asked::Since(since) => since.min(rewound.unwrap_or(since)),
