@@ -75,18 +75,20 @@ fn read_disconnect(body: &[u8]) -> Result<Command, Problem> {
     }
     let why = why.unwrap_or_else(|| "disconnected".into());
     if why.len() > WHY_BYTES_MAX || why.chars().any(char::is_control) {
-        return Err(Problem::bad_json(format!("why: at most {WHY_BYTES_MAX} bytes without control characters")));
+        return Err(Problem::bad_json(format!(
+            "why: at most {WHY_BYTES_MAX} bytes without control characters"
+        )));
     }
     Ok(Command::Disconnect { user: user_of(&u)?, code, why: why.into() })
 }
 
 fn read_leave(body: &[u8]) -> Result<Vec<Command>, Problem> {
-    let Leave { u, rooms } = serde_json::from_slice(body)
-        .map_err(|error| Problem::bad_json(format!("write {{\"u\":\"bob\",\"rooms\":[\"lobby\"]}}: {error}")))?;
+    let Leave { u, rooms } = serde_json::from_slice(body).map_err(|error| {
+        Problem::bad_json(format!("write {{\"u\":\"bob\",\"rooms\":[\"lobby\"]}}: {error}"))
+    })?;
     let user = user_of(&u)?;
-    let kick = |room: &String| {
-        Ok(Command::Kick { user: user.clone(), room: RoomName::named_by_client(room)? })
-    };
+    let kick =
+        |room: &String| Ok(Command::Kick { user: user.clone(), room: RoomName::named_by_client(room)? });
     rooms.iter().map(kick).collect()
 }
 

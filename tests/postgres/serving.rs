@@ -74,6 +74,7 @@ impl Party {
                 pause: Duration::from_millis(40),
                 bytes: 500,
                 changes: number == 0,
+                silence: None,
             };
             let (progress, shown) = watch::channel(Written::default());
             let (folder, stop) = (diaries.to_owned(), stop.subscribe());
@@ -87,6 +88,7 @@ impl Party {
                 rooms,
                 memory: Memory::Own,
                 seed: number,
+                silence: None,
             };
             let (folder, goal) = (diaries.to_owned(), goal.subscribe());
             let (progress, shown) = watch::channel(Seen::default());
@@ -157,7 +159,8 @@ async fn heads(address: SocketAddr, diaries: &Path) -> BTreeMap<String, u64> {
 /// Somebody new reads every room from its first place to its head.
 async fn reads_all(name: &str, address: SocketAddr, diaries: &Path, heads: BTreeMap<String, u64>) {
     let rooms = ROOMS.map(str::to_owned).to_vec();
-    let plan = reader::Plan { address, name: name.to_owned(), rooms, memory: Memory::Own, seed: 0 };
+    let plan =
+        reader::Plan { address, name: name.to_owned(), rooms, memory: Memory::Own, seed: 0, silence: None };
     let goal = watch::Sender::new(Some(Arc::new(heads)));
     let reading = reader::read(plan, diaries, goal.subscribe(), watch::Sender::default());
     timeout(roomcast_rig::PATIENCE, reading).await.expect("who reads all comes to the end");
