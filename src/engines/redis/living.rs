@@ -138,6 +138,11 @@ impl Partition {
         let lease = lease::take(&mut session.control, keys, None, peers.terms).await?;
         log::info!("redis: this node has the number {}", lease.slot);
         peers.hold(lease);
+        // Before the first roster: whoever is gone, but not removed yet, must not seem to be there.
+        let tick = lease::tick(&mut session.control, keys, lease, peers.terms).await?;
+        for slot in peers.seen(&tick.peers) {
+            self.world.say(Says::NodeGone(slot));
+        }
         Ok(lease)
     }
 
