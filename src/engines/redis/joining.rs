@@ -173,11 +173,13 @@ impl Partition {
             reply.send(Err("the room was left".into())).ok();
             return;
         };
-        log.top = top;
-        log.stage = Stage::Told;
-        log.missed = false;
-        log.joined = Instant::now();
-        log.lives.clone_from(&facts.meta.lives);
+        if log.stage == Stage::Opening {
+            log.top = top;
+            log.stage = Stage::Told;
+            log.missed = false;
+            log.joined = Instant::now();
+            log.lives.clone_from(&facts.meta.lives);
+        }
         let lineage = match facts.meta.lives.as_slice() {
             [] => vec![(Epoch(live.fence.epoch), 1)],
             lives => lives.iter().map(|(epoch, first)| (Epoch(*epoch), *first)).collect(),

@@ -257,7 +257,8 @@ impl Partition {
                 proposals.into_iter().for_each(|queued| self.outbox.push(queued));
             }
             Some(Letter::Join { room, tail, tail_bytes, reply }) => {
-                self.rooms.entry(room.clone()).or_insert_with(Log::new).stage = Stage::Opening;
+                // One that is open stays so: its entries go on after what was told first.
+                self.rooms.entry(room.clone()).or_insert_with(Log::new);
                 let since = Instant::now();
                 self.wishes.push_back(Wish::Open { room, tail, tail_bytes, reply, since });
             }
