@@ -89,7 +89,9 @@ impl RedisLink {
         let slot = slot_of(key);
         let owner = rows.iter().find(|row| (row.from..=row.to).contains(&slot));
         let host = owner.and_then(|row| row.hosts.first()).cloned();
-        let others = rows.into_iter().flat_map(|row| row.hosts).collect();
+        let mut others: Vec<Host> = rows.into_iter().flat_map(|row| row.hosts).collect();
+        others.sort_unstable();
+        others.dedup();
         match host {
             Some(host) => Ok(Primary { host, others }),
             None => Err((ErrorKind::Io, "no node of the cluster has the slot", slot.to_string()).into()),

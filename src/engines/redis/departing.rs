@@ -26,7 +26,6 @@ impl Partition {
         drop(live);
         self.recover_wishes();
         self.filling.clear();
-        self.refusing = None;
         self.renewed.clear();
         self.outbox.start_over();
         self.living.start_over();

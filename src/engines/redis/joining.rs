@@ -8,13 +8,16 @@ use tokio::sync::oneshot;
 
 use crate::chat::message::{Epoch, Offset};
 use crate::chat::names::RoomName;
+use crate::engines::redis::letters::Called;
 use crate::engines::redis::logs::Stage;
-use crate::engines::redis::partition::{Called, Live, Partition};
-use crate::engines::redis::replies::{self, Meta, Row};
-use crate::engines::redis::{reading, scripts};
+use crate::engines::redis::partition::{Live, Partition};
+use crate::engines::redis::replies::{self, Meta, Remedy, Row, remedy};
+use crate::engines::redis::{folding, reading, scripts};
 use crate::engines::shared::NodeSlot;
 use crate::store::archive::StoredRoom;
 
+/// How long a server is left alone that refuses to write.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Rooms in one call.
 const ROOMS_MAX: usize = 100;
 /// How long a room that is to be opened waits for Redis.
@@ -59,7 +62,7 @@ impl Partition {
 
     /// Asks Redis about the rooms that wait for that, if it is not busy with some.
     pub(super) fn join_on(&mut self, live: &mut Live) {
-        if live.joining || self.wishes.is_empty() {
+        if live.joining || self.wishes.is_empty() || live.join_paused.is_some() {
             return;
         }
         let mut wishes: Vec<Wish> = Vec::new();
@@ -124,6 +127,10 @@ impl Partition {
             Ok(rooms) => rooms,
             Err(error) => {
                 self.wish_again(wishes);
+                if remedy(&error) == Remedy::Wait {
+                    live.join_paused = Some(Instant::now() + PAUSE);
+                    return Ok(());
+                }
                 return Err(error.to_string());
             }
         };
@@ -166,16 +173,18 @@ impl Partition {
             reply.send(Err("the room was left".into())).ok();
             return;
         };
-        log.top = top;
-        log.stage = Stage::Told;
-        log.missed = false;
-        log.joined = Instant::now();
-        log.lives.clone_from(&facts.meta.lives);
+        if log.stage == Stage::Opening {
+            log.top = top;
+            log.stage = Stage::Told;
+            log.missed = false;
+            log.joined = Instant::now();
+            log.lives.clone_from(&facts.meta.lives);
+        }
         let lineage = match facts.meta.lives.as_slice() {
             [] => vec![(Epoch(live.fence.epoch), 1)],
             lives => lives.iter().map(|(epoch, first)| (Epoch(*epoch), *first)).collect(),
         };
-        let stored = reading::Tail { tail, tail_bytes, age_ms: self.world.lives(&room).age_ms }
+        let stored = folding::Tail { tail, tail_bytes, age_ms: self.world.lives(&room).age_ms }
             .of(&room, lineage, top, facts);
         let archive = self.world.archive.clone();
         tokio::task::spawn_local(async move {

@@ -7,15 +7,18 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, RedisResult, Value};
 
 use crate::chat::names::{Owners, RoomName, UserName};
+use crate::engines::redis::letters::Called;
 use crate::engines::redis::noting::Note;
 use crate::engines::redis::outbox::{Queued, Said};
-use crate::engines::redis::partition::{Called, Live, Partition};
+use crate::engines::redis::partition::{Live, Partition};
 use crate::engines::redis::replies::{self, Remedy, remedy};
 use crate::engines::redis::{frame, scripts};
 use crate::engines::shared::{Safety, Says};
 
 /// How long a server is left alone that refuses to write.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a server may refuse to write before that is told.
+const REFUSING_TOLD: Duration = Duration::from_secs(1);
 /// How long a batch waits for a replica before the next one goes out.
 const REPLICA_MS: u64 = 100;
 /// How often it is noted that a room of users was written to.
@@ -117,7 +120,7 @@ impl Partition {
                     if remedy != Remedy::Wait {
                         return Err(error.to_string());
                     }
-                    self.pause(live);
+                    self.pause(live, &error.to_string());
                     return Ok(());
                 }
             }
@@ -134,10 +137,24 @@ impl Partition {
         Ok(())
     }
 
-    fn pause(&mut self, live: &mut Live) {
+    /// The right server takes nothing now.
+    fn pause(&mut self, live: &mut Live, why: &str) {
         let now = Instant::now();
-        let since = self.refusing.get_or_insert(now);
-        live.paused = Some((now + PAUSE, *since));
+        live.paused = Some(now + PAUSE);
+        let since = *self.refusing.get_or_insert(now);
+        if now.duration_since(since) > REFUSING_TOLD {
+            self.world.feel(self.number, Some(format!("Redis: {why}")));
+        }
+    }
+
+    /// The archive is so far behind that nothing more may be accepted.
+    fn full(&mut self, live: &mut Live) {
+        live.paused = Some(Instant::now() + PAUSE);
+        if !std::mem::replace(&mut self.feed_full, true) {
+            let why = "the feed of the archive is full; is the archive away?";
+            log::warn!("redis: {why}");
+            self.world.feel(self.number, Some(format!("Redis: {why}")));
+        }
     }
 
     fn on_said(&mut self, live: &mut Live, said: Vec<Value>) -> Result<(), String> {
@@ -155,13 +172,14 @@ impl Partition {
             }
             Some(b"A") => {
                 self.outbox.failed(true);
-                log::warn!("redis: the feed of the archive is full; is the archive away?");
-                live.paused = Some((Instant::now() + PAUSE, Instant::now()));
+                self.full(live);
                 return Ok(());
             }
             _ => {}
         }
-        self.refusing = None;
+        if self.refusing.take().is_some() || std::mem::take(&mut self.feed_full) {
+            self.world.feel(self.number, None);
+        }
         let said: Option<Vec<Said>> = texts.iter().map(|text| Said::parse(text)).collect();
         let Some(said) = said else {
             self.outbox.failed(false);

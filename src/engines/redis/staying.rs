@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use futures_util::stream::FuturesUnordered;
 use redis::{RedisResult, Value};
 
-use crate::engines::redis::partition::{Asked, Called, Live, Partition};
+use crate::engines::redis::letters::{Asked, Called};
+use crate::engines::redis::partition::{Live, Partition};
 use crate::engines::redis::replies::{self, Fence};
 use crate::engines::redis::session::{Session, who};
 use crate::engines::redis::world::EPOCH_LASTS_MS;
@@ -55,7 +56,10 @@ impl Partition {
         self.epoch = fence.epoch;
         self.away = None;
         self.archived = (0, 0);
-        self.world.feel(self.number, None);
+        self.warned = None;
+        if self.refusing.is_none() {
+            self.world.feel(self.number, None);
+        }
         self.rejoin_all();
         Ok(Live {
             session,
@@ -69,6 +73,7 @@ impl Partition {
             ticked: None,
             since: Instant::now(),
             paused: None,
+            join_paused: None,
         })
     }
 
@@ -88,12 +93,13 @@ impl Partition {
         self.expire(now);
         self.look_at_holes(now);
         self.look_after_others(live, now)?;
-        if live.paused.is_some_and(|(until, _)| now >= until) {
-            let (_, since) = live.paused.take().unwrap_or((now, now));
-            if now.duration_since(since) > REFUSING_MAX {
+        live.join_paused = live.join_paused.filter(|until| now < *until);
+        if live.paused.is_some_and(|until| now >= until) {
+            live.paused = None;
+            let since = self.refusing.map(|since| since.max(live.since));
+            if since.is_some_and(|since| now.duration_since(since) > REFUSING_MAX) {
                 return Err("the server refuses to write".into());
             }
-            live.paused = None;
         }
         if self.outbox.awaits_archive() && !live.positioning {
             live.positioning = true;

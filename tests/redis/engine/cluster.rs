@@ -115,3 +115,73 @@ async fn a_primary_of_the_cluster_hangs() {
     load.goes_on(500).await;
     load.ends_well("cluster primary frozen").await;
 }
+
+/// The primaries of now.
+async fn primaries(cluster: &mut Cluster) -> Vec<u16> {
+    let mut ports: Vec<u16> = Vec::new();
+    // One name for each third of the slots.
+    for name in ["bar", "hello", "foo"] {
+        let port = cluster.primary_of(name).await.port;
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    ports
+}
+
+#[actix_rt::test]
+async fn whatever_happens_in_the_cluster_nothing_is_lost_or_doubled() {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+    let number = |name: &str, default: u64| -> u64 {
+        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    let seed = number("ROOMCAST_SEED", std::process::id().into());
+    eprintln!("ROOMCAST_SEED={seed}");
+    let mut chance = StdRng::seed_from_u64(seed);
+    let mut cluster = Cluster::start().await;
+    let nodes = joined(&cluster.url()).await;
+    let rooms = ["lobby", "a", "b", "c"];
+    let loads: Vec<Load> = rooms.iter().map(|room| Load::start(&nodes, room, Safety::Replicated)).collect();
+    for round in 0..number("ROOMCAST_ROUNDS", 2) {
+        for load in &loads {
+            load.goes_on(50).await;
+        }
+        match chance.random_range(0..3) {
+            0 => {
+                eprintln!("round {round}: the lobby's primary is killed");
+                let port = cluster.primary_of(LOBBY).await.port;
+                cluster.primary_of(LOBBY).await.kill();
+                for load in &loads {
+                    load.goes_on(50).await;
+                }
+                let dead = cluster.servers.iter_mut().find(|server| server.port == port).unwrap();
+                dead.restart().await;
+            }
+            1 => {
+                eprintln!("round {round}: the lobby's primary hangs");
+                let port = cluster.primary_of(LOBBY).await.port;
+                cluster.primary_of(LOBBY).await.freeze();
+                for load in &loads {
+                    load.goes_on(50).await;
+                }
+                cluster.servers.iter().find(|server| server.port == port).unwrap().thaw();
+            }
+            _ => {
+                let from = cluster.primary_of(LOBBY).await.port;
+                let all = primaries(&mut cluster).await;
+                let to = *all.iter().find(|port| **port != from).unwrap();
+                eprintln!("round {round}: the lobby's slot moves");
+                let moved = actix_rt::task::spawn_blocking(move || move_slot(slot_of(LOBBY), from, to, &all));
+                moved.await.unwrap();
+            }
+        }
+        cluster.is_ready().await;
+    }
+    for load in &loads {
+        load.goes_on(50).await;
+    }
+    for (load, room) in loads.into_iter().zip(rooms) {
+        load.ends_well(&format!("cluster by chance, {room}")).await;
+    }
+}

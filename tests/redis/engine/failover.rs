@@ -193,3 +193,27 @@ async fn the_sentinels_choose_another_primary_when_it_is_killed() {
 async fn the_sentinels_choose_another_primary_when_it_hangs() {
     sentinels_choose(|server| server.freeze()).await;
 }
+
+#[actix_rt::test]
+async fn a_server_that_was_left_behind_is_not_gone_back_to() {
+    let (old, new) = pair().await;
+    let switch = Switch::start(old.port).await;
+    let nodes = joined(&[&switch.url()]).await;
+    nodes[0].place(nodes[0].say("a", "x")).await;
+    cut(&new).await;
+    switch.turn_to(new.port);
+    nodes[0].place(nodes[0].say("a", "y")).await;
+    // Somebody's table of addresses is old.
+    switch.turn_to(old.port);
+    let said = nodes[0].say("a", "z");
+    eventually("the old server to be refused", async || {
+        let health = nodes[0].health();
+        health.last().and_then(Option::as_ref).is_some_and(|why| why.contains("left behind")).then_some(())
+    })
+    .await;
+    assert_eq!(nodes[0].outcome(said), None);
+    switch.turn_to(new.port);
+    assert_eq!(nodes[0].place(said).await, (3, false));
+    let seen = nodes[0].reaches("a", 3).await;
+    assert!(seen.rewinds.is_empty() && nodes[0].faults().is_empty(), "{:?}", seen.rewinds);
+}

@@ -6,6 +6,7 @@ use roomcast::store::archive::{Answer, Question};
 
 use super::stage::{Node, message, room};
 use crate::fixtures::backend::command;
+use crate::fixtures::eventually;
 use crate::fixtures::servers::Server;
 
 fn about(kind: Kind, of: u64, id: &str) -> Entry {
@@ -146,4 +147,71 @@ async fn no_entry_falls_between_a_join_and_what_follows() {
         assert_eq!(seen.log.len() as u64, 40 - joined.top);
     }
     assert_eq!(two.faults(), Vec::<String>::new());
+}
+
+#[actix_rt::test]
+async fn a_redis_that_refuses_to_write_is_told_and_waited_for() {
+    let server = Server::start(&["--maxmemory-policy", "noeviction"]).await;
+    let node = Node::start(&server.url(), 1);
+    node.place(node.say("a", "x")).await;
+    let mut redis = server.connect().await;
+    let () = command(&mut redis, &["CONFIG", "SET", "maxmemory", "1"]).await;
+    let refused = node.settled(node.say("a", "y")).await;
+    assert!(matches!(refused, Outcome::Refused(_)), "{refused:?}");
+    let told = node.health().last().cloned().flatten();
+    assert!(told.as_ref().is_some_and(|why| why.contains("OOM")), "{told:?}");
+    let waits = node.say("a", "z");
+    let () = command(&mut redis, &["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(node.place(waits).await, (2, false));
+    node.is_well().await;
+}
+
+#[actix_rt::test]
+async fn an_epoch_ends_in_time_and_nothing_stops() {
+    let server = Server::start(&[]).await;
+    let (one, two) = (Node::start(&server.url(), 1), Node::start(&server.url(), 2));
+    one.join("a").await;
+    two.join("a").await;
+    one.place(one.say("a", "x")).await;
+    let mut redis = server.connect().await;
+    let before: String = command(&mut redis, &["GET", "chat:{p0}f"]).await;
+    // As if twelve hours had passed.
+    let () = command(&mut redis, &["DEL", "chat:{p0}fy"]).await;
+    eventually("the next epoch", async || {
+        let fence: String = command(&mut redis, &["GET", "chat:{p0}f"]).await;
+        (fence != before).then_some(())
+    })
+    .await;
+    for (node, id) in [(&one, "y"), (&two, "z")] {
+        assert!(!node.place(node.say("a", id)).await.1);
+    }
+    let epoch: u64 = before.split_once(':').unwrap().0.parse().unwrap();
+    for node in [&one, &two] {
+        let epochs: Vec<u64> = node.reaches("a", 3).await.log.values().map(|(epoch, _)| *epoch).collect();
+        assert_eq!(epochs, [epoch, epoch + 1, epoch + 1]);
+        assert_eq!(node.health(), [None], "nothing was wrong");
+    }
+}
+
+#[actix_rt::test]
+async fn a_hole_is_filled_from_the_history() {
+    let server = Server::start(&[]).await;
+    let (one, two) = (Node::start(&server.url(), 1), Node::start(&server.url(), 2));
+    one.join("a").await;
+    let mut redis = server.connect().await;
+    let only_one: String = command(&mut redis, &["HGET", "chat:{p0}t:a", "i"]).await;
+    two.join("a").await;
+    let both: String = command(&mut redis, &["HGET", "chat:{p0}t:a", "i"]).await;
+    one.place(one.say("a", "x")).await;
+    // The second node does not hear of these.
+    let _: i64 = command(&mut redis, &["HSET", "chat:{p0}t:a", "i", &only_one]).await;
+    for id in ["p", "q", "r"] {
+        one.place(one.say("a", id)).await;
+    }
+    assert_eq!(two.reaches("a", 1).await.top, 1);
+    let _: i64 = command(&mut redis, &["HSET", "chat:{p0}t:a", "i", &both]).await;
+    one.place(one.say("a", "y")).await;
+    let seen = two.reaches("a", 5).await;
+    assert!(seen.log.values().map(|(_, id)| id.as_str()).eq(["x", "p", "q", "r", "y"]), "{:?}", seen.log);
+    assert!(two.faults().is_empty() && seen.skips.is_empty());
 }

@@ -1,6 +1,6 @@
 //! One engine as a chat server would hold it, with a judge who looks at everything that it says.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -38,6 +38,8 @@ struct Heard {
     health: Vec<Option<String>>,
     /// What was told beside the logs.
     life: Vec<String>,
+    /// Who is where on other nodes.
+    people: HashMap<String, BTreeSet<(u32, String)>>,
     /// What must never happen.
     faults: Vec<String>,
 }
@@ -92,8 +94,18 @@ impl Heard {
                 self.answers.insert(ticket, answers);
             }
             Says::Health(health) => self.health.push(health),
-            Says::News(room, _, news) => self.life.push(format!("{}: {news:?}", room.as_str())),
+            Says::News(room, node, news) => {
+                let people = self.people.entry(room.as_str().into()).or_default();
+                match &news {
+                    News::Came(user, _) => drop(people.insert((node, user.as_str().into()))),
+                    News::Went(user) => drop(people.remove(&(node, user.as_str().into()))),
+                    _ => {}
+                }
+                self.life.push(format!("{}: {news:?}", room.as_str()));
+            }
             Says::Roster(room, list) => {
+                let people = list.iter().map(|there| (there.node, there.user.as_str().to_owned())).collect();
+                self.people.insert(room.as_str().into(), people);
                 let mut users: Vec<&str> = list.iter().map(|there| there.user.as_str()).collect();
                 users.sort_unstable();
                 self.life.push(format!("{}: roster {users:?}", room.as_str()));
@@ -101,7 +113,10 @@ impl Heard {
             Says::Crowd { room, nodes, .. } => {
                 self.life.push(format!("{}: {} nodes", room.as_str(), nodes.len()))
             }
-            Says::NodeGone(_) => self.life.push("a node is gone".into()),
+            Says::NodeGone(gone) => {
+                self.people.values_mut().for_each(|people| people.retain(|(node, _)| *node != gone));
+                self.life.push("a node is gone".into());
+            }
             Says::Command(command) => self.life.push(format!("{command:?}")),
         }
     }
@@ -291,6 +306,16 @@ impl Node {
             let at = heard.life.iter().position(|said| said == text)?;
             heard.life.drain(..=at);
             Some(())
+        })
+        .await;
+    }
+
+    /// Waits until just these are in a room on other nodes.
+    pub async fn sees(&self, name: &str, users: &[&str]) {
+        eventually(&format!("node {} to see {users:?}", self.name), async || {
+            let heard = self.heard.lock().unwrap();
+            let there = heard.people.get(name)?.iter().map(|(_, user)| user.as_str());
+            there.eq(users.iter().copied()).then_some(())
         })
         .await;
     }

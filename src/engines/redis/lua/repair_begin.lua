@@ -16,6 +16,10 @@ if redis.call('HGET', KEYS[2], 'server') ~= ARGV[1] then
   redis.call('DEL', KEYS[2], KEYS[3])
   redis.call('HSET', KEYS[2], 'server', ARGV[1], 'until', string.format('%.0f', now + ARGV[4]), 'epoch', '0')
 end
+-- Begun long ago and never finished: whoever comes now gets a whole window.
+if tonumber(redis.call('HGET', KEYS[2], 'until')) + 1000 < now then
+  redis.call('HSET', KEYS[2], 'until', string.format('%.0f', now + ARGV[4]))
+end
 local epoch = tonumber(ARGV[3])
 if fence then epoch = math.max(epoch, tonumber(string.match(fence, '^%d+'))) else epoch = math.max(epoch, tonumber(ARGV[5])) end
 if epoch > tonumber(redis.call('HGET', KEYS[2], 'epoch')) then redis.call('HSET', KEYS[2], 'epoch', string.format('%.0f', epoch)) end

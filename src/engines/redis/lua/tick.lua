@@ -5,14 +5,16 @@ local fence = redis.call('GET', KEYS[1]) or ''
 if fence ~= ARGV[1] then return {'F', fence} end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', KEYS[2], ARGV[2], string.format('%.0f', now))
+-- A Redis that is full still says that it is there.
+redis.pcall('HSET', KEYS[2], ARGV[2], string.format('%.0f', now))
 local all = redis.call('HGETALL', KEYS[2])
 for i = 1, #all, 2 do
   if tonumber(all[i + 1]) < now - 60000 then redis.call('HDEL', KEYS[2], all[i]) end
 end
 redis.call(ARGV[5], ARGV[3], ARGV[4])
 -- A room that was forgotten begins at 1 again. In a new epoch, because no room is forgotten sooner than two of them last.
-if redis.call('SET', KEYS[3], '1', 'NX', 'PX', ARGV[6]) then
+local young = redis.pcall('SET', KEYS[3], '1', 'NX', 'PX', ARGV[6])
+if young and not young.err then
   local epoch, server = string.match(fence, '^(%d+):(.*)$')
   fence = string.format('%.0f', tonumber(epoch) + 1) .. ':' .. server
   redis.call('SET', KEYS[1], fence)
