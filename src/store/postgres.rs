@@ -36,8 +36,6 @@ use crate::store::postgres::writing::Hands;
 use crate::store::record::{Item, Lsn, Record};
 use crate::store::rooms::stored;
 
-pub use link::apart;
-
 /// How long one transaction may take before its connection is given up.
 const LIMIT: Duration = Duration::from_secs(40);
 
@@ -242,4 +240,13 @@ async fn lock_position(session: &Session, partition: u16) -> Result<Position, Tr
         epoch: rooms::number(&row, 0),
         n: rooms::number(&row, 1),
     }))
+}
+
+/// Does something on a thread of its own and waits for it. A thread that runs actors has a runtime already, and
+/// cannot enter the one of a link.
+pub fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| match scope.spawn(work).join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
 }

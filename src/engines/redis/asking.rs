@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use crate::chat::names::RoomName;
 use crate::engines::engine::Ask;
 use crate::engines::redis::keys::partition_of;
-use crate::engines::redis::partition::{Asked, Letter};
+use crate::engines::redis::letters::{Asked, Letter};
 use crate::engines::redis::world::World;
 use crate::engines::shared::Says;
 use crate::store::archive::{Answer, Question, StoredRoom, UserRoom};

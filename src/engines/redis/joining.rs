@@ -8,10 +8,11 @@ use tokio::sync::oneshot;
 
 use crate::chat::message::{Epoch, Offset};
 use crate::chat::names::RoomName;
+use crate::engines::redis::letters::Called;
 use crate::engines::redis::logs::Stage;
-use crate::engines::redis::partition::{Called, Live, Partition};
+use crate::engines::redis::partition::{Live, Partition};
 use crate::engines::redis::replies::{self, Meta, Remedy, Row, remedy};
-use crate::engines::redis::{reading, scripts};
+use crate::engines::redis::{folding, reading, scripts};
 use crate::engines::shared::NodeSlot;
 use crate::store::archive::StoredRoom;
 
@@ -172,16 +173,18 @@ impl Partition {
             reply.send(Err("the room was left".into())).ok();
             return;
         };
-        log.top = top;
-        log.stage = Stage::Told;
-        log.missed = false;
-        log.joined = Instant::now();
-        log.lives.clone_from(&facts.meta.lives);
+        if log.stage == Stage::Opening {
+            log.top = top;
+            log.stage = Stage::Told;
+            log.missed = false;
+            log.joined = Instant::now();
+            log.lives.clone_from(&facts.meta.lives);
+        }
         let lineage = match facts.meta.lives.as_slice() {
             [] => vec![(Epoch(live.fence.epoch), 1)],
             lives => lives.iter().map(|(epoch, first)| (Epoch(*epoch), *first)).collect(),
         };
-        let stored = reading::Tail { tail, tail_bytes, age_ms: self.world.lives(&room).age_ms }
+        let stored = folding::Tail { tail, tail_bytes, age_ms: self.world.lives(&room).age_ms }
             .of(&room, lineage, top, facts);
         let archive = self.world.archive.clone();
         tokio::task::spawn_local(async move {

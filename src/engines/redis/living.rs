@@ -7,15 +7,13 @@ use std::time::{Duration, Instant};
 use redis::{RedisError, RedisResult};
 
 use crate::chat::names::RoomName;
+use crate::engines::redis::letters::Called;
 use crate::engines::redis::life::lease::{self, Lease, Tick};
-use crate::engines::redis::life::nodes::Heard;
 use crate::engines::redis::life::roster::{self, Limits, RoomNews, Size};
 use crate::engines::redis::life::telling::Telling;
-use crate::engines::redis::life::wire::{self, Order, There, Told};
 use crate::engines::redis::life::{commands, keys::Keys, reaping};
-use crate::engines::redis::logs::Stage;
 use crate::engines::redis::noting::{self, Note, Noting};
-use crate::engines::redis::partition::{Called, Live, Partition};
+use crate::engines::redis::partition::{Live, Partition};
 use crate::engines::redis::replies::{Remedy, remedy};
 use crate::engines::redis::session::Session;
 use crate::engines::shared::{Command, News, Says};
@@ -38,7 +36,8 @@ pub struct Living {
     /// What is being told, and written.
     told: Option<Vec<RoomNews>>,
     noted: Option<noting::Call>,
-    looked: Option<Instant>,
+    /// When the leases were looked after; none: at once.
+    pub(super) looked: Option<Instant>,
     reaping: bool,
 }
 
@@ -310,77 +309,6 @@ impl Partition {
             }));
         }
         Ok(())
-    }
-
-    /// A frame that is no entry.
-    pub(super) fn on_other_frame(&mut self, tag: u8, content: &[u8]) {
-        let read = match tag {
-            wire::NEWS => wire::news(content).map(|frame| self.on_news(frame)),
-            wire::COMMAND => wire::order(content).map(|order| self.on_order(order)),
-            // Of a later version of this program.
-            _ => Ok(()),
-        };
-        if let Err(why) = read {
-            log::error!("redis: what another node tells cannot be read ({why}); is it another version?");
-        }
-    }
-
-    fn on_order(&mut self, order: Order) {
-        match order {
-            Order::Command(number, command) => {
-                if self.world.peers.done(|done| done.is_new(number)) {
-                    self.world.say(Says::Command(command));
-                } else {
-                    // Some before it are missing: the next look brings all of them in order.
-                    self.living.looked = None;
-                }
-            }
-            Order::Left(slot, stamp) => {
-                if self.world.peers.left(slot, stamp) {
-                    self.world.say(Says::NodeGone(slot));
-                }
-                self.living.looked = None;
-            }
-        }
-    }
-
-    fn on_news(&mut self, frame: wire::Frame) {
-        match self.world.peers.heard(frame.slot, frame.stamp) {
-            None | Some(Heard::Ghost) => return,
-            Some(Heard::Replaced) => self.world.say(Says::NodeGone(frame.slot)),
-            Some(Heard::Fine) => {}
-        }
-        for (room, told) in frame.told {
-            // Before the room is shown here nobody could hear of it; then its roster says all.
-            let shown =
-                self.rooms.get(&room).is_some_and(|log| matches!(log.stage, Stage::Live | Stage::Stale));
-            if !shown {
-                continue;
-            }
-            match told {
-                Told::News(news) => self.world.say(Says::News(room, frame.slot, news)),
-                Told::Number(slot, users) => {
-                    self.world.say(Says::Crowd { room, nodes: vec![(slot, users)], all: false })
-                }
-                Told::NamedAgain => self.living.ask_roster(room, false),
-                Told::Roster(holders, there) => self.on_roster(room, &holders, there),
-            }
-        }
-    }
-
-    fn on_roster(&mut self, room: RoomName, holders: &[Lease], there: There) {
-        let (believed, gone) = self.world.peers.believed(holders);
-        gone.into_iter().for_each(|slot| self.world.say(Says::NodeGone(slot)));
-        match there {
-            There::Named(mut list) => {
-                list.retain(|elsewhere| believed.contains(&elsewhere.node));
-                self.world.say(Says::Roster(room, list));
-            }
-            There::Numbers(mut list) => {
-                list.retain(|(slot, _)| believed.contains(slot));
-                self.world.say(Says::Crowd { room, nodes: list, all: true });
-            }
-        }
     }
 
     /// Takes this node's people out of this partition.

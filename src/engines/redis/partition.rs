@@ -9,28 +9,23 @@ use std::time::{Duration, Instant};
 use ahash::{AHashMap, AHashSet};
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use redis::{RedisResult, Value};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
-use crate::chat::message::Offset;
 use crate::chat::names::RoomName;
 use crate::engines::redis::joining::Wish;
 use crate::engines::redis::keys::Keys;
+use crate::engines::redis::letters::{Asked, Called, Ended, Letter};
 use crate::engines::redis::life::lease::Lease;
-use crate::engines::redis::living::{Lived, Living};
+use crate::engines::redis::living::Living;
 use crate::engines::redis::logs::{Log, Stage};
 use crate::engines::redis::memory::Memory;
-use crate::engines::redis::noting::Note;
-use crate::engines::redis::outbox::{self, Fed, Outbox, Queued};
+use crate::engines::redis::outbox::{self, Fed, Outbox};
 use crate::engines::redis::reading::Reading;
-use crate::engines::redis::rejoining::Filling;
 use crate::engines::redis::replies::Fence;
 use crate::engines::redis::session::Session;
 use crate::engines::redis::world::World;
-use crate::engines::shared::{Command, News};
 use crate::redis_link::backoff::Backoff;
-use crate::store::archive::{Answer, Question, StoredRoom};
 
 /// A stay that was longer than this was not in vain.
 const STAY_MIN: Duration = Duration::from_secs(1);
@@ -38,82 +33,6 @@ const STAY_MIN: Duration = Duration::from_secs(1);
 const WARN_PAUSE: Duration = Duration::from_secs(10);
 /// Memory of what was heard in the last minute, in bytes, over all partitions.
 const MEMORY_BYTES: usize = 64 << 20;
-
-/// What a partition is told.
-pub enum Letter {
-    /// Proposals; their weight is counted already.
-    Propose(Vec<Queued>),
-    /// A room is to be joined.
-    Join {
-        /// Which.
-        room: RoomName,
-        /// Most entries of its tail.
-        tail: usize,
-        /// Most bytes of them.
-        tail_bytes: usize,
-        /// Where the answer goes.
-        reply: oneshot::Sender<Result<StoredRoom, String>>,
-    },
-    /// The answers about these rooms have been told.
-    Told(Vec<RoomName>),
-    /// Rooms are not wanted any more.
-    Leave(Vec<RoomName>),
-    /// A question.
-    Read(Asked),
-    /// News of this node for others.
-    Tell(Vec<(RoomName, News)>),
-    /// Something to keep beside the logs.
-    Note(Vec<Note>),
-    /// A command for all nodes.
-    Command(Command),
-    /// This node's number is given back.
-    GiveBack(oneshot::Sender<()>),
-    /// The node ends.
-    Close(oneshot::Sender<()>),
-}
-
-/// A question and where the answer goes.
-pub enum Asked {
-    /// What an archive is asked.
-    Question(Question, oneshot::Sender<Result<Answer, String>>),
-    /// The newest places of rooms.
-    Tops(Vec<RoomName>, oneshot::Sender<Result<Vec<Offset>, String>>),
-}
-
-/// What has come back.
-pub enum Called {
-    /// The answers to a batch and to the wait for replicas.
-    Published {
-        /// Of the script and of the wait; one of them may be missing.
-        answers: RedisResult<Vec<Value>>,
-        /// Whether there was a batch.
-        batch: bool,
-        /// Whether a replica was waited for.
-        waited: bool,
-    },
-    /// The answer to a joining script.
-    Joined(RedisResult<Value>),
-    /// Redis knows what the archive knows of a room.
-    Seeded(RoomName, Result<(), String>),
-    /// A hole that the archive may have filled.
-    Filled(RoomName, Filling),
-    /// The answer to a sign of life, and replicas that are connected.
-    Ticked(RedisResult<(Value, usize)>),
-    /// How far the archive is.
-    Position(RedisResult<Option<String>>),
-    /// Something beside the logs.
-    Lived(Lived),
-    /// Something without an answer that matters.
-    Done(RedisResult<()>),
-}
-
-/// Why a stay has ended.
-pub enum Ended {
-    /// The node ends.
-    Closed,
-    /// Something is wrong.
-    Trouble(String),
-}
 
 /// What belongs to a stay at one server.
 pub struct Live {
@@ -338,7 +257,8 @@ impl Partition {
                 proposals.into_iter().for_each(|queued| self.outbox.push(queued));
             }
             Some(Letter::Join { room, tail, tail_bytes, reply }) => {
-                self.rooms.entry(room.clone()).or_insert_with(Log::new).stage = Stage::Opening;
+                // One that is open stays so: its entries go on after what was told first.
+                self.rooms.entry(room.clone()).or_insert_with(Log::new);
                 let since = Instant::now();
                 self.wishes.push_back(Wish::Open { room, tail, tail_bytes, reply, since });
             }

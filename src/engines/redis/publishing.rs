@@ -7,9 +7,10 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, RedisResult, Value};
 
 use crate::chat::names::{Owners, RoomName, UserName};
+use crate::engines::redis::letters::Called;
 use crate::engines::redis::noting::Note;
 use crate::engines::redis::outbox::{Queued, Said};
-use crate::engines::redis::partition::{Called, Live, Partition};
+use crate::engines::redis::partition::{Live, Partition};
 use crate::engines::redis::replies::{self, Remedy, remedy};
 use crate::engines::redis::{frame, scripts};
 use crate::engines::shared::{Safety, Says};

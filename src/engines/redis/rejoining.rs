@@ -11,8 +11,9 @@ use crate::clock;
 use crate::engines::redis::archive::ArchiveThread;
 use crate::engines::redis::frame;
 use crate::engines::redis::joining::{Facts, Wish};
+use crate::engines::redis::letters::Called;
 use crate::engines::redis::logs::{Lives, Stage, epoch_at, parting};
-use crate::engines::redis::partition::{Called, Live, Partition};
+use crate::engines::redis::partition::{Live, Partition};
 use crate::engines::shared::Says;
 use crate::store::archive::StoredEntry;
 

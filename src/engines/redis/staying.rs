@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use futures_util::stream::FuturesUnordered;
 use redis::{RedisResult, Value};
 
-use crate::engines::redis::partition::{Asked, Called, Live, Partition};
+use crate::engines::redis::letters::{Asked, Called};
+use crate::engines::redis::partition::{Live, Partition};
 use crate::engines::redis::replies::{self, Fence};
 use crate::engines::redis::session::{Session, who};
 use crate::engines::redis::world::EPOCH_LASTS_MS;

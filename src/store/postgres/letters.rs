@@ -7,8 +7,8 @@ use crate::store::archive::{ArchiveError, OpenError};
 use crate::store::letters::Letters;
 use crate::store::postgres::address::PostgresUrl;
 use crate::store::postgres::errors::{Trouble, explain};
-use crate::store::postgres::link::{Link, Role, Session, apart};
-use crate::store::postgres::{notes, schema};
+use crate::store::postgres::link::{Link, Role, Session};
+use crate::store::postgres::{apart, notes, schema};
 use crate::store::record::Letter;
 
 /// How long a call may take.

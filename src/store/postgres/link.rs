@@ -4,7 +4,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
@@ -123,7 +122,7 @@ impl Link {
 
     /// Does some work within a time limit, connected if need be. Work on a connection that turns out to be dead is
     /// done once more on a new one, so it must do no harm twice. Not to be called on a thread that runs actors or
-    /// other tasks, see [`apart`]. After any error the connection is given up, and
+    /// other tasks, see [`apart`](crate::store::postgres::apart). After any error the connection is given up, and
     /// with it what was begun and not committed.
     pub fn run<T>(
         &mut self,
@@ -208,13 +207,4 @@ impl Link {
         })?;
         Ok(Open { session, runtime: Some(runtime) })
     }
-}
-
-/// Does something on a thread of its own and waits for it. A thread that runs actors has a runtime already, and
-/// cannot enter the one of a link.
-pub fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| match scope.spawn(work).join() {
-        Ok(done) => done,
-        Err(panic) => std::panic::resume_unwind(panic),
-    })
 }

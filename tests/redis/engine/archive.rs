@@ -17,11 +17,11 @@ use roomcast::store::archive::{Answer, ArchiveError, ArchiveReader, Question, St
 use super::stage::{Node, message, room};
 use crate::fixtures::servers::Server;
 
-type Rooms = BTreeMap<String, BTreeMap<Offset, Entry>>;
+pub type Rooms = BTreeMap<String, BTreeMap<Offset, Entry>>;
 
 /// An archive in memory.
 #[derive(Clone, Default)]
-struct Shelf(Arc<Mutex<Rooms>>);
+pub struct Shelf(pub Arc<Mutex<Rooms>>);
 
 fn stored(entry: &Entry) -> StoredEntry {
     StoredEntry {

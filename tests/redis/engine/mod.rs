@@ -5,6 +5,7 @@ mod chance;
 mod cluster;
 mod cost;
 mod failover;
+mod filling;
 mod load;
 mod people;
 mod places;

@@ -47,7 +47,12 @@ while ARGV[a] do
   local room, body = rooms[tonumber(ARGV[a])], ARGV[a + 1]
   local kind, _, ts, of, id_bytes = struct.unpack('>BBI8I8I2', body, 2)
   local id = string.sub(body, 22, 21 + id_bytes)
-  local old = redis.call('HGET', room.cur, id) or redis.call('HGET', room.prev, id)
+  local old = redis.call('HGET', room.cur, id)
+  if not old and room.elder ~= 0 then
+    old = redis.call('HGET', room.prev, id)
+    -- Most rooms have no older bucket: a second message of the room need not look there.
+    if not old and not room.elder then room.elder = redis.call('EXISTS', room.prev) end
+  end
   local seq
   if old then
     -- Written again, so that a wait for replicas waits for its first place too.
@@ -67,7 +72,8 @@ while ARGV[a] do
     end
   end
   if seq then
-    local value = string.format('%.0f', seq) .. ':' .. epoch .. ':' .. string.format('%.0f', ts)
+    -- Fewer than 15 digits each, so that Lua writes them out.
+    local value = seq .. ':' .. epoch .. ':' .. ts
     if seq > 0 then
       if not room.begun then
         redis.call('HSETNX', room.meta, 'e' .. epoch, seq)
