@@ -57,9 +57,8 @@ pub async fn ask(world: Rc<World>, ask: Ask) {
     let failed = answers.is_err();
     world.say(Says::Answered { ticket: ask.ticket, answers });
     for room in joined {
-        // What nobody was told of, nobody wants to hear of.
-        let letter =
-            if failed { Letter::Leave(vec![room.clone()]) } else { Letter::Told(vec![room.clone()]) };
+        let rooms = vec![room.clone()];
+        let letter = if failed { Letter::Untold(rooms) } else { Letter::Told(rooms) };
         world.post(room.as_str(), letter);
     }
 }

@@ -201,6 +201,7 @@ impl Partition {
     pub(super) fn on_told(&mut self, rooms: Vec<RoomName>) {
         for room in rooms {
             let Some(log) = self.rooms.get_mut(&room) else { continue };
+            log.asks = log.asks.saturating_sub(1);
             if log.stage != Stage::Told {
                 continue;
             }
@@ -216,6 +217,18 @@ impl Partition {
             self.after_hearing(&room, heard);
             self.living.ask_roster(room.clone(), false);
             self.say_arrived(room, out);
+        }
+    }
+
+    /// There are no answers about these rooms. What nobody was told of, nobody wants to hear of.
+    pub(super) fn on_untold(&mut self, rooms: Vec<RoomName>) {
+        for room in rooms {
+            let Some(log) = self.rooms.get_mut(&room) else { continue };
+            log.asks = log.asks.saturating_sub(1);
+            if log.asks == 0 && matches!(log.stage, Stage::Opening | Stage::Told) {
+                self.rooms.remove(&room);
+                self.wishes.push_back(Wish::Leave(vec![room]));
+            }
         }
     }
 
@@ -269,11 +282,8 @@ impl Partition {
         log::warn!("redis: a room cannot be loaded from the archive: {}", why.escape_debug());
         for wish in waiting {
             match wish {
-                Wish::Open { room, reply, .. } => {
-                    self.rooms.remove(&room);
-                    // Whoever asked may be gone.
-                    reply.send(Err(why.clone())).ok();
-                }
+                // Whoever asked may be gone.
+                Wish::Open { reply, .. } => reply.send(Err(why.clone())).ok().unwrap_or_default(),
                 wish => self.wishes.push_back(wish),
             }
         }
@@ -287,8 +297,7 @@ impl Partition {
         }
         for wish in std::mem::take(&mut self.wishes) {
             match wish {
-                Wish::Open { room, reply, since, .. } if now.duration_since(since) > OPEN_MAX => {
-                    self.rooms.remove(&room);
+                Wish::Open { reply, since, .. } if now.duration_since(since) > OPEN_MAX => {
                     reply.send(Err("Redis cannot be reached; try again".into())).ok();
                 }
                 wish => self.wishes.push_back(wish),

@@ -30,6 +30,8 @@ pub enum Letter {
     },
     /// The answers about these rooms have been told.
     Told(Vec<RoomName>),
+    /// There are no answers about these rooms; who was told of them before goes on.
+    Untold(Vec<RoomName>),
     /// Rooms are not wanted any more.
     Leave(Vec<RoomName>),
     /// A question.

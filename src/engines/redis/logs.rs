@@ -42,6 +42,8 @@ pub enum Heard {
 pub struct Log {
     /// See [`Stage`].
     pub stage: Stage,
+    /// Answers about it that have not been told yet.
+    pub asks: u32,
     /// The newest offset that has left.
     pub top: Offset,
     /// The lives up to there.
@@ -62,6 +64,7 @@ impl Log {
     pub fn new() -> Log {
         Log {
             stage: Stage::Opening,
+            asks: 0,
             top: 0,
             lives: Lives::new(),
             hole: None,

@@ -18,7 +18,7 @@ use crate::engines::redis::keys::Keys;
 use crate::engines::redis::letters::{Asked, Called, Ended, Letter};
 use crate::engines::redis::life::lease::Lease;
 use crate::engines::redis::living::Living;
-use crate::engines::redis::logs::{Log, Stage};
+use crate::engines::redis::logs::Log;
 use crate::engines::redis::memory::Memory;
 use crate::engines::redis::outbox::{self, Fed, Outbox};
 use crate::engines::redis::reading::Reading;
@@ -258,11 +258,12 @@ impl Partition {
             }
             Some(Letter::Join { room, tail, tail_bytes, reply }) => {
                 // One that is open stays so: its entries go on after what was told first.
-                self.rooms.entry(room.clone()).or_insert_with(Log::new);
+                self.rooms.entry(room.clone()).or_insert_with(Log::new).asks += 1;
                 let since = Instant::now();
                 self.wishes.push_back(Wish::Open { room, tail, tail_bytes, reply, since });
             }
             Some(Letter::Told(rooms)) => self.on_told(rooms),
+            Some(Letter::Untold(rooms)) => self.on_untold(rooms),
             Some(Letter::Leave(rooms)) => {
                 rooms.iter().for_each(|room| drop(self.rooms.remove(room)));
                 self.wishes.push_back(Wish::Leave(rooms));

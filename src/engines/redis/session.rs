@@ -14,7 +14,7 @@ use crate::redis_link::RedisLink;
 use crate::redis_link::nodes::Host;
 
 /// Longest that a command may take before the server counts as dead.
-pub const RESPONSE_MAX: Duration = Duration::from_millis(1_500);
+pub const RESPONSE_MAX: Duration = Duration::from_secs(2);
 
 /// The connections of a stay.
 pub struct Session {

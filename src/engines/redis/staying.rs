@@ -15,8 +15,9 @@ use crate::engines::shared::Says;
 
 /// Between two signs of life.
 const TICK: Duration = Duration::from_secs(1);
-/// Without its own sign of life for so long, a node does not trust its inbox any more.
-const SIGN_MAX: Duration = Duration::from_secs(2);
+/// Without its own sign of life for so long, a node does not trust its inbox any more: one second to the next sign, and
+/// two for it to come back.
+const SIGN_MAX: Duration = Duration::from_secs(3);
 /// How long a question waits for Redis.
 const READ_MAX: Duration = Duration::from_secs(5);
 /// How long a server that refuses to write is asked again before the primary is looked for anew.
@@ -112,9 +113,9 @@ impl Partition {
         Ok(Duration::from_millis(if busy || live.paused.is_some() { 10 } else { 50 }))
     }
 
-    /// This node's sign of life has come back.
+    /// A sign of life of this node has come back. One that comes late shows that the inbox is slow, not that it is cut.
     pub(super) fn on_sign(&mut self, live: &mut Live, number: u64) {
-        if number == live.sign.0 {
+        if number <= live.sign.0 {
             live.sign.1 = Instant::now();
         }
     }

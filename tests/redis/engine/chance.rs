@@ -12,7 +12,6 @@ use roomcast::engines::shared::Safety;
 use super::load::Load;
 use super::stage::Node;
 use super::switch::Switch;
-use crate::fixtures::backend::command;
 use crate::fixtures::eventually;
 use crate::fixtures::servers::Server;
 
@@ -23,26 +22,31 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 async fn replica_of(primary: &Server) -> Server {
-    let port = primary.port.to_string();
     // Not by an option: when it is restarted it is to be a primary.
     let replica = Server::start(&[]).await;
-    let () = command(&mut replica.connect().await, &["REPLICAOF", "127.0.0.1", &port]).await;
-    let mut redis = primary.connect().await;
+    follows(&replica, &["127.0.0.1", &primary.port.to_string()]).await;
+    let client = redis::Client::open(primary.url()).unwrap();
     eventually("the replica to be in step", async || {
-        let info: String = command(&mut redis, &["INFO", "replication"]).await;
+        let mut redis = client.get_multiplexed_async_connection().await.ok()?;
+        let info: String = redis::cmd("INFO").arg("replication").query_async(&mut redis).await.ok()?;
         info.contains("state=online").then_some(())
     })
     .await;
     replica
 }
 
-async fn become_primary(replica: &Server) {
-    let client = redis::Client::open(replica.url()).unwrap();
-    eventually("the replica to become a primary", async || {
+/// Tells a server whom to follow, again and again: on a busy machine it may take long to answer.
+async fn follows(server: &Server, whom: &[&str]) {
+    let client = redis::Client::open(server.url()).unwrap();
+    eventually("a server to follow another", async || {
         let mut redis = client.get_multiplexed_async_connection().await.ok()?;
-        redis::cmd("REPLICAOF").arg("NO").arg("ONE").query_async::<()>(&mut redis).await.ok()
+        redis::cmd("REPLICAOF").arg(whom).query_async::<()>(&mut redis).await.ok()
     })
     .await;
+}
+
+async fn become_primary(replica: &Server) {
+    follows(replica, &["NO", "ONE"]).await;
 }
 
 async fn pause(chance: &mut StdRng, most: u64) {

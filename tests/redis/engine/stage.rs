@@ -253,6 +253,11 @@ impl Node {
         self.heard.lock().unwrap().answers.get(&ticket).is_some_and(Result::is_ok)
     }
 
+    /// Whether a question was answered with an error.
+    pub fn failed(&self, ticket: u64) -> bool {
+        self.heard.lock().unwrap().answers.get(&ticket).is_some_and(Result::is_err)
+    }
+
     pub async fn join(&self, name: &str) -> StoredRoom {
         let question = Question::Room { room: room(name), tail: 100, tail_bytes: 1 << 20 };
         match self.ask(question).await {

@@ -127,3 +127,21 @@ async fn an_engine_that_ends_gives_its_interest_back() {
     assert!(!who.contains(','), "{who}");
     one.place(one.say("a", "x")).await;
 }
+
+#[actix_rt::test]
+async fn a_question_that_fails_takes_no_open_room_away() {
+    let server = Server::start(&[]).await;
+    let node = Node::start(&server.url(), 1);
+    let room = || Question::Room { room: super::stage::room("a"), tail: 0, tail_bytes: 0 };
+    let failing = || Question::Ids { room: super::stage::room("a"), since: 0, n: 1 };
+    let fails = async |questions| {
+        let ticket = node.ask_for(questions);
+        eventually("an error", async || node.failed(ticket).then_some(())).await;
+    };
+    fails(vec![room(), failing()]).await;
+    node.place(node.say("a", "nobody hears")).await;
+    assert_eq!(node.join("a").await.top, 1);
+    fails(vec![room(), failing()]).await;
+    node.place(node.say("a", "heard")).await;
+    assert_eq!(node.reaches("a", 2).await.log.len(), 1);
+}
