@@ -47,8 +47,8 @@ use crate::log::LogFormat;
 use crate::metrics::Metrics;
 use crate::store::archive::{Keep, OpenError, SharedArchive};
 use crate::store::place::StorePlace;
-use crate::store::postgres::PostgresArchive;
 use crate::store::postgres::address::PostgresUrl;
+use crate::store::postgres::{PostgresArchive, apart};
 use crate::transports::websocket::Door;
 
 use queues::Queues;
@@ -361,7 +361,9 @@ fn open_service(config: &Config, archive: Option<&PostgresUrl>) -> Result<Behind
     let link = config.redis.link().map_err(ServeError::Config)?;
     let link = link.ok_or_else(|| ServeError::Config("engine.kind: \"redis\" needs redis.url".into()))?;
     let prefix = config.redis.prefix.clone();
-    let shared = archive.map(|url| PostgresArchive::open_shared(url).map_err(cannot_open)).transpose()?;
+    // It blocks, which a thread that runs actors must not.
+    let open = |url: &PostgresUrl| apart(|| PostgresArchive::open_shared(url)).map_err(cannot_open);
+    let shared = archive.map(open).transpose()?;
     let mut behind = Behind { searchable: shared.is_some(), ..Behind::default() };
     let mut reading = None;
     if let Some(archive) = shared {
