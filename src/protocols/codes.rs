@@ -134,6 +134,9 @@ pub struct Goodbye {
 }
 
 impl Goodbye {
+    /// What is needed cannot be read now.
+    pub const LATER: Goodbye = Goodbye { code: 4100, why: Cow::Borrowed("store"), wait_ms: Some(1_000) };
+
     /// The client said bye.
     pub const DONE: Goodbye = Goodbye::of(1000, "bye");
     /// The server broke while handling this session.

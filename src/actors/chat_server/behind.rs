@@ -147,10 +147,7 @@ impl ChatServer {
         let list = match answers.map(|answers| answers.into_iter().next()) {
             Ok(Some(Answer::Entries { list, .. })) => list,
             // Without its log the reader must not go on as if nothing were missing: it comes back later.
-            _ => {
-                return self
-                    .close(connection, Goodbye { code: 4100, why: "store".into(), wait_ms: Some(1_000) });
-            }
+            _ => return self.close(connection, Goodbye::LATER),
         };
         let Some(behind) = self.behind.get(&(connection, key)) else { return };
         let (next, head) = (behind.next, behind.head);

@@ -18,6 +18,7 @@ use crate::chat::room::{IdsToAsk, Past, Resume};
 use crate::chat::rooms::RoomKey;
 use crate::clock;
 use crate::engines::engine::Ask;
+use crate::protocols::codes::Goodbye;
 use crate::protocols::native_frames as frames;
 use crate::protocols::websocket::frame::payload_of;
 use crate::store::archive::{Answer, Question, StoredEntry, StoredRoom, StoredState};
@@ -142,11 +143,12 @@ impl ChatServer {
             (Fetching::Ask(connection, asked), answers) => self.answer_asked(connection, asked, answers),
             (Fetching::Feed(connection, key, stay), answers) => self.fed(connection, key, stay, answers),
             (Fetching::Session(connection, resuming), answers) => {
-                let note = match answers.map(|answers| answers.into_iter().next()) {
-                    Ok(Some(Answer::Session(note))) => note,
-                    _ => None,
-                };
-                self.resume_session(connection, resuming, note);
+                match answers.map(|answers| answers.into_iter().next()) {
+                    Ok(Some(Answer::Session(note))) => self.resume_session(connection, resuming, note),
+                    // Whether there is such a session cannot be known now; told that there is none, the client would
+                    // begin anew.
+                    _ => self.close(connection, Goodbye::LATER),
+                }
             }
         }
         if self.work.tickets.is_empty() {

@@ -17,7 +17,7 @@ use crate::engines::redis::keys::Keys;
 use crate::engines::redis::life::{self, notes};
 use crate::engines::redis::replies::{self};
 use crate::engines::redis::world::World;
-use crate::store::archive::{Answer, Question, StoredRoom, StoredState};
+use crate::store::archive::{Answer, Question, StoredEntry, StoredRoom, StoredState};
 
 /// What Redis knows of a room together with what the archive has of it.
 pub async fn complete(
@@ -39,8 +39,11 @@ pub async fn complete(
         let from = PageFrom::Before(before);
         let question = Question::Page { room: room.clone(), from, n: missing, bytes: tail_bytes - bytes };
         let (mut older, _) = archive.entries(question).await?;
-        older.append(&mut stored.tail);
-        stored.tail = older;
+        // An archive that is behind lacks what comes right before; the tail has no holes.
+        if older.last().is_some_and(|entry| entry.offset + 1 == before) {
+            older.append(&mut stored.tail);
+            stored.tail = older;
+        }
     }
     Ok(stored)
 }
@@ -166,9 +169,11 @@ impl Reading {
         let Some(archive) = self.world.archive.as_ref().filter(|_| wanted_from_archive) else {
             return Ok(oldest(shown.list, n, bytes));
         };
-        let question = Question::Range { room: room.clone(), from: after + 1, to: to.min(first - 1), bytes };
+        let last = to.min(first - 1);
+        let question = Question::Range { room: room.clone(), from: after + 1, to: last, bytes };
         let (mut list, more) = archive.entries(question).await?;
         if !more {
+            has_all(archive, room, &list, last).await?;
             list.append(&mut shown.list);
         }
         let (list, cut) = oldest(list, n, bytes);
@@ -195,9 +200,11 @@ impl Reading {
         if used >= bytes {
             return Ok((list, true));
         }
-        let (from, n) = (PageFrom::Before(first.min(before)), n - list.len());
+        let (before, n) = (first.min(before), n - list.len());
+        let from = PageFrom::Before(before);
         let question = Question::Page { room: room.clone(), from, n, bytes: bytes - used };
         let (mut older, more) = archive.entries(question).await?;
+        has_all(archive, room, &older, before.saturating_sub(1)).await?;
         older.append(&mut list);
         Ok((older, more))
     }
@@ -253,6 +260,24 @@ impl Reading {
             .for_each(|change| take(&mut state, change, user));
         Ok(Some(state))
     }
+}
+
+/// Whether a list from the archive reaches up to a place. If not, the archive has forgotten everything up to there, or
+/// does not have it yet; then the list must not pass for all there is.
+async fn has_all(
+    archive: &ArchiveThread,
+    room: &RoomName,
+    list: &[StoredEntry],
+    last: Offset,
+) -> Result<(), String> {
+    match list.last() {
+        Some(entry) if entry.offset == last => return Ok(()),
+        None if last == 0 || archive.room(room).await?.is_some_and(|stored| stored.first > last) => {
+            return Ok(());
+        }
+        _ => {}
+    }
+    Err("the archive does not have everything yet; try again".into())
 }
 
 fn unread(error: RedisError) -> String {
