@@ -228,7 +228,8 @@ impl ConnectionLike for RedisConnection {
     }
 }
 
-async fn check_primary(connection: &mut MultiplexedConnection) -> RedisResult<()> {
+/// An error if the server at the other end says that it is no primary.
+pub async fn check_primary(connection: &mut MultiplexedConnection) -> RedisResult<()> {
     let role: RedisResult<Vec<Value>> = redis::cmd("ROLE").query_async(connection).await;
     match role {
         Ok(answer) => match answer.first() {

@@ -24,10 +24,10 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::actors::admission::Admission;
-use crate::actors::chat_server::{ChatServer, ChatSettings, Handlers, StoreHealth};
+use crate::actors::chat_server::{ChatServer, ChatSettings, Handlers, Opening, StoreHealth};
 use crate::actors::events;
 use crate::actors::hub::{Core, Hub, HubLimits};
-use crate::actors::letters::{Drain, Finish, Hello};
+use crate::actors::letters::{Depart, Drain, Finish, Hello};
 use crate::actors::panics;
 use crate::actors::session::SessionHouse;
 use crate::auth::origin::Origins;
@@ -35,21 +35,29 @@ use crate::auth::token::Verifier;
 use crate::auth::visitor::Proxies;
 use crate::chat::names::RoomName;
 use crate::config::Config;
+use crate::config::backing::Backing;
 use crate::config::report::startup_lines;
 use crate::engines::embedded;
-use crate::engines::engine::Opened;
+use crate::engines::redis::filler::{Filler, FillerSettings};
+use crate::engines::redis::{self, ArchiveSettings, RoomKeep};
 use crate::http::house::House;
 use crate::http::readiness::Readiness;
 use crate::http::routes;
 use crate::log::LogFormat;
 use crate::metrics::Metrics;
-use crate::store::archive::Keep;
+use crate::store::archive::{Keep, OpenError, SharedArchive};
+use crate::store::place::StorePlace;
+use crate::store::postgres::PostgresArchive;
+use crate::store::postgres::address::PostgresUrl;
 use crate::transports::websocket::Door;
 
 use queues::Queues;
 
+mod filling;
 mod queues;
 
+/// Entries of a partition that may wait in Redis for the archive: some 200 bytes each, and more with large messages.
+const FEED_MAX: u64 = 1_000_000;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 /// How long an idle HTTP connection is kept.
@@ -70,21 +78,25 @@ pub enum ServeError {
     Config(String),
     /// An address cannot be listened on, or the system refuses something else.
     System(String),
+    /// A service that is needed is not there.
+    Unavailable(String),
 }
 
 impl ServeError {
-    /// The exit code of the process: 2 for the configuration, 1 for the rest.
+    /// The exit code of the process: 2 for the configuration, 69 for a service that is not there
+    /// (EX_UNAVAILABLE of sysexits.h), 1 for the rest.
     pub fn exit_code(&self) -> i32 {
         match self {
             ServeError::Config(_) => 2,
             ServeError::System(_) => 1,
+            ServeError::Unavailable(_) => 69,
         }
     }
 }
 
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (ServeError::Config(text) | ServeError::System(text)) = self;
+        let (ServeError::Config(text) | ServeError::System(text) | ServeError::Unavailable(text)) = self;
         f.write_str(text)
     }
 }
@@ -171,7 +183,8 @@ struct Plan {
     admission: Arc<Admission>,
     raw_paths: Vec<String>,
     handlers: Mutex<Option<Handlers>>,
-    opened: Mutex<Option<Opened>>,
+    opened: Mutex<Option<Opening>>,
+    searchable: bool,
     store: Arc<StoreHealth>,
     chat: OnceLock<Addr<ChatServer>>,
     next_worker: AtomicU16,
@@ -242,6 +255,7 @@ impl Plan {
             message_bytes: limits.message_bytes,
             ping_ms: limits.ping.millis(),
             drain_ms: server.drain.millis(),
+            searchable: self.searchable,
         };
         let handlers =
             self.handlers.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
@@ -259,6 +273,7 @@ impl Plan {
             metrics: self.metrics.clone(),
             ready: self.ready.clone(),
             publish: worker.house.chat.clone().recipient(),
+            orders: worker.house.chat.clone().recipient(),
         }
     }
 }
@@ -271,8 +286,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let workers = config.server.worker_count();
     let (up, all_up) = mpsc::unbounded_channel();
-    let opened = open_store(&config)?;
-    let has_store = opened.is_some();
+    let Behind { opening, has_graves, searchable, filler } = open_rooms(&config)?;
     let plan = Arc::new(Plan {
         metrics: Metrics::new(workers),
         ready: Arc::default(),
@@ -282,7 +296,8 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         admission: Admission::new(config.limits.connections, config.limits.connections_per_address),
         raw_paths,
         handlers: Mutex::new(Some(handlers)),
-        opened: Mutex::new(opened),
+        opened: Mutex::new(opening),
+        searchable,
         store: Arc::default(),
         chat: OnceLock::new(),
         next_worker: AtomicU16::new(0),
@@ -298,31 +313,99 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         plan.ready.add("keys", Box::new(check));
         actix_rt::spawn(keys.keep_fresh(Default::default()));
     }
+    let filler = filler.map(|filler| filling::watch(filler, &plan.metrics));
     let server = start(&plan, listeners, workers)?;
     let chat = wait_for_workers(all_up, workers).await?;
     let port = addresses.first().map_or(0, SocketAddr::port);
     let node = plan.config.server.node_name(port);
     let pushes = chat.clone().recipient();
-    let graves = has_store.then(|| chat.clone().recipient());
+    let graves = has_graves.then(|| chat.clone().recipient());
     let queues = queues::start(&plan.config, &pushes, graves.as_ref(), &node, &plan.metrics, &plan.ready)?;
     greet(&startup_lines(&plan.config, &addresses, queues.door_address), plan.config.log.format);
     wait_for_signal().await?;
     stop(&plan, &chat, &queues, server).await;
+    if let Some(filler) = filler {
+        let ended = tokio::task::spawn_blocking(move || Arc::into_inner(filler).map(Filler::stop));
+        if timeout(FINISH_TIME_MIN, ended).await.is_err() {
+            log::warn!("the archive did not answer in time; another node brings it what is left in Redis");
+        }
+    }
     Ok(())
 }
 
-/// Opens the store, and with it what the last process left.
-fn open_store(config: &Config) -> Result<Option<Opened>, ServeError> {
-    let Some(database) = config.store.database().map_err(ServeError::Config)? else { return Ok(None) };
+/// What stands behind the rooms, open.
+#[derive(Default)]
+struct Behind {
+    opening: Option<Opening>,
+    /// Dead letters of the door are kept there as well.
+    has_graves: bool,
+    searchable: bool,
+    /// Brings to the archive what rooms in Redis accept.
+    filler: Option<Filler>,
+}
+
+/// Opens what stands behind the rooms; a store with what the last process left in it.
+fn open_rooms(config: &Config) -> Result<Behind, ServeError> {
+    match config.backing().map_err(ServeError::Config)? {
+        Backing::Memory => Ok(Behind::default()),
+        Backing::Store(place) => {
+            let opening = Some(open_store(config, &place)?);
+            Ok(Behind { opening, has_graves: true, searchable: true, filler: None })
+        }
+        Backing::Redis(archive) => open_service(config, archive.as_deref()),
+    }
+}
+
+/// Rooms in Redis, and what brings them to the archive, if there is one.
+fn open_service(config: &Config, archive: Option<&PostgresUrl>) -> Result<Behind, ServeError> {
+    let link = config.redis.link().map_err(ServeError::Config)?;
+    let link = link.ok_or_else(|| ServeError::Config("engine.kind: \"redis\" needs redis.url".into()))?;
+    let prefix = config.redis.prefix.clone();
+    let shared = archive.map(|url| PostgresArchive::open_shared(url).map_err(cannot_open)).transpose()?;
+    let mut behind = Behind { searchable: shared.is_some(), ..Behind::default() };
+    let mut reading = None;
+    if let Some(archive) = shared {
+        let reader = archive.reader().map_err(|error| ServeError::System(format!("store.url: {error}")))?;
+        reading = Some(ArchiveSettings { reader, feed_max: FEED_MAX });
+        let settings = FillerSettings {
+            link: link.clone(),
+            prefix: prefix.clone(),
+            archive: Box::new(archive),
+            keep: Box::new(keep_of(config)),
+        };
+        behind.filler = Some(Filler::start(settings).map_err(ServeError::System)?);
+    }
     let rooms = config.rooms.clone();
-    let keep = move |name: &str| {
+    let keep = move |name: &RoomName| {
+        let rule = rooms.of(name);
+        RoomKeep { history: rule.history, keep_ms: rule.keep_ms, dedup_ms: rule.dedup_window_ms }
+    };
+    let settings = redis::Settings { link, prefix, keep: Box::new(keep), archive: reading };
+    let start = redis::open(settings).map_err(|bad| ServeError::Config(format!("redis.prefix: {bad}")))?;
+    behind.opening = Some(Opening::Service(start));
+    Ok(behind)
+}
+
+fn cannot_open(error: OpenError) -> ServeError {
+    match error {
+        OpenError::Away(error) => ServeError::Unavailable(format!("store.url: {error}")),
+        OpenError::Failed(error) => ServeError::System(format!("store.url: {error}")),
+    }
+}
+
+fn open_store(config: &Config, place: &StorePlace) -> Result<Opening, ServeError> {
+    embedded::open(place, keep_of(config)).map(Opening::Store).map_err(cannot_open)
+}
+
+/// How much a room keeps in a store, by its name.
+fn keep_of(config: &Config) -> impl Fn(&str) -> Keep + Send + 'static {
+    let rooms = config.rooms.clone();
+    move |name: &str| {
         let rule = RoomName::new(name).map(|name| rooms.of(&name));
         // A name that is none of ours any more follows the general rule.
         let rule = rule.unwrap_or_else(|_| rooms.of(&RoomName::new("lobby").expect("a room's name")));
         Keep { age_ms: rule.keep_ms, bytes: rule.keep_bytes, pin: rule.pin, ids_ms: rule.dedup_window_ms }
-    };
-    let opened = embedded::open(&database, keep);
-    opened.map(Some).map_err(|error| ServeError::System(format!("store.url: {error}")))
+    }
 }
 
 /// The first five lines: for people on standard output, for log services as entries of the log.
@@ -460,6 +543,10 @@ async fn stop(plan: &Plan, chat: &Addr<ChatServer>, queues: &Queues, server: Ser
     let rest = deadline.saturating_duration_since(Instant::now()).max(FINISH_TIME_MIN);
     if timeout(rest, chat.send(Finish)).await.is_err() {
         log::warn!("read marks and cursors of the last moment could not be kept");
+    }
+    // The other nodes hear at once that nobody is here any more.
+    if timeout(FINISH_TIME_MIN, chat.send(Depart)).await.is_err() {
+        log::warn!("the other nodes could not be told that this one ends; they notice within seconds");
     }
     let left = open_sessions();
     if left > 0 {

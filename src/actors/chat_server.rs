@@ -22,16 +22,17 @@ use tokio::sync::oneshot;
 
 use crate::actors::events::{self, Incoming, Verdict};
 use crate::actors::letters::{
-    Bury, Closed, ConnectionId, Drain, Failed, Finish, FromEngine, FromHub, Hello, Open, OpenRaw,
-    PublishBatch, RawMessage, Said, SaidRaw, ToHub, Turn,
+    Bury, Closed, ConnectionId, Depart, Drain, Failed, Finish, FromEngine, FromHub, FromService, Hello, Open,
+    OpenRaw, Order, PublishBatch, RawMessage, Said, SaidRaw, ToHub, Turn,
 };
 use crate::chat::dedup::IdKeys;
 use crate::chat::message::{Accepted, Offset, Refused};
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::permission::Identity;
-use crate::chat::rooms::{RoomKey, Rooms};
+use crate::chat::rooms::{self as chat_rooms, RoomKey, Rooms};
 use crate::chat::settings::RoomsSettings;
 use crate::engines::engine::{EngineSays, Opened};
+use crate::engines::shared;
 use crate::metrics::Metrics;
 use crate::protocols::codes::Goodbye;
 use crate::protocols::websocket::frame::{Opcode, encode_frame, payload_of};
@@ -42,6 +43,7 @@ use keeping::{Keeping, Then};
 use work::{Desk, Work};
 
 mod altering;
+mod arriving;
 mod asking;
 mod behind;
 mod coming;
@@ -49,6 +51,7 @@ mod cursors;
 mod fetching;
 mod keeping;
 mod peers;
+mod proposing;
 mod restoring;
 mod saying;
 mod state;
@@ -82,6 +85,16 @@ pub struct ChatSettings {
     pub ping_ms: u64,
     /// Time for a polite end, in milliseconds.
     pub drain_ms: u64,
+    /// Whether what was said can be searched.
+    pub searchable: bool,
+}
+
+/// What is to keep the rooms, not started yet.
+pub enum Opening {
+    /// A store of this node's own.
+    Store(Opened),
+    /// A service that several nodes share.
+    Service(shared::Start),
 }
 
 /// Handlers of a program's own.
@@ -177,7 +190,7 @@ pub struct ChatServer {
     /// What waits to be kept.
     keeping: Keeping,
     /// Starts the engine, once this actor has an address.
-    opened: Option<Opened>,
+    opened: Option<Opening>,
     /// What waits for the store.
     work: Work,
     /// Members that are not live, and who of them is being fed, in order.
@@ -199,13 +212,17 @@ impl ChatServer {
         settings: ChatSettings,
         handlers: Handlers,
         metrics: Arc<Metrics>,
-        opened: Option<Opened>,
+        opened: Option<Opening>,
         health: Arc<StoreHealth>,
     ) -> ChatServer {
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
-        let next = opened.as_ref().map_or(1, |opened| opened.next);
+        let (next, behind) = match &opened {
+            None => (1, chat_rooms::Behind::Nothing),
+            Some(Opening::Store(opened)) => (opened.next, chat_rooms::Behind::Store),
+            Some(Opening::Service(_)) => (1, chat_rooms::Behind::Service),
+        };
         let mut chat = ChatServer {
-            rooms: Rooms::new(settings.rooms.clone(), settings.rooms_max, epoch, opened.is_some()),
+            rooms: Rooms::new(settings.rooms.clone(), settings.rooms_max, epoch, behind),
             settings,
             handlers,
             keys: IdKeys::default(),
@@ -326,7 +343,7 @@ impl Actor for ChatServer {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.spawn(TurnEnd);
-        self.start_engine(ctx.address().recipient());
+        self.start_engine(&ctx.address());
         ctx.run_interval(BEAT, |chat, _| chat.beat());
     }
 }
@@ -473,6 +490,14 @@ impl Handler<FromEngine> for ChatServer {
     }
 }
 
+impl Handler<FromService> for ChatServer {
+    type Result = ();
+
+    fn handle(&mut self, letter: FromService, _: &mut Self::Context) {
+        self.service_says(letter.0);
+    }
+}
+
 impl Handler<PublishBatch> for ChatServer {
     type Result = ResponseFuture<Vec<Result<Accepted, Refused>>>;
 
@@ -489,7 +514,10 @@ impl Handler<Bury> for ChatServer {
     type Result = ResponseFuture<bool>;
 
     fn handle(&mut self, bury: Bury, _: &mut Self::Context) -> Self::Result {
-        if self.keeping.engine.is_none() || self.keeping.may_keep().is_err() {
+        if !self.keeping.lasts() || self.keeping.may_keep().is_err() {
+            return Box::pin(std::future::ready(false));
+        }
+        if self.keeping.is_shared() {
             return Box::pin(std::future::ready(false));
         }
         for letter in bury.0 {
@@ -513,6 +541,27 @@ impl Handler<Finish> for ChatServer {
                 log::warn!("store: read marks and cursors of the last moment could not be kept");
             }
         })
+    }
+}
+
+impl Handler<Depart> for ChatServer {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Depart, _: &mut Self::Context) -> Self::Result {
+        let (done, gone) = oneshot::channel();
+        self.depart(done);
+        // An error: the engine has ended by itself.
+        Box::pin(async move { gone.await.unwrap_or_default() })
+    }
+}
+
+impl Handler<Order> for ChatServer {
+    type Result = ();
+
+    fn handle(&mut self, order: Order, _: &mut Self::Context) {
+        for command in order.0 {
+            self.command(command);
+        }
     }
 }
 

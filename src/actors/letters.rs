@@ -17,6 +17,7 @@ use crate::chat::permission::Identity;
 use crate::chat::rooms::RoomKey;
 use crate::chat::settings::SlowReader;
 use crate::engines::engine::EngineSays;
+use crate::engines::shared::{Command, Says};
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Join, Reference, RequestNumber};
 use crate::store::record::Letter;
@@ -221,6 +222,11 @@ pub struct PublishBatch(pub Vec<Draft>);
 #[rtype(result = "()")]
 pub struct FromEngine(pub EngineSays);
 
+/// Service that shares rooms among nodes → chat server: what has been said, found or settled.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FromService(pub Says);
+
 /// Door → chat server: items that can never be said. Answered with whether the store has them.
 #[derive(Debug, Message)]
 #[rtype(result = "bool")]
@@ -230,6 +236,16 @@ pub struct Bury(pub Vec<Letter>);
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Finish;
+
+/// Wiring → chat server: the server ends. Answered when the other nodes know, or need not.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Depart;
+
+/// Server API → chat server: what operators have all nodes do. Answered when the order has gone out.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Order(pub Vec<Command>);
 
 /// A hub → chat server: a worker thread is there. Sent once, when the thread starts.
 #[derive(Message)]

@@ -99,6 +99,12 @@ impl History {
         while self.entries.len() > entries_max && self.forget_oldest(archived) {}
     }
 
+    /// The log goes on after `top`; nothing of it is hot.
+    pub fn restart(&mut self, top: Offset) {
+        self.entries.clear();
+        (self.top, self.bytes) = (top, 0);
+    }
+
     /// The frame at an offset, if it is hot.
     pub fn get(&self, offset: Offset) -> Option<&Bytes> {
         let at = usize::try_from(offset.checked_sub(self.first())?).ok()?;

@@ -120,6 +120,8 @@ pub enum Refused {
     Draining,
     /// No room can be added, because `limits.rooms` are open.
     TooManyRooms,
+    /// What it is about has been deleted meanwhile, on another node.
+    NoEntry,
     /// The application's own handler refused it, in its words.
     ByHandler(String),
     /// The store cannot keep it now; try again after the wait with the same id.
@@ -142,6 +144,7 @@ impl std::fmt::Display for Refused {
             Refused::Busy { wait_ms } => write!(f, "the server is busy, try again in {wait_ms} ms"),
             Refused::Draining => write!(f, "the server is stopping, send it again with the same id"),
             Refused::TooManyRooms => write!(f, "no more rooms can be opened, raise limits.rooms"),
+            Refused::NoEntry => write!(f, "the entry is not there any more"),
             Refused::ByHandler(why) => write!(f, "refused by the application: {why}"),
             Refused::NotStored { wait_ms } => {
                 write!(f, "the server cannot keep it now, send it again with the same id in {wait_ms} ms")

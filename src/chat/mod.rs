@@ -13,6 +13,7 @@ pub mod message;
 pub mod names;
 pub mod permission;
 pub mod presence;
+pub mod receipt;
 pub mod room;
 pub mod rooms;
 pub mod settings;

@@ -13,6 +13,7 @@ use crate::chat::history::{History, Hot, Wanted};
 use crate::chat::message::{Accepted, Epoch, Offset};
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::presence::Roster;
+use crate::chat::receipt::Receipt;
 use crate::chat::settings::RoomSettings;
 use crate::chat::typing::Typing;
 
@@ -62,19 +63,6 @@ pub struct Reads {
     pub marks: HashMap<UserName, Offset, RandomState>,
     /// Whether a user who is not among them has none.
     pub complete: bool,
-}
-
-/// A receipt: so many sessions have got all up to a place.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Receipt {
-    /// The place.
-    pub offset: Offset,
-    /// How many sessions.
-    pub sessions: u32,
-    /// When the room may hear of it again, in milliseconds of the steady clock.
-    pub told_at: u64,
-    /// Whether the room has not heard of it yet.
-    pub news: bool,
 }
 
 /// What a store knows of a room when it opens.
@@ -180,6 +168,29 @@ impl Room {
             self.earlier.push((self.epoch, self.begins));
             (self.epoch, self.begins) = (epoch, begins);
         }
+    }
+
+    /// How far the sessions of another node have got.
+    pub fn receipt_elsewhere(&mut self, node: u32, offset: Offset, n: u32, of: u32) {
+        self.receipt.note_elsewhere(node, (offset, n, of));
+    }
+
+    /// Another node is gone, and its sessions with it.
+    pub fn forget_receipt_of(&mut self, node: u32) {
+        self.receipt.lose_node(node);
+    }
+
+    /// The log goes on after `top` under `epoch`, whatever stood above it. Nothing of it is hot then.
+    pub fn go_on_after(&mut self, top: Offset, epoch: Epoch) {
+        self.history.restart(top);
+        self.promised = top;
+        self.changes.forget_all();
+        self.begin_life(epoch, top + 1);
+    }
+
+    /// The first offset of the present life of the log.
+    pub fn begins(&self) -> Offset {
+        self.begins
     }
 
     /// The oldest offset that a reader can get; `top + 1` for none.

@@ -31,8 +31,7 @@ pub struct Rooms {
     settings: RoomsSettings,
     rooms_max: usize,
     next_epoch: u64,
-    /// Whether a store stands behind the rooms.
-    stored: bool,
+    behind: Behind,
     /// The first epoch of this process. Rooms that show before they keep may have shown what an earlier process
     /// did not keep, so their lives end there.
     boot: Epoch,
@@ -43,25 +42,39 @@ pub struct Rooms {
     history_bytes: usize,
     history_entries: usize,
     ids: usize,
+    /// Rooms that have been closed since somebody last asked.
+    closed: Vec<RoomName>,
+}
+
+/// What stands behind the rooms of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behind {
+    /// Nothing: they end with the process.
+    Nothing,
+    /// A store of this node's own.
+    Store,
+    /// A service that gives out the places for several nodes.
+    Service,
 }
 
 impl Rooms {
     /// No rooms yet. `now_us` (Unix microseconds) is where epochs begin: every room's life gets a number that
     /// no room of this or an earlier process has had.
-    pub fn new(settings: RoomsSettings, rooms_max: usize, now_us: u64, stored: bool) -> Rooms {
+    pub fn new(settings: RoomsSettings, rooms_max: usize, now_us: u64, behind: Behind) -> Rooms {
         Rooms {
             open: Slab::new(),
             names: HashMap::default(),
             settings,
             rooms_max,
             next_epoch: now_us + 1,
-            stored,
+            behind,
             boot: Epoch(0),
             archived: 0,
             hand: 0,
             history_bytes: 0,
             history_entries: 0,
             ids: 0,
+            closed: Vec::new(),
         }
     }
 
@@ -85,10 +98,11 @@ impl Rooms {
         let room = match past {
             Some(past) => {
                 let is_older = past.lives.last().is_some_and(|(epoch, _)| *epoch < self.boot);
-                let rewound = (settings.sequenced && is_older).then_some(self.boot);
+                let shows_first = settings.sequenced() && self.behind == Behind::Store;
+                let rewound = (shows_first && is_older).then_some(self.boot);
                 Room::with_past(name.clone(), settings, past, rewound)
             }
-            None => Room::new(name.clone(), settings, epoch, self.stored),
+            None => Room::new(name.clone(), settings, epoch, self.behind != Behind::Nothing),
         };
         self.history_bytes += room.history.bytes();
         self.history_entries += room.history.len();
@@ -103,7 +117,7 @@ impl Rooms {
         self.boot = Epoch(self.next_epoch);
         self.next_epoch += 1;
         for (_, room) in &mut self.open {
-            if room.settings.sequenced {
+            if room.settings.sequenced() {
                 room.begin_life(self.boot, room.next_offset());
             }
         }
@@ -221,6 +235,26 @@ impl Rooms {
         self.ids
     }
 
+    /// See [`Room::go_on_after`].
+    pub fn go_on_after(&mut self, key: RoomKey, top: Offset, epoch: Epoch) {
+        self.change(key, |room| room.go_on_after(top, epoch));
+    }
+
+    /// The rooms that have been closed since this was last asked.
+    pub fn take_closed(&mut self) -> Vec<RoomName> {
+        std::mem::take(&mut self.closed)
+    }
+
+    /// The open rooms with their numbers.
+    pub fn keys(&self) -> impl Iterator<Item = (RoomKey, &Room)> {
+        self.open.iter().map(|(at, room)| (RoomKey(at as u32), room))
+    }
+
+    /// The open rooms, to change what is not counted against memory.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (RoomKey, &mut Room)> {
+        self.open.iter_mut().map(|(at, room)| (RoomKey(at as u32), room))
+    }
+
     /// The open rooms, for lists.
     pub fn iter(&self) -> impl Iterator<Item = &Room> {
         self.open.iter().map(|(_, room)| room)
@@ -237,7 +271,9 @@ impl Rooms {
             }
             let key = RoomKey(at as u32);
             if self.tidy_one(key, now, steady) {
-                self.names.remove(&self.open.remove(at).name);
+                let room = self.open.remove(at);
+                self.names.remove(&room.name);
+                self.note_closed(room.name);
                 closed.push(key);
             }
         }
@@ -271,10 +307,17 @@ impl Rooms {
                 self.history_bytes -= room.history.bytes();
                 self.history_entries -= room.history.len();
                 self.ids -= room.ids();
+                self.note_closed(room.name);
                 return Some(RoomKey(at as u32));
             }
         }
         None
+    }
+
+    fn note_closed(&mut self, name: RoomName) {
+        if self.behind == Behind::Service {
+            self.closed.push(name);
+        }
     }
 
     /// The next place to look at.
@@ -301,7 +344,7 @@ mod tests {
     }
 
     fn rooms(settings: RoomsSettings) -> Rooms {
-        Rooms::new(settings, 3, 1_000_000, false)
+        Rooms::new(settings, 3, 1_000_000, Behind::Nothing)
     }
 
     fn append(rooms: &mut Rooms, key: RoomKey, ts: u64, frame: Bytes, id: Option<IdKey>) -> Accepted {

@@ -141,8 +141,8 @@ pub struct RoomSettings {
     pub keep_bytes: u64,
     /// Whether the newest entry stays whatever its age.
     pub pin: bool,
-    /// Whether readers and senders are told at once, before an entry is durable.
-    pub sequenced: bool,
+    /// What an acknowledgement promises.
+    pub ack: AckLevel,
     /// What happens to a reader whose outbox is full.
     pub slow_reader: SlowReader,
     /// How long an id is remembered, in milliseconds.
@@ -155,6 +155,22 @@ pub struct RoomSettings {
     pub presence: bool,
 }
 
+impl RoomSettings {
+    /// Whether readers and senders are told at once, before an entry is durable.
+    pub fn sequenced(&self) -> bool {
+        self.ack == AckLevel::Sequenced
+    }
+}
+
+/// What a server has for acknowledgements to rest on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Foundations {
+    /// Rooms are kept in a store, or in an archive behind the service.
+    pub store: bool,
+    /// Several nodes share rooms through a service.
+    pub shared: bool,
+}
+
 impl RoomsSettings {
     /// The settings of the room with this name.
     pub fn of(&self, room: &RoomName) -> RoomSettings {
@@ -163,7 +179,7 @@ impl RoomsSettings {
             keep_ms: self.keep.millis(),
             keep_bytes: self.keep_bytes,
             pin: self.pin,
-            sequenced: self.ack == AckLevel::Sequenced,
+            ack: self.ack,
             slow_reader: self.slow_reader,
             dedup_window_ms: self.dedup_window.millis(),
             join: self.join,
@@ -179,7 +195,7 @@ impl RoomsSettings {
             settings.keep_ms = rule.keep.map_or(settings.keep_ms, Span::millis);
             settings.keep_bytes = rule.keep_bytes.unwrap_or(settings.keep_bytes);
             settings.pin = rule.pin.unwrap_or(settings.pin);
-            settings.sequenced = rule.ack.map_or(settings.sequenced, |ack| ack == AckLevel::Sequenced);
+            settings.ack = rule.ack.unwrap_or(settings.ack);
             settings.slow_reader = rule.slow_reader.unwrap_or(settings.slow_reader);
             settings.dedup_window_ms = rule.dedup_window.map_or(settings.dedup_window_ms, Span::millis);
             settings.join = rule.join.unwrap_or(settings.join);
@@ -189,19 +205,18 @@ impl RoomsSettings {
         settings
     }
 
-    /// What this version, or this server without a store, cannot do although the contract of the configuration
-    /// names it.
-    pub fn check(&self, has_store: bool) -> Result<(), String> {
+    /// What this server cannot promise with what it has, although the contract of the configuration names it.
+    pub fn check(&self, has: Foundations) -> Result<(), String> {
         RoomName::new(&self.default).map_err(|e| format!("rooms.default: {e}"))?;
         for ack in std::iter::once(Some(self.ack)).chain(self.rule.iter().map(|rule| rule.ack)) {
             match ack {
-                Some(AckLevel::Replicated) => {
+                Some(AckLevel::Replicated) if !has.shared => {
                     return Err(
-                        "rooms.ack: \"replicated\" needs several nodes; this server is one: use \"auto\""
+                        "rooms.ack: \"replicated\" needs rooms in Redis; set redis.url, or use \"auto\""
                             .into(),
                     );
                 }
-                Some(AckLevel::Archived) if !has_store => {
+                Some(AckLevel::Archived) if !has.store => {
                     return Err(
                         "rooms.ack: \"archived\" needs a store; set store.url, or use \"auto\"".into()
                     );
@@ -240,11 +255,13 @@ mod tests {
     #[test]
     fn what_cannot_be_kept_is_not_promised() {
         let settings: RoomsSettings = toml::from_str("ack = \"archived\"").unwrap();
-        assert!(settings.check(false).is_err());
-        assert!(settings.check(true).is_ok());
-        assert!(RoomsSettings::default().check(false).is_ok());
+        let nothing = Foundations::default();
+        assert!(settings.check(nothing).is_err());
+        assert!(settings.check(Foundations { store: true, ..nothing }).is_ok());
+        assert!(RoomsSettings::default().check(nothing).is_ok());
         let settings: RoomsSettings =
             toml::from_str("[[rule]]\nmatch = \"*\"\nack = \"replicated\"").unwrap();
-        assert!(settings.check(true).is_err());
+        assert!(settings.check(Foundations { store: true, ..nothing }).is_err());
+        assert!(settings.check(Foundations { shared: true, ..nothing }).is_ok());
     }
 }

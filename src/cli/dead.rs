@@ -14,8 +14,12 @@ use crate::redis_link::{RedisConnection, RedisLink};
 use crate::sources::dead_letters::{DeadLetter, RedisDeadLetters, preview};
 use crate::sources::list_keys::ListKeys;
 use crate::sources::settings::DoorSettings;
+use crate::store::archive::OpenError;
+use crate::store::letters::Letters as StoredLetters;
+use crate::store::place::StorePlace;
+use crate::store::postgres::letters::PostgresLetters;
 use crate::store::record::Letter;
-use crate::store::sqlite::letters::StoredLetters;
+use crate::store::sqlite::letters::SqliteLetters;
 
 mod door;
 
@@ -108,7 +112,7 @@ enum Place {
 /// All dead letters that the configuration knows of.
 struct Letters<'a> {
     redis: Option<RedisLetters>,
-    store: Option<StoredLetters>,
+    store: Option<Box<dyn StoredLetters>>,
     door: &'a DoorSettings,
     lists: Vec<&'a str>,
 }
@@ -123,9 +127,8 @@ struct RedisLetters {
 impl<'a> Letters<'a> {
     async fn open(config: &'a Config) -> Result<Letters<'a>, Failure> {
         let wrong = |error: String| Failure::new(WRONG_USE, error);
-        let database = config.store.database().map_err(wrong)?;
-        let store = match database {
-            Some(path) => StoredLetters::open(&path).map_err(|error| Failure::new(FAILED, error))?,
+        let store = match config.store.place().map_err(wrong)? {
+            Some(place) => letters_in(&place)?,
             None => None,
         };
         let redis = match config.redis.link().map_err(wrong)? {
@@ -138,7 +141,7 @@ impl<'a> Letters<'a> {
 
     /// The newest of both kinds, newest first.
     async fn newest(&mut self, n: usize) -> Result<Vec<DeadLetter>, Failure> {
-        let mut all: Vec<DeadLetter> = match &self.store {
+        let mut all: Vec<DeadLetter> = match &mut self.store {
             Some(store) => store.list(n).map_err(failed)?.iter().map(dead_letter).collect(),
             None => Vec::new(),
         };
@@ -154,7 +157,7 @@ impl<'a> Letters<'a> {
     }
 
     async fn find(&mut self, id: &str) -> Result<(Place, DeadLetter), Failure> {
-        if let Some(store) = &self.store
+        if let Some(store) = &mut self.store
             && let Some(letter) = store.show(id).map_err(failed)?
         {
             return Ok((Place::Store, dead_letter(&letter)));
@@ -226,7 +229,7 @@ impl<'a> Letters<'a> {
                 all.extend(redis.ids(place).await?.into_iter().map(|id| (Place::List(place), id)));
             }
         }
-        if let Some(store) = &self.store {
+        if let Some(store) = &mut self.store {
             all.extend(store.ids().map_err(failed)?.into_iter().map(|id| (Place::Store, id)));
         }
         Ok(all)
@@ -234,7 +237,7 @@ impl<'a> Letters<'a> {
 
     /// `false`: the letter is gone already.
     async fn act(&mut self, place: Place, id: &str, act: Act) -> Result<bool, Failure> {
-        match (place, &mut self.redis, &self.store) {
+        match (place, &mut self.redis, &mut self.store) {
             (Place::List(place), Some(redis), _) => {
                 let list = &redis.lists[place];
                 let done = match act {
@@ -246,31 +249,48 @@ impl<'a> Letters<'a> {
             (Place::Store, _, Some(store)) => {
                 if let Act::Requeue = act {
                     let Some(letter) = store.show(id).map_err(failed)? else { return Ok(false) };
-                    self.push_again(&letter)?;
+                    push_again(self.door, &self.lists, &letter)?;
                 }
                 store.remove(id).map_err(failed)
             }
             _ => Ok(false),
         }
     }
+}
 
-    /// Through the door of the running server, which is the only one that takes items without Redis.
-    fn push_again(&self, letter: &Letter) -> Result<(), Failure> {
-        let list = letter.source.strip_prefix("door:").unwrap_or(&letter.source);
-        if !self.lists.contains(&list) {
-            let text = format!(
-                "dead letter {} did not come through a list of queue.list but through {}; send its item \
-                 yourself (`roomcast dead show`), then drop it",
-                letter.id.escape_debug(),
-                letter.source.escape_debug()
-            );
-            return Err(Failure::new(FAILED, text));
-        }
-        if let Taken::DeadAgain(answer) = door::push(self.door, list, &letter.item)? {
-            eprintln!("roomcast: {} is a dead letter again: {answer}", letter.id.escape_debug());
-        }
-        Ok(())
+/// Through the door of the running server, which is the only one that takes items without Redis.
+fn push_again(settings: &DoorSettings, lists: &[&str], letter: &Letter) -> Result<(), Failure> {
+    let list = letter.source.strip_prefix("door:").unwrap_or(&letter.source);
+    if !lists.contains(&list) {
+        let text = format!(
+            "dead letter {} did not come through a list of queue.list but through {}; send its item \
+             yourself (`roomcast dead show`), then drop it",
+            letter.id.escape_debug(),
+            letter.source.escape_debug()
+        );
+        return Err(Failure::new(FAILED, text));
     }
+    if let Taken::DeadAgain(answer) = door::push(settings, list, &letter.item)? {
+        eprintln!("roomcast: {} is a dead letter again: {answer}", letter.id.escape_debug());
+    }
+    Ok(())
+}
+
+/// Those of a store; `None` where there is none yet.
+fn letters_in(place: &StorePlace) -> Result<Option<Box<dyn StoredLetters>>, Failure> {
+    let boxed = |letters| -> Box<dyn StoredLetters> { letters };
+    Ok(match place {
+        StorePlace::Sqlite(file) => {
+            SqliteLetters::open(file).map_err(failed)?.map(|letters| boxed(Box::new(letters)))
+        }
+        StorePlace::Postgres(url) => {
+            let letters = PostgresLetters::open(url).map_err(|error| match error {
+                OpenError::Away(error) => Failure::new(UNAVAILABLE, error),
+                OpenError::Failed(error) => failed(error),
+            })?;
+            letters.map(|letters| boxed(Box::new(letters)))
+        }
+    })
 }
 
 impl RedisLetters {

@@ -9,7 +9,6 @@ use clap::Args;
 use super::{FAILED, Failure, UNAVAILABLE, WRONG_USE};
 use crate::chat::names::RoomName;
 use crate::config::Config;
-use crate::engines::embedded::journal_dir;
 use crate::store::verify::{Place, Report, VerifyError, verify};
 
 /// Faults that are printed one by one; a broken store can have as many as it has entries.
@@ -30,11 +29,11 @@ pub(super) struct Verify {
 
 /// What is printed, and whether all is well.
 pub(super) fn run(verify_this: &Verify, config: &Config) -> Result<(String, bool), Failure> {
-    let database = config.store.database().map_err(|why| Failure::new(WRONG_USE, why))?.ok_or_else(|| {
+    let store = config.store.place().map_err(|why| Failure::new(WRONG_USE, why))?.ok_or_else(|| {
         Failure::new(UNAVAILABLE, "store.url is \"none\": there is no store; name one with --store")
     })?;
-    let journal = journal_dir(&database);
-    let place = Place { database: &database, journal: &journal, clients: &verify_this.clients };
+    let journal = store.journal_dir();
+    let place = Place { store: &store, journal: &journal, clients: &verify_this.clients };
     let ids_ms = |room: &str| RoomName::new(room).map_or(0, |room| config.rooms.of(&room).dedup_window_ms);
     let report = verify(&place, &ids_ms).map_err(|error| {
         let code = match error {
@@ -44,12 +43,8 @@ pub(super) fn run(verify_this: &Verify, config: &Config) -> Result<(String, bool
         };
         Failure::new(code, error)
     })?;
-    let head = format!(
-        "{}: {} records applied, {} in the journal behind it\n",
-        database.display(),
-        report.applied,
-        report.tail
-    );
+    let head =
+        format!("{store}: {} records applied, {} in the journal behind it\n", report.applied, report.tail);
     Ok((head + &print(&report), report.faults.is_empty()))
 }
 

@@ -180,6 +180,7 @@ fn comma_list(text: &str) -> Value {
 mod tests {
     use super::*;
     use crate::config::report::flat;
+    use crate::store::place::StorePlace;
     use crate::units::Span;
 
     const SHIPPED: &str = include_str!("../../config.toml");
@@ -248,7 +249,9 @@ mod tests {
             (config.redis.url.as_str(), config.store.url.as_str()),
             ("redis://h:6379/1", "sqlite:///var/lib/roomcast/rooms.db")
         );
-        let elsewhere = merge("", "", &environment(&[("DATABASE_URL", "postgres://h/d")])).unwrap_err();
+        let database = merge("", "", &environment(&[("DATABASE_URL", "postgres://ann:x@h/d")])).unwrap();
+        assert!(matches!(database.store.place(), Ok(Some(StorePlace::Postgres(_)))));
+        let elsewhere = merge("", "", &environment(&[("DATABASE_URL", "mysql://h/d")])).unwrap_err();
         assert!(elsewhere.to_string().contains("DATABASE_URL: store.url"), "{elsewhere}");
         let both = environment(&[("ROOMCAST__SERVER__LISTEN", "127.0.0.1:7"), ("PORT", "5000")]);
         assert_eq!(merge("", "", &both).unwrap().server.listen, "127.0.0.1:7", "the exact name goes first");
@@ -322,7 +325,7 @@ mod tests {
         let port = environment(&[("PORT", "http")]);
         assert!(error("", &port).starts_with("environment variable PORT: server.listen: "));
         for (key, value, word) in [
-            ("engine.kind", "redis", "one node only"),
+            ("engine.kind", "redis", "redis.url"),
             ("server.tls_cert", "a.pem", "proxy"),
             ("server.origins", "example.com", "server.origins"),
             ("server.trusted_proxies", "proxy", "server.trusted_proxies"),

@@ -2,11 +2,10 @@
 //! environment and the command line. Read by the command line and by wiring. Each table's meaning lives
 //! with its owner; here is only what belongs to nobody else.
 
+pub mod backing;
 pub mod explain;
 pub mod layers;
 pub mod report;
-
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +18,7 @@ use crate::limits::Limits;
 use crate::log::LogSettings;
 use crate::server_settings::{DemoAccess, DemoSettings, ServerSettings};
 use crate::sources::settings::{QueueSettings, RedisSettings};
+use crate::store::place::StorePlace;
 
 /// Everything that can be set. Every key has a default; an unknown one is an error.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -52,7 +52,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSettings {
-    /// How nodes share rooms. Default `auto`, which is `memory` in this version.
+    /// How nodes share rooms. Default `auto`: through Redis where there is one and no database file was chosen.
     pub kind: EngineKind,
 }
 
@@ -73,8 +73,9 @@ pub enum EngineKind {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreSettings {
-    /// What outlives a restart: `sqlite://PATH`, or `none` to keep rooms in memory only. Default
-    /// `sqlite://data/roomcast.db`; the journal lies beside it in `data/roomcast.journal`.
+    /// What outlives a restart: `sqlite://PATH`, `postgres://USER:PASSWORD@HOST/DATABASE`, or `none` to keep rooms
+    /// in memory only. Default `sqlite://data/roomcast.db`; the journal lies beside it in
+    /// `data/roomcast.journal`, which is also that of a database.
     #[serde(serialize_with = "report::without_password")]
     pub url: String,
 }
@@ -86,20 +87,9 @@ impl Default for StoreSettings {
 }
 
 impl StoreSettings {
-    /// The database file; none when rooms are kept in memory only.
-    pub fn database(&self) -> Result<Option<PathBuf>, String> {
-        if self.url == "none" {
-            return Ok(None);
-        }
-        match self.url.strip_prefix("sqlite://") {
-            Some("") => Err("store.url: name a file, for example \"sqlite://data/roomcast.db\"".into()),
-            Some(path) => Ok(Some(path.into())),
-            None if self.url.starts_with("postgres") => Err(
-                "store.url: this version keeps rooms of one node in a file; use \"sqlite://data/roomcast.db\""
-                    .into(),
-            ),
-            None => Err("store.url: \"sqlite://PATH\" or \"none\" is known".into()),
-        }
+    /// Where the store is; none when rooms are kept in memory only.
+    pub fn place(&self) -> Result<Option<StorePlace>, String> {
+        StorePlace::parse(&self.url).map_err(|why| format!("store.url: {why}"))
     }
 }
 
@@ -123,15 +113,10 @@ impl Config {
         Proxies::new(&self.server.trusted_proxies)?;
         self.auth.check()?;
         Verifier::new(&self.auth)?;
-        self.rooms.check(self.store.database()?.is_some())?;
+        self.rooms.check(self.backing()?.foundations())?;
         self.queue.check()?;
         self.redis.link()?;
         self.limits.check()?;
-        if self.engine.kind == EngineKind::Redis {
-            return Err(
-                "engine.kind: this version shares rooms on one node only; use \"memory\" or \"auto\"".into(),
-            );
-        }
         Ok(())
     }
 

@@ -7,7 +7,9 @@ use serde::Serializer;
 use toml::{Table, Value};
 
 use crate::config::Config;
+use crate::config::backing::Backing;
 use crate::server_settings::DemoAccess;
+use crate::store::place::StorePlace;
 
 /// The keys whose values are not shown.
 const SECRET_KEYS: [&str; 3] = ["secret", "password", "api_keys"];
@@ -83,6 +85,10 @@ fn hide_in(value: &Value) -> Value {
 
 /// Writes a URL out without its password.
 pub(crate) fn without_password<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    // Of a database there may be several hosts in it, which is no URL for others.
+    if let Ok(Some(place @ StorePlace::Postgres(_))) = StorePlace::parse(text) {
+        return serializer.serialize_str(&place.to_string());
+    }
     let Ok(mut url) = url::Url::parse(text) else {
         return serializer.serialize_str(text);
     };
@@ -115,9 +121,21 @@ pub fn startup_lines(config: &Config, http: &[SocketAddr], door: Option<SocketAd
     if sources.is_empty() {
         sources.push("none (set redis.url or queue.door.listen)".into());
     }
-    let engine = match config.store.database() {
-        Ok(Some(file)) => format!("embedded: an ack means on disk, in {} and its journal", file.display()),
-        _ => "memory: rooms live in this process and end with it".to_owned(),
+    let engine = match config.backing() {
+        Ok(Backing::Store(StorePlace::Sqlite(file))) => {
+            format!("embedded: an ack means on disk, in {} and its journal", file.display())
+        }
+        Ok(Backing::Store(place @ StorePlace::Postgres(_))) => {
+            let journal = place.journal_dir();
+            format!("embedded: an ack means on disk, in {} and then in {place}", journal.display())
+        }
+        Ok(Backing::Redis(Some(archive))) => {
+            format!("redis: nodes share rooms through it; what Redis forgets is in {archive}")
+        }
+        Ok(Backing::Redis(None)) => {
+            "redis: nodes share rooms through it; hot history only, there is no archive".to_owned()
+        }
+        Ok(Backing::Memory) | Err(_) => "memory: rooms live in this process and end with it".to_owned(),
     };
     format!(
         "roomcast   {}\nlistening  {} ({demo})\nengine     {engine}; {threads} worker threads\n\
@@ -187,5 +205,10 @@ mod tests {
         let lines = startup_lines(&with_redis, &[http], None);
         assert!(lines.contains("list message_queue at redis://") && !lines.contains("hunter2"), "{lines}");
         assert!(startup_lines(&Config::default(), &[http], None).contains("none (set redis.url"));
+        let with_database: Config =
+            toml::from_str("[store]\nurl = \"postgres://ann:hunter2@h/chat\"").unwrap();
+        let lines = startup_lines(&with_database, &[http], None);
+        assert!(lines.contains("data/roomcast.journal and then in postgres://ann:***@h/chat"), "{lines}");
+        assert!(!lines.contains("hunter2"), "{lines}");
     }
 }

@@ -1,9 +1,9 @@
-//! The engine of one node without any service beside it: a journal with group commit makes an item durable,
+//! The engine of one node that shares its rooms with nobody: a journal with group commit makes an item durable,
 //! and behind it an archive takes the same items, to be asked and searched. Opened and started by the wiring,
 //! used by the chat server. Three kinds of threads work here: the journal's, one that fills the archive, and
 //! two that answer questions.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -12,9 +12,13 @@ use std::time::{Duration, Instant};
 
 use crate::chat::names::RoomName;
 use crate::engines::engine::{Ask, Engine, EngineSays, Opened, Sink};
-use crate::store::archive::{Answer, Archive, ArchiveReader, Keep, Question, StoredRoom};
+use crate::store::archive::{
+    Answer, Archive, ArchiveError, ArchiveReader, Keep, OpenError, Question, StoredRoom,
+};
 use crate::store::committer::{Committer, FromJournal};
 use crate::store::journal::Journal;
+use crate::store::place::StorePlace;
+use crate::store::postgres::{self, PostgresArchive};
 use crate::store::record::{Item, Lsn, Record};
 use crate::store::sqlite::SqliteArchive;
 
@@ -73,24 +77,34 @@ pub struct Embedded {
     progress: Arc<Progress>,
 }
 
-/// Where the journal of a store lies: beside the file, with the ending `journal`.
-pub fn journal_dir(database: &Path) -> PathBuf {
-    database.with_extension("journal")
+/// Opens a store. `keep` tells by a room's name what it keeps. Nothing runs before [`Opened::start`].
+pub fn open(place: &StorePlace, keep: impl Fn(&str) -> Keep + Send + 'static) -> Result<Opened, OpenError> {
+    let journal = place.journal_dir();
+    match place {
+        StorePlace::Sqlite(file) => open_with(SqliteArchive::open(file)?, &journal, keep),
+        // The caller may be on a thread that runs actors.
+        StorePlace::Postgres(url) => {
+            postgres::apart(|| open_with(PostgresArchive::open(url)?, &journal, keep))
+        }
+    }
 }
 
-/// Opens a store. `keep` tells by a room's name what it keeps. Nothing runs before [`Opened::start`].
-pub fn open(database: &Path, keep: impl Fn(&str) -> Keep + Send + 'static) -> Result<Opened, String> {
-    let archive = SqliteArchive::open(database).map_err(|error| error.to_string())?;
+/// The same with an archive that is open, and the folder of its journal.
+pub fn open_with(
+    archive: impl Archive + 'static,
+    journal_dir: &Path,
+    keep: impl Fn(&str) -> Keep + Send + 'static,
+) -> Result<Opened, OpenError> {
     let applied = archive.applied();
     let (journal, found) =
-        Journal::open(&journal_dir(database), applied).map_err(|error| error.to_string())?;
+        Journal::open(journal_dir, applied).map_err(|error| ArchiveError(error.to_string()))?;
     found.notes.iter().for_each(|note| log::warn!("store: {}", note.escape_debug()));
     for (from, to) in &found.lost {
         log::error!("store: records {from} to {to} are damaged and lost; run `roomcast verify`");
     }
     let replay = found.items;
     let next = journal.next();
-    let mut reader = archive.reader().map_err(|error| error.to_string())?;
+    let mut reader = archive.reader()?;
     let rooms = rooms_of(&replay, reader.as_mut())?;
     let queued = replay.clone();
     let start = move |sink: Sink| -> Result<Box<dyn Engine>, String> {
@@ -104,7 +118,7 @@ pub fn open(database: &Path, keep: impl Fn(&str) -> Keep + Send + 'static) -> Re
 fn rooms_of(
     replay: &[Item],
     reader: &mut dyn ArchiveReader,
-) -> Result<Vec<(RoomName, Option<StoredRoom>)>, String> {
+) -> Result<Vec<(RoomName, Option<StoredRoom>)>, ArchiveError> {
     let mut rooms: Vec<(RoomName, Option<StoredRoom>)> = Vec::new();
     let mut known = std::collections::HashSet::new();
     for item in replay {
@@ -117,8 +131,8 @@ fn rooms_of(
             continue;
         }
         let question = Question::Room { room: name.clone(), tail: 0, tail_bytes: 0 };
-        let Answer::Room(room) = reader.answer(&question).map_err(|error| error.to_string())? else {
-            return Err("the archive gave an answer of another kind than was asked for".into());
+        let Answer::Room(room) = reader.answer(&question)? else {
+            return Err(ArchiveError("the archive gave an answer of another kind than was asked for".into()));
         };
         rooms.push((name.clone(), room));
     }
@@ -185,7 +199,7 @@ fn answering(
             let answers = if progress.wait_for(ask.after, hurry) {
                 ask.questions.iter().map(|question| reader.answer(question)).collect::<Result<_, _>>()
             } else {
-                Err(crate::store::archive::ArchiveError("the archive is behind; try again".into()))
+                Err(ArchiveError("the archive is behind; try again".into()))
             };
             let answers = answers.map_err(|error| error.to_string());
             sink(EngineSays::Answered { ticket: ask.ticket, answers });

@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix::Recipient;
 use actix_web::HttpRequest;
 
-use crate::actors::letters::PublishBatch;
+use crate::actors::letters::{Order, PublishBatch};
 use crate::auth::origin::Origins;
 use crate::auth::settings::AuthSettings;
 use crate::auth::visitor;
@@ -34,6 +34,8 @@ pub struct House {
     pub ready: Arc<Readiness>,
     /// The chat server.
     pub publish: Recipient<PublishBatch>,
+    /// The same, for what operators have all nodes do.
+    pub orders: Recipient<Order>,
 }
 
 impl House {

@@ -2,10 +2,12 @@
 //! table in [`routes`]. WebSocket requests do not come here.
 
 pub mod answer;
+pub mod api;
 pub mod demo;
 pub mod health;
 pub mod house;
 pub mod metrics;
+pub mod orders;
 pub mod publish;
 pub mod readiness;
 pub mod routes;

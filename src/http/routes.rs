@@ -5,7 +5,7 @@ use actix_web::{HttpResponse, Resource, Route, web};
 
 use crate::http::answer::refuse;
 use crate::http::house::House;
-use crate::http::{demo, health, metrics, publish};
+use crate::http::{demo, health, metrics, orders, publish};
 use crate::protocols::codes::Problem;
 
 /// All routes; whatever is not among them gets a 404, another method a 405.
@@ -21,6 +21,8 @@ pub fn configure(table: &mut web::ServiceConfig) {
         .service(page("/readyz").route(web::get().to(health::ready)).route(web::head().to(health::ready)))
         .service(page("/metrics").route(web::get().to(metrics::show)).route(web::head().to(metrics::show)))
         .service(only_posts("/api/publish").route(web::post().to(publish::publish)))
+        .service(only_posts("/api/disconnect").route(web::post().to(orders::disconnect)))
+        .service(only_posts("/api/leave").route(web::post().to(orders::leave)))
         .service(page("/v1/ws").route(web::get().to(upgrade_wanted)).route(web::head().to(upgrade_wanted)))
         .default_service(web::to(not_found));
 }

@@ -15,10 +15,11 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::actors::letters::PublishBatch;
+use crate::actors::letters::{Order, PublishBatch};
 use crate::auth::origin::Origins;
 use crate::auth::settings::{AuthSettings, Secret};
 use crate::chat::message::{Accepted, Draft, Epoch, Refused};
+use crate::engines::shared::Command;
 use crate::http::house::House;
 use crate::http::readiness::Readiness;
 use crate::http::routes::configure;
@@ -30,10 +31,12 @@ const FAR: &str = "203.0.113.9:50000";
 const KEY: &str = "a-key-of-the-shop";
 
 type Heard = Arc<Mutex<Vec<Draft>>>;
+type Orders = Arc<Mutex<Vec<Command>>>;
 
 /// Stands where the chat server stands.
 struct Listener {
     heard: Heard,
+    orders: Orders,
     answer: Result<Accepted, Refused>,
 }
 
@@ -48,6 +51,14 @@ impl Handler<PublishBatch> for Listener {
         let answers = batch.0.iter().map(|_| self.answer.clone()).collect();
         self.heard.lock().unwrap().extend(batch.0);
         MessageResult(answers)
+    }
+}
+
+impl Handler<Order> for Listener {
+    type Result = ();
+
+    fn handle(&mut self, order: Order, _: &mut Context<Listener>) {
+        self.orders.lock().unwrap().extend(order.0);
     }
 }
 
@@ -76,8 +87,14 @@ impl Scene {
     }
 
     fn build(self) -> (web::Data<House>, Heard) {
-        let heard = Heard::default();
-        let listener = Listener { heard: Arc::clone(&heard), answer: self.answer }.start();
+        let (house, heard, _) = self.build_with_orders();
+        (house, heard)
+    }
+
+    fn build_with_orders(self) -> (web::Data<House>, Heard, Orders) {
+        let (heard, orders) = (Heard::default(), Orders::default());
+        let listener =
+            Listener { heard: Arc::clone(&heard), orders: Arc::clone(&orders), answer: self.answer }.start();
         let house = House {
             demo: DemoSettings { enabled: self.demo },
             origins: Origins::new(&["same".into()]).unwrap(),
@@ -86,9 +103,10 @@ impl Scene {
             handshake: self.handshake,
             metrics: Metrics::new(1),
             ready: Arc::new(Readiness::default()),
-            publish: listener.recipient(),
+            publish: listener.clone().recipient(),
+            orders: listener.recipient(),
         };
-        (web::Data::new(house), heard)
+        (web::Data::new(house), heard, orders)
     }
 }
 
@@ -167,6 +185,30 @@ async fn without_the_key_nobody_speaks() {
         is_refusal(&json_of(answer).await, 401, "bad-key");
     }
     assert!(heard.lock().unwrap().is_empty());
+}
+
+#[actix_web::test]
+async fn an_operator_sends_somebody_away() {
+    let (house, _, orders) = Scene::with_key().build_with_orders();
+    let order = |path: &str, body: Value| {
+        let request = TestRequest::post().uri(path).set_payload(body.to_string());
+        request.insert_header((header::AUTHORIZATION, format!("Bearer {KEY}")))
+    };
+    let out = order("/api/disconnect", json!({"u": "bob", "why": "banned"}));
+    assert_eq!(ask(&house, FAR, out).await.status(), StatusCode::OK);
+    let left = order("/api/leave", json!({"u": "bob", "rooms": ["a", "b"]}));
+    assert_eq!(ask(&house, FAR, left).await.status(), StatusCode::OK);
+    let nameless = order("/api/disconnect", json!({"u": ""}));
+    assert_eq!(ask(&house, FAR, nameless).await.status(), StatusCode::BAD_REQUEST);
+    let stranger = TestRequest::post().uri("/api/disconnect").set_payload(r#"{"u":"bob"}"#);
+    assert_eq!(ask(&house, FAR, stranger).await.status(), StatusCode::UNAUTHORIZED);
+    let bob = crate::chat::names::UserName::new("bob").unwrap();
+    let kick = |room: &str| Command::Kick {
+        user: bob.clone(),
+        room: crate::chat::names::RoomName::new(room).unwrap(),
+    };
+    let away = Command::Disconnect { user: bob.clone(), code: 4003, why: "banned".into() };
+    assert_eq!(*orders.lock().unwrap(), [away, kick("a"), kick("b")]);
 }
 
 #[actix_web::test]

@@ -114,6 +114,7 @@ impl From<Refused> for Problem {
             Refused::Busy { wait_ms } => Problem::new(503, "busy", msg).wait(wait_ms),
             Refused::Draining => Problem::new(503, "draining", msg),
             Refused::TooManyRooms => Problem::new(429, "rooms", msg),
+            Refused::NoEntry => Problem::no_entry(),
             Refused::ByHandler(why) => Problem::new(403, "not-allowed", why),
             Refused::NotStored { wait_ms } => Problem::new(503, "not-stored", msg).wait(wait_ms),
         }

@@ -25,6 +25,9 @@ const CAN: &str = r#"["typing","who","log","re","keep","edit","react","read","go
 /// The same with a store.
 const CAN_WITH_STORE: &str =
     r#"["typing","who","log","re","keep","edit","react","read","got","find","rooms","session"]"#;
+/// The same, where what was said cannot be searched.
+const CAN_WITHOUT_SEARCH: &str =
+    r#"["typing","who","log","re","keep","edit","react","read","got","rooms","session"]"#;
 
 /// One frame in the making: appends keys to a line of JSON.
 struct Line<'a>(&'a mut Vec<u8>);
@@ -105,6 +108,8 @@ pub struct Welcome<'a> {
     /// Whether there is a store: the list of a user's rooms, the search and sessions that outlive their
     /// connections live in it.
     pub has_store: bool,
+    /// Whether what was said can be searched.
+    pub can_find: bool,
 }
 
 /// `welcome`.
@@ -116,8 +121,16 @@ pub fn welcome(out: &mut Vec<u8>, i: RequestNumber, welcome: &Welcome) {
         .text("session", welcome.session)
         .number("ping", welcome.ping_ms)
         .number("max", welcome.message_bytes as u64)
-        .raw("can", if welcome.has_store { CAN_WITH_STORE } else { CAN }.as_bytes())
+        .raw("can", can(welcome).as_bytes())
         .end();
+}
+
+fn can(welcome: &Welcome) -> &'static str {
+    match (welcome.has_store, welcome.can_find) {
+        (true, true) => CAN_WITH_STORE,
+        (true, false) => CAN_WITHOUT_SEARCH,
+        (false, _) => CAN,
+    }
 }
 
 /// `joined`: `n` entries follow, then `live`.

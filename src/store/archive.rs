@@ -6,11 +6,11 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::chat::entry::Kind;
+use crate::chat::entry::{Entry, Kind};
 use crate::chat::history::PageFrom;
 use crate::chat::message::{Epoch, Offset};
 use crate::chat::names::{MessageId, RoomName, UserName};
-use crate::store::record::{Item, Letter, Lsn, SessionNote};
+use crate::store::record::{Item, Letter, Lsn, Record, SessionNote};
 
 /// Why an archive could not do something, for people; ends with what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,37 @@ impl fmt::Display for ArchiveError {
 }
 
 impl std::error::Error for ArchiveError {}
+
+/// Why a store could not be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OpenError {
+    /// The service that keeps it is not there; it may be later.
+    Away(ArchiveError),
+    /// Something else; somebody has to do something.
+    Failed(ArchiveError),
+}
+
+impl OpenError {
+    /// The error of a store whose service is away, or has told why not.
+    pub fn of(is_away: bool, error: ArchiveError) -> OpenError {
+        if is_away { OpenError::Away(error) } else { OpenError::Failed(error) }
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (OpenError::Away(error) | OpenError::Failed(error)) = self;
+        error.fmt(f)
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl From<ArchiveError> for OpenError {
+    fn from(error: ArchiveError) -> OpenError {
+        OpenError::Failed(error)
+    }
+}
 
 /// The writing side. One per store.
 pub trait Archive: Send {
@@ -39,6 +70,49 @@ pub trait Archive: Send {
     /// Takes one small step of forgetting what is too old or too much. `keep` tells the rules of a room by its
     /// name, `now` is server time in Unix milliseconds. Returns what the rooms lost and whether there is more
     /// to do at once.
+    fn forget(&mut self, keep: &dyn Fn(&str) -> Keep, now: u64) -> Result<Forgotten, ArchiveError>;
+
+    /// A reading side of its own, for another thread.
+    fn reader(&self) -> Result<Box<dyn ArchiveReader>, ArchiveError>;
+}
+
+/// A place in the stream of what a partition's rooms accept: it rises, first by `epoch`, then by `n`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// The life of the stream.
+    pub epoch: u64,
+    /// The number within it.
+    pub n: u64,
+}
+
+/// The writing side of an archive that several nodes share. Rooms are divided into partitions; the entries of each
+/// come in the order of its stream, from one node at a time. Which node that is they settle among themselves; the
+/// archive makes sure that one which has lost its turn without knowing does no harm.
+pub trait SharedArchive: Send {
+    /// How far each partition is; those that are left out stand at the zero position.
+    fn positions(&mut self) -> Result<Vec<(u16, Position)>, ArchiveError>;
+
+    /// Takes the entries of a partition's stream behind `after` up to `upto`, all or none. `false`: the partition
+    /// does not stand at `after` any more, because another node has taken over; nothing was written. A repeat of
+    /// the call that was taken last is taken as done.
+    ///
+    /// An entry that is there already (same room, offset and epoch) changes nothing. Where a log goes on under a
+    /// newer epoch from an offset that is taken, what older epochs have there and above is replaced; what comes from
+    /// an older epoch behind that is left out. Words that an edit or a delete had changed before it was taken back
+    /// so stay changed.
+    fn append_shared(
+        &mut self,
+        partition: u16,
+        after: Position,
+        upto: Position,
+        entries: &[Entry],
+    ) -> Result<bool, ArchiveError>;
+
+    /// Keeps something beside the logs: all but [`Record::Entry`]. Of two read marks the farther one counts, of two
+    /// notes about a session the later one.
+    fn note(&mut self, records: &[Record]) -> Result<(), ArchiveError>;
+
+    /// As [`Archive::forget`]. Nodes may call it at the same time; one of them does it.
     fn forget(&mut self, keep: &dyn Fn(&str) -> Keep, now: u64) -> Result<Forgotten, ArchiveError>;
 
     /// A reading side of its own, for another thread.

@@ -3,7 +3,15 @@
 
 pub mod archive;
 pub mod committer;
+pub mod cursors;
+pub mod ids;
 pub mod journal;
+pub mod letters;
+pub mod page;
+pub mod place;
+pub mod postgres;
 pub mod record;
+pub mod rooms;
 pub mod sqlite;
 pub mod verify;
+pub mod words;

@@ -5,7 +5,6 @@
 pub mod backup;
 mod errors;
 mod forgetting;
-pub(super) mod ids;
 pub mod letters;
 mod notes;
 mod pages;
@@ -25,12 +24,13 @@ use std::time::Duration;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::store::archive::{Archive, ArchiveError, ArchiveReader, Forgotten, Keep};
+use crate::store::ids::IdKey;
 use crate::store::record::{Item, Lsn};
+use crate::store::rooms::stored;
 use crate::store::sqlite::errors::{Trouble, explain};
 use crate::store::sqlite::forgetting::Round;
-use crate::store::sqlite::ids::IdKey;
 use crate::store::sqlite::reading::SqliteReader;
-use crate::store::sqlite::rooms::{Rooms, stored};
+use crate::store::sqlite::rooms::Rooms;
 use crate::store::sqlite::writing::{Batch, Done};
 
 /// How long a checkpoint waits for readers before it goes the other way.
@@ -65,7 +65,7 @@ impl SqliteArchive {
             log::info!("the store {} is a copy: its rooms begin a new life of their logs", path.display());
         }
         let loaded = || -> Result<(IdKey, Lsn), rusqlite::Error> {
-            Ok((IdKey::load(&db)?, schema::meta(&db, "applied")?.max(0) as Lsn))
+            Ok((schema::id_key(&db)?, schema::meta(&db, "applied")?.max(0) as Lsn))
         };
         let (ids, applied) = loaded().map_err(|error| explain(path, "read", error.into()))?;
         let file = FileId::of(path)?;

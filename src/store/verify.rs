@@ -1,9 +1,11 @@
 //! Reads a store, and what clients say they have seen of it, and finds what contradicts a promise: nothing
 //! acknowledged is lost, nothing stands twice, every reader sees every offset once and in order. Called by the
-//! command line while a server runs or not; changes nothing. Knows the file and the journal, no server.
+//! command line while a server runs or not; changes nothing. Knows the archive and the journal, no server.
 
 mod archive;
+pub mod books;
 mod clients;
+mod file;
 mod lines;
 mod report;
 mod stream;
@@ -14,12 +16,14 @@ mod tests;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
-
-use crate::store::archive::ArchiveError;
+use crate::store::archive::{ArchiveError, OpenError};
 use crate::store::journal::{self, Found, JournalError};
+use crate::store::place::StorePlace;
+use crate::store::postgres::books::DatabaseBooks;
 use crate::store::sqlite::schema;
 use archive::File;
+use books::Books;
+use file::FileBooks;
 pub use report::{Clients, Fault, Kind, Report, RoomReport};
 use tail::Tail;
 
@@ -70,8 +74,8 @@ impl From<JournalError> for VerifyError {
 
 /// What is to be read.
 pub struct Place<'a> {
-    /// The archive's file.
-    pub database: &'a Path,
+    /// The archive.
+    pub store: &'a StorePlace,
     /// The journal's folder; one that is not there is an empty one.
     pub journal: &'a Path,
     /// Logs of clients: one file each, in each line a frame that it received or sent, in that order:
@@ -82,15 +86,10 @@ pub struct Place<'a> {
 /// Reads a store and the clients' logs. `ids_ms` tells by a room's name how long its ids are remembered, in
 /// milliseconds; later an id may come again.
 pub fn verify(place: &Place<'_>, ids_ms: &dyn Fn(&str) -> u64) -> Result<Report, VerifyError> {
-    if !place.database.is_file() {
-        return Err(VerifyError::NoStore(format!(
-            "there is no store at {}; start the server once, or name it with --store",
-            place.database.display()
-        )));
-    }
-    let db = schema::open_reader(place.database)?;
+    let books = open(place.store)?;
+    let books = books.as_ref();
     let mut report = Report::default();
-    let found = look(&db, place, &mut report)?;
+    let found = look(books, place, &mut report)?;
     report.tail = found.items.len() as u64;
     report.notes.extend(found.notes.iter().cloned());
     for (from, to) in &found.lost {
@@ -102,18 +101,35 @@ pub fn verify(place: &Place<'_>, ids_ms: &dyn Fn(&str) -> u64) -> Result<Report,
         );
     }
     let tail = Tail::of(found);
-    let file = File::open(&db, &mut report)?;
+    let file = File::open(books, &mut report)?;
     file.check(ids_ms, &mut report)?;
     tail.check(&file, ids_ms, &mut report)?;
     clients::check(place.clients, &file, &tail, &mut report)?;
     Ok(report)
 }
 
-/// Begins a snapshot of the file and reads the journal that goes with it.
-fn look(db: &Connection, place: &Place<'_>, report: &mut Report) -> Result<Found, VerifyError> {
+fn open(store: &StorePlace) -> Result<Box<dyn Books>, VerifyError> {
+    let none = || {
+        VerifyError::NoStore(format!(
+            "there is no store at {store}; start the server once, or name it with --store"
+        ))
+    };
+    match store {
+        StorePlace::Sqlite(file) if !file.is_file() => Err(none()),
+        StorePlace::Sqlite(file) => Ok(Box::new(FileBooks(schema::open_reader(file)?))),
+        StorePlace::Postgres(url) => match DatabaseBooks::open(url) {
+            Ok(Some(books)) => Ok(Box::new(books)),
+            Ok(None) => Err(none()),
+            Err(OpenError::Away(error)) => Err(VerifyError::NoStore(error.0)),
+            Err(OpenError::Failed(error)) => Err(error.into()),
+        },
+    }
+}
+
+/// Begins a snapshot of the archive and reads the journal that goes with it.
+fn look(books: &dyn Books, place: &Place<'_>, report: &mut Report) -> Result<Found, VerifyError> {
     for last_look in (0..LOOKS_MAX).map(|n| n + 1 == LOOKS_MAX) {
-        db.execute_batch("BEGIN")?;
-        report.applied = archive::applied(db)?;
+        report.applied = books.begin()?;
         let found = match place.journal.is_dir() {
             true => journal::look(place.journal, report.applied),
             false => Ok(Found::default()),
@@ -123,10 +139,9 @@ fn look(db: &Connection, place: &Place<'_>, report: &mut Report) -> Result<Found
         if settled || last_look {
             return Ok(found?);
         }
-        db.execute_batch("COMMIT")?;
-        let moved = archive::applied(db)? != report.applied;
+        let moved = books.end()? != report.applied;
         if !moved {
-            db.execute_batch("BEGIN")?;
+            books.begin()?;
             return Ok(found?);
         }
     }

@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 use rand::rngs::StdRng;
+use roomcast_rig::crowd::Crowd;
 use roomcast_rig::server::Server;
 use tokio::time::sleep;
-
-use crate::crowd::Crowd;
 
 /// When a life of the server ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

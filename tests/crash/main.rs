@@ -4,7 +4,6 @@
 //!
 //! `ROOMCAST_KILLS=1000` makes it long; `ROOMCAST_SEED` gives the same chances again.
 
-mod crowd;
 mod killer;
 
 use std::path::{Path, PathBuf};
@@ -13,13 +12,15 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use roomcast_rig::checker::{Checker, Fault, Report};
+use roomcast_rig::crowd::{self, Crowd};
 use roomcast_rig::server::{Server, Setup};
 
-use crowd::{Crowd, ROOMS};
 use killer::{Deeds, Killer, Moment};
 
 /// Kills where `ROOMCAST_KILLS` says nothing else.
 const KILLS: usize = 60;
+/// Where all of it happens.
+const ROOMS: [&str; 4] = ["lobby", "ops", "team-1", "näh & fern"];
 
 fn number_from(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -50,7 +51,17 @@ struct Outcome {
 async fn play(setup: Setup, kills: usize, seed: u64, choose: fn(&mut StdRng) -> Moment) -> Outcome {
     let (diaries, began) = (setup.home.join("diaries"), Instant::now());
     let server = Server::start(setup).await;
-    let mut crowd = Crowd::start(server.address(), &diaries, seed);
+    let mut crowd = Crowd::start(crowd::Plan {
+        address: server.address(),
+        diaries: diaries.clone(),
+        seed,
+        rooms: ROOMS.map(str::to_owned).to_vec(),
+        writers: 8,
+        readers: 16,
+        changes: true,
+        silence: None,
+    });
+    let plan = crowd.plan().clone();
     let mut killer = Killer::new(server, StdRng::seed_from_u64(seed));
     for kill in 1..=kills {
         killer.kills(&mut crowd, choose).await;
@@ -61,14 +72,14 @@ async fn play(setup: Setup, kills: usize, seed: u64, choose: fn(&mut StdRng) -> 
     let (mut server, deeds) = killer.rests().await;
 
     let written = crowd.writers_stop().await;
-    let heads = crowd::heads(server.address(), &diaries).await;
+    let heads = crowd::heads("asker", server.address(), &plan).await;
     let (seen, late) = crowd.readers_reach(heads.clone()).await;
-    crowd::reads_all("last", server.address(), &diaries, heads.clone()).await;
+    crowd::reads_all("last", server.address(), &plan, heads.clone()).await;
     server.stop().await;
     if server.setup.store != "none" {
         // The log is the same after a polite stop.
         let mut server = Server::start(server.setup.clone()).await;
-        crowd::reads_all("after-the-stop", server.address(), &diaries, heads).await;
+        crowd::reads_all("after-the-stop", server.address(), &plan, heads).await;
         server.stop().await;
     }
     Outcome {
@@ -126,25 +137,17 @@ async fn a_server_that_forgets_everything_is_found_out() {
     std::fs::remove_dir_all(&folder).expect("the folder was made by this test");
 }
 
-fn files(diaries: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(diaries).expect("the diaries are there");
-    let mut paths: Vec<PathBuf> =
-        entries.map(|entry| entry.expect("a folder can be listed").path()).collect();
-    paths.sort();
-    paths
-}
-
 /// What the program itself says of its store and of the diaries; what it printed when it found something.
 fn verified(setup: &Setup, diaries: &Path) -> Result<(), String> {
     let mut command = setup.command(&["verify", "--store", &setup.store, "--clients"]);
-    let output = command.args(files(diaries)).output().expect("the program can be run");
+    let output = command.args(crowd::diaries(diaries)).output().expect("the program can be run");
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     output.status.success().then_some(()).ok_or_else(|| said.concat())
 }
 
 fn judge(diaries: &Path) -> Report {
     let mut checker = Checker::new();
-    for path in files(diaries) {
+    for path in crowd::diaries(diaries) {
         let is_last = path.file_stem().is_some_and(|name| name == "last");
         let read = if is_last { checker.read_last(&path) } else { checker.read(&path) };
         read.unwrap_or_else(|error| panic!("a diary is broken: {error}"));

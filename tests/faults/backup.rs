@@ -24,6 +24,7 @@ async fn a_backup_under_load_has_all_that_was_acknowledged_before() {
         pause: Duration::from_millis(10),
         bytes: 500,
         changes: false,
+        silence: None,
     };
     let (folder, told) = (stage.diaries(), stop.subscribe());
     let writing = tokio::spawn(async move { writer::write(plan, &folder, told, progress).await });

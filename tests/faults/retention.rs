@@ -37,6 +37,7 @@ async fn four_writers_do_not_outgrow_a_room_that_keeps_two_seconds() {
                 pause: Duration::from_millis(40),
                 bytes: 1_500,
                 changes: false,
+                silence: None,
             };
             let (folder, stop, progress) = (stage.diaries(), stop.subscribe(), progress.clone());
             tokio::spawn(async move { writer::write(plan, &folder, stop, progress).await })

@@ -80,6 +80,7 @@ impl Stage {
             rooms: rooms.iter().map(|room| (*room).to_owned()).collect(),
             memory: Memory::Own,
             seed: 0,
+            silence: None,
         };
         let goal = watch::Sender::new(Some(Arc::new(heads.clone())));
         let folder = self.diaries();
@@ -96,6 +97,7 @@ impl Stage {
             rooms: vec!["lobby".into()],
             memory: Memory::Own,
             seed: 1,
+            silence: None,
         };
         let (goal, folder) = (watch::Sender::new(None), self.diaries());
         let told = goal.subscribe();
@@ -115,6 +117,7 @@ impl Stage {
             pause: Duration::from_millis(40),
             bytes: 500,
             changes: true,
+            silence: None,
         };
         let ((progress, shown), folder) = (watch::channel(Written::default()), self.diaries());
         let task = tokio::spawn(async move { writer::write(plan, &folder, stop, progress).await });

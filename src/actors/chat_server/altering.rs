@@ -6,7 +6,7 @@ use super::work::AckTo;
 use super::{ChatServer, Place};
 use crate::actors::letters::ConnectionId;
 use crate::chat::entry::{Entry, Kind};
-use crate::chat::message::{Accepted, Alteration, Altering, Draft, Offset, Via};
+use crate::chat::message::{Accepted, Alteration, Altering, Draft, Epoch, Offset, Via};
 use crate::chat::rooms::RoomKey;
 use crate::clock;
 use crate::protocols::codes::Problem;
@@ -88,7 +88,11 @@ impl ChatServer {
         to: AckTo,
     ) {
         let Alteration { room, user, id: name, of, what } = alteration;
-        let Place { accepted: place, lsn } = self.next_place(key);
+        let Place { accepted: mut place, lsn } = self.next_place(key);
+        if self.keeping.is_shared() {
+            // The service gives it its place and writes that into the line.
+            (place.offset, place.epoch) = (0, Epoch(0));
+        }
         let (kind, mark, off) = match &what {
             Altering::Edit(_) => (Kind::Edit, None, false),
             Altering::Delete => (Kind::Delete, None, false),
@@ -112,6 +116,9 @@ impl ChatServer {
             Altering::Delete | Altering::React { .. } => frames::change(out, &entry, None),
         });
         entry.line = super::line_of(&frame);
+        if self.keeping.is_shared() {
+            return self.propose_change(entry, to);
+        }
         let replaces = self.remember_alteration(key, &user, of, &what, place.offset, lsn);
         let change = match what {
             Altering::Edit(data) => Some(Change { of, data: Some(data), replaces }),

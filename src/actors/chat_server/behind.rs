@@ -41,6 +41,8 @@ pub(super) struct Behind {
     stay: u32,
     /// What it misses for reading too slowly.
     slow: SlowReader,
+    /// Of lives of the log that begin after this place it has not been told.
+    told: Offset,
 }
 
 impl ChatServer {
@@ -53,7 +55,8 @@ impl ChatServer {
                     return;
                 }
                 let slow = self.rooms.get(room).settings.slow_reader;
-                self.behind.insert((connection, room), Behind { next: after + 1, head: None, stay, slow });
+                let behind = Behind { next: after + 1, head: None, stay, slow, told: after };
+                self.behind.insert((connection, room), behind);
                 self.mail(connection.worker.into(), ToHub::Watch { connection });
                 self.feeding.entry(connection).or_default().push_back(Fed::Member(room, stay));
             }
@@ -91,7 +94,7 @@ impl ChatServer {
         head: Offset,
     ) {
         let Some(Membership { stay, .. }) = self.membership(connection, key) else { return };
-        let behind = Behind { next: start, head: Some(head), stay, slow: SlowReader::Wait };
+        let behind = Behind { next: start, head: Some(head), stay, slow: SlowReader::Wait, told: head };
         self.behind.insert((connection, key), behind);
         self.feed(connection, key, stay);
     }
@@ -112,7 +115,7 @@ impl ChatServer {
         if next >= first_hot {
             return self.make_live(connection, key);
         }
-        if self.keeping.engine.is_none() {
+        if !self.keeping.lasts() {
             return self.jump(connection, key, first_hot);
         }
         let question =
@@ -211,6 +214,9 @@ impl ChatServer {
             }
             // It was live before, and may have missed who came and went.
             None => all.extend(self.state_frames(connection, key)),
+        }
+        if self.rooms.get(key).begins() > behind.told + 1 {
+            all.push(self.life_frame(key, top));
         }
         self.live(connection, key, all, top);
     }

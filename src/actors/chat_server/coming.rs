@@ -15,6 +15,7 @@ use crate::chat::permission::Identity;
 use crate::chat::presence::NAMED_USERS_MAX;
 use crate::chat::room::{Cut, Past, Resume};
 use crate::chat::rooms::RoomKey;
+use crate::engines::shared::News;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Join, Reference, RequestNumber};
 use crate::protocols::native_frames as frames;
@@ -30,8 +31,10 @@ impl ChatServer {
         let Some(Seat::Session { name, .. }) = self.seat(connection) else { return };
         let session = session_text(*name);
         let (ping_ms, message_bytes) = (self.settings.ping_ms, self.settings.message_bytes);
-        let has_store = self.keeping.engine.is_some();
-        let welcome = Welcome { user: &identity.user, session: &session, ping_ms, message_bytes, has_store };
+        let has_store = self.keeping.lasts();
+        let can_find = self.settings.searchable;
+        let user = &identity.user;
+        let welcome = Welcome { user, session: &session, ping_ms, message_bytes, has_store, can_find };
         self.send(connection, |out| frames::welcome(out, i, &welcome));
     }
 
@@ -126,15 +129,21 @@ impl ChatServer {
             room.add_member(connection.worker.into());
             self.members += 1;
         }
-        match (was_shown, !quiet) {
-            (false, true) => room.roster.enter(&identity.user, identity.info.as_ref()),
-            (true, false) => {
-                room.roster.leave(&identity.user);
+        let user = &identity.user;
+        let news = match (was_shown, !quiet) {
+            (false, true) => {
+                let is_first = room.roster.enter(user, identity.info.as_ref());
+                is_first.then(|| News::Came(user.clone(), identity.info.clone()))
             }
-            _ => {}
-        }
+            (true, false) => room.roster.leave(user).then(|| News::Went(user.clone())),
+            _ => None,
+        };
         if room.roster.has_news() {
             self.untold.insert(key);
+        }
+        if let Some(news) = news {
+            let name = self.rooms.get(key).name.clone();
+            self.tell_nodes(name, news);
         }
         let Some(Seat::Session { rooms, name, .. }) = self.seat_mut(connection) else {
             return;
@@ -261,9 +270,11 @@ impl ChatServer {
         let room = self.rooms.get_mut(key);
         room.remove_member(connection.worker.into());
         self.members -= 1;
-        let shown_no_more = !membership.quiet && room.roster.leave(user);
-        if shown_no_more {
+        let gone_from_here = !membership.quiet && room.roster.leave(user);
+        if gone_from_here {
             self.untold.insert(key);
+            let name = self.rooms.get(key).name.clone();
+            self.tell_nodes(name, News::Went(user.clone()));
         }
         // Who reads quietly may type all the same; with his last session in sight it ends.
         let room = self.rooms.get_mut(key);
@@ -279,6 +290,7 @@ impl ChatServer {
         }
         if let Some(key) = self.rooms.give_one_up() {
             self.forget(key);
+            self.leave_closed();
         }
         self.rooms.find_or_open(name, past).ok_or(Refused::TooManyRooms)
     }

@@ -11,9 +11,10 @@ use crate::chat::message::{Epoch, Offset};
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::permission::{Denied, Identity};
 use crate::chat::presence::NAMED_USERS_MAX;
-use crate::chat::room::{Receipt, Resume};
+use crate::chat::room::Resume;
 use crate::chat::rooms::RoomKey;
 use crate::clock;
+use crate::engines::shared::News;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Join, Reference, RequestNumber};
 use crate::protocols::native_frames as frames;
@@ -68,7 +69,7 @@ impl ChatServer {
             self.close(other, Goodbye::REPLACED);
             return self.resume_session(connection, resuming, note);
         }
-        if self.keeping.engine.is_none() {
+        if !self.keeping.lasts() {
             return self.resume_session(connection, resuming, None);
         }
         self.stand_still(connection);
@@ -134,7 +135,7 @@ impl ChatServer {
 
     /// Something about a session's cursors has changed.
     pub(super) fn note_session(&mut self, connection: ConnectionId) {
-        if self.keeping.engine.is_none() {
+        if !self.keeping.lasts() {
             return;
         }
         if let Some(Seat::Session { noted, .. }) = self.seat_mut(connection)
@@ -183,7 +184,7 @@ impl ChatServer {
     /// Keeps where a session stands that is about to go.
     pub(super) fn keep_session(&mut self, connection: ConnectionId) {
         let Some(Seat::Session { rooms, noted, returning, .. }) = self.seat(connection) else { return };
-        if self.keeping.engine.is_none() || rooms.is_empty() && !noted && returning.is_none() {
+        if !self.keeping.lasts() || rooms.is_empty() && !noted && returning.is_none() {
             return;
         }
         if let Some(note) = self.note_of(connection) {
@@ -193,7 +194,7 @@ impl ChatServer {
 
     /// Keeps where sessions and users stand, as far as that has changed. `all`: the server stops.
     pub(super) fn keep_cursors(&mut self, all: bool) {
-        if self.keeping.engine.is_none() || self.keeping.may_keep().is_err() {
+        if !self.keeping.lasts() || self.keeping.may_keep().is_err() {
             return;
         }
         for ((room, user), offset) in std::mem::take(&mut self.unkept_reads) {
@@ -230,17 +231,27 @@ impl ChatServer {
             return Ok(());
         }
         *mark = offset;
-        let room = self.rooms.get(key);
-        if self.keeping.engine.is_some() {
-            self.unkept_reads.insert((room.name.clone(), user.clone()), offset);
+        let name = self.rooms.get(key).name.clone();
+        if self.keeping.lasts() {
+            self.unkept_reads.insert((name.clone(), user.clone()), offset);
         }
-        // In a large room marks are kept but not told, as presence is not: it would cost more than the talk.
-        if room.roster.len() <= NAMED_USERS_MAX {
-            let name = room.name.clone();
-            let frame = self.frame(|out| frames::read(out, &name, offset, &user));
-            self.broadcast(key, &frame, 0, None);
+        if self.tell_read(key, &user, offset) {
+            self.tell_nodes(name, News::Read(user, offset));
         }
         Ok(())
+    }
+
+    /// Tells a room how far somebody has read. In a large room marks are kept but not told, as presence is not: it
+    /// would cost more than the talk.
+    pub(super) fn tell_read(&mut self, key: RoomKey, user: &UserName, offset: Offset) -> bool {
+        let room = self.rooms.get(key);
+        let is_told = room.roster.len() <= NAMED_USERS_MAX;
+        if is_told {
+            let name = room.name.clone();
+            let frame = self.frame(|out| frames::read(out, &name, offset, user));
+            self.broadcast(key, &frame, 0, None);
+        }
+        is_told
     }
 
     /// The room of a member, and who it is.
@@ -272,14 +283,9 @@ impl ChatServer {
         }
         member.got = offset;
         self.note_session(connection);
-        let receipt = &mut self.rooms.get_mut(key).receipt;
-        match offset.cmp(&receipt.offset) {
-            std::cmp::Ordering::Less => return Ok(()),
-            std::cmp::Ordering::Equal => receipt.sessions += 1,
-            std::cmp::Ordering::Greater => *receipt = Receipt { offset, sessions: 1, ..*receipt },
+        if self.rooms.get_mut(key).receipt.count(offset) {
+            self.receipts.insert(key);
         }
-        receipt.news = true;
-        self.receipts.insert(key);
         Ok(())
     }
 
@@ -294,14 +300,14 @@ impl ChatServer {
                 self.receipts.insert(key);
                 continue;
             }
-            if !std::mem::take(&mut room.receipt.news) {
-                continue;
-            }
-            room.receipt.told_at = now + u64::from(sessions);
-            let Receipt { offset, sessions: n, .. } = room.receipt;
-            let frame = self
-                .frame(|out| frames::got(out, &name, offset, n.min(sessions) as usize, sessions as usize));
+            let (is_news, own) = (room.receipt.take_news(), room.receipt.own(sessions));
+            let (offset, n, of) = room.receipt.of_all(sessions);
+            room.receipt.told_at = now + u64::from(of);
+            let frame = self.frame(|out| frames::got(out, &name, offset, n as usize, of as usize));
             self.broadcast(key, &frame, 0, None);
+            if is_news {
+                self.tell_nodes(name, News::Got(own.0, own.1, own.2));
+            }
         }
     }
 }

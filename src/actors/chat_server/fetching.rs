@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use super::ChatServer;
+use super::keeping::Link;
 use super::work::Job;
 use crate::actors::letters::{ConnectionId, What};
 use crate::chat::changes::State;
@@ -11,7 +12,7 @@ use crate::chat::dedup::Seen;
 use crate::chat::entry::Kind;
 use crate::chat::history::Hot;
 use crate::chat::line;
-use crate::chat::message::{Altering, Draft, Offset};
+use crate::chat::message::{Altering, Draft, Offset, Via};
 use crate::chat::names::{MessageId, RoomName, UserName};
 use crate::chat::room::{IdsToAsk, Past, Resume};
 use crate::chat::rooms::RoomKey;
@@ -69,9 +70,7 @@ impl ChatServer {
         // What was given out in this turn must reach the engine before a question about it.
         self.keeping.end_turn();
         let after = questions.iter().map(|question| self.must_know(question)).max().unwrap_or(0);
-        if let Some(engine) = &mut self.keeping.engine {
-            engine.ask(Ask { ticket, after, questions });
-        }
+        self.keeping.ask(Ask { ticket, after, questions });
     }
 
     /// What an answer must know. What memory gives up is in the archive by then, so that most answers need not
@@ -224,14 +223,25 @@ impl ChatServer {
             self.work.told.no_rooms.insert(name.clone());
             return;
         }
+        if self.keeping.is_shared() && !open && known.as_ref().is_some_and(|known| known.top == 0) {
+            // The service hears that nobody here wants to know of it.
+            self.work.told.no_rooms.insert(name.clone());
+            return self.leave_unopened(name);
+        }
         let past = known.map(|known| self.past_of(name, known));
         let Ok(key) = self.open_room(name, past) else {
             self.work.told.no_rooms.insert(name.clone());
-            return;
+            return self.leave_unopened(name);
         };
         let reads = &mut self.rooms.get_mut(key).reads;
         reads.complete = marks.len() < READ_MARKS;
         reads.marks.extend(marks);
+    }
+
+    fn leave_unopened(&mut self, name: &RoomName) {
+        if let Link::Service(service) = &mut self.keeping.link {
+            service.leave(vec![name.clone()]);
+        }
     }
 
     /// What a room begins with when the store knows it.
@@ -337,11 +347,17 @@ impl ChatServer {
             }
             found
         };
-        let found = open(&draft.room);
-        if draft.keep {
-            for inbox in line::mentions_in(draft.data.as_bytes()).iter().filter_map(super::inbox_of) {
-                open(&inbox);
+        let called = if draft.keep { line::mentions_in(draft.data.as_bytes()) } else { Vec::new() };
+        if self.keeping.is_shared() {
+            // The service numbers what is said, and knows ids; only who may read it is asked here.
+            if !called.is_empty() || draft.via == Via::Session {
+                open(&draft.room);
             }
+            return;
+        }
+        let found = open(&draft.room);
+        for inbox in called.iter().filter_map(super::inbox_of) {
+            open(&inbox);
         }
         if let Some(key) = found {
             self.needs_of_id(key, draft.user.as_ref(), draft.id.as_ref(), needs);
@@ -355,7 +371,7 @@ impl ChatServer {
         id: Option<&MessageId>,
         needs: &mut Vec<Need>,
     ) {
-        let Some(id) = id else { return };
+        let Some(id) = id.filter(|_| !self.keeping.is_shared()) else { return };
         match self.rooms.get(key).ids_to_ask(clock::cautious_ms()) {
             IdsToAsk::None => {}
             IdsToAsk::All => needs.push(Need::Ids(self.rooms.get(key).name.clone())),
@@ -378,7 +394,7 @@ impl ChatServer {
             return;
         }
         let Some(frame) = room.history.get(offset) else { return };
-        if let Some(state) = state_of(payload_of(frame), self.keeping.engine.is_none()) {
+        if let Some(state) = state_of(payload_of(frame), !self.keeping.lasts()) {
             room.changes.learn(offset, state);
         }
     }

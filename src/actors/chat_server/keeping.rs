@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use super::ChatServer;
+use super::proposing::Proposals;
 use super::work::AckTo;
 use crate::actors::letters::ConnectionId;
 use crate::chat::data::Data;
@@ -16,7 +17,8 @@ use crate::chat::line;
 use crate::chat::message::{Accepted, Offset, Refused, Via};
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::rooms::RoomKey;
-use crate::engines::engine::Engine;
+use crate::engines::engine::{Ask, Engine};
+use crate::engines::shared::Shared;
 use crate::protocols::native_frames as frames;
 use crate::protocols::websocket::frame::payload_of;
 use crate::store::record::{Item, Lsn, Record};
@@ -100,9 +102,21 @@ pub(super) struct Change {
     pub(super) replaces: Offset,
 }
 
+/// What keeps the rooms.
+pub(super) enum Link {
+    /// Memory alone.
+    Nothing,
+    /// A store of this node's own: it keeps the places that the rooms give out.
+    Store(Box<dyn Engine>),
+    /// A service that gives out the places for several nodes.
+    Service(Box<dyn Shared>),
+}
+
 /// What stands between the rooms and the engine.
 pub(super) struct Keeping {
-    pub(super) engine: Option<Box<dyn Engine>>,
+    pub(super) link: Link,
+    /// Proposals under way, with a service.
+    pub(super) proposals: Proposals,
     /// Number of the next record.
     next: Lsn,
     /// Records of this turn.
@@ -125,7 +139,8 @@ impl Keeping {
     /// Nothing under way; the next record has this number.
     pub(super) fn new(next: Lsn, health: Arc<StoreHealth>) -> Keeping {
         Keeping {
-            engine: None,
+            link: Link::Nothing,
+            proposals: Proposals::default(),
             next,
             items: Vec::new(),
             steps: std::collections::VecDeque::new(),
@@ -171,20 +186,64 @@ impl Keeping {
         self.steps.len()
     }
 
+    /// Whether more than this process keeps the rooms.
+    pub(super) fn lasts(&self) -> bool {
+        !matches!(self.link, Link::Nothing)
+    }
+
+    /// Whether a service gives out the places.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self.link, Link::Service(_))
+    }
+
+    /// Asks what keeps the rooms.
+    pub(super) fn ask(&mut self, ask: Ask) {
+        match &mut self.link {
+            Link::Nothing => {}
+            Link::Store(engine) => engine.ask(ask),
+            Link::Service(service) => service.ask(ask),
+        }
+    }
+
     /// Whether something can be kept now.
     pub(super) fn may_keep(&self) -> Result<(), Refused> {
-        let Some(engine) = &self.engine else { return Ok(()) };
+        let backlog = match &self.link {
+            Link::Nothing => return Ok(()),
+            Link::Store(engine) => engine.backlog_bytes(),
+            Link::Service(service) => service.waiting_bytes(),
+        };
         if self.failed {
             return Err(Refused::NotStored { wait_ms: NOT_STORED_WAIT_MS });
         }
-        if engine.backlog_bytes() > BACKLOG_BYTES_MAX || self.waiting_bytes > WAITING_BYTES_MAX {
+        if backlog > BACKLOG_BYTES_MAX || self.waiting_bytes > WAITING_BYTES_MAX {
             return Err(Refused::Busy { wait_ms: super::BUSY_WAIT_MS });
         }
         Ok(())
     }
 
+    /// Notes why nothing can be kept in the service, or that it can.
+    pub(super) fn note_service(&mut self, complaint: Option<String>) {
+        self.health.set(complaint);
+    }
+
+    /// All proposals up to this ticket are settled.
+    pub(super) fn newest_settled(&self) -> Lsn {
+        self.proposals.first_open().map_or(self.newest(), |first| first - 1)
+    }
+
+    /// The number of the next proposal.
+    pub(super) fn next_ticket(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
     /// Gives a record its number. `with_last`: kept together with the record before, or not at all.
     pub(super) fn record(&mut self, record: Record, with_last: bool) -> Lsn {
+        if self.is_shared() {
+            // Its place is not among the proposals.
+            self.items.push(Item { lsn: 0, record, with_next: false });
+            return self.newest();
+        }
         let lsn = self.next;
         self.next += 1;
         if with_last && let Some(last) = self.items.last_mut() {
@@ -196,10 +255,20 @@ impl Keeping {
 
     /// Hands this turn's records to the engine.
     pub(super) fn end_turn(&mut self) {
-        if let Some(engine) = &mut self.engine
-            && !self.items.is_empty()
-        {
-            engine.keep(std::mem::take(&mut self.items));
+        let items = std::mem::take(&mut self.items);
+        match &mut self.link {
+            Link::Nothing => {}
+            Link::Store(engine) if !items.is_empty() => engine.keep(items),
+            Link::Service(service) => {
+                let proposals = self.proposals.take_new();
+                if !proposals.is_empty() {
+                    service.propose(proposals);
+                }
+                if !items.is_empty() {
+                    service.note(items.into_iter().map(|item| item.record).collect());
+                }
+            }
+            Link::Store(_) => {}
         }
     }
 }
@@ -228,7 +297,7 @@ impl ChatServer {
 
     /// Takes a step when a record is kept.
     pub(super) fn when(&mut self, lsn: Lsn, what: Then) {
-        if self.keeping.engine.is_none() || lsn <= self.keeping.kept && self.keeping.is_idle() {
+        if !self.keeping.lasts() || lsn <= self.keeping.kept && self.keeping.is_idle() {
             return self.take_step(lsn, what);
         }
         self.keeping.waiting_bytes += what.bytes();
@@ -267,7 +336,7 @@ impl ChatServer {
         if change.is_none() {
             self.end_typing(key, user.as_ref());
         }
-        let lsn = if self.keeping.engine.is_some() { lsn } else { 0 };
+        let lsn = if self.keeping.lasts() { lsn } else { 0 };
         let offset = self.rooms.show(key, Hot { ts: place.ts, lsn, frame: frame.clone() });
         debug_assert_eq!(offset, place.offset, "entries are shown in the order of their places");
         if let Some(change) = change {
@@ -340,7 +409,7 @@ impl ChatServer {
         self.keeping.failed = false;
         self.keeping.health.set(self.keeping.archive_fails.clone());
         let next = self.keeping.next;
-        if let Some(engine) = &mut self.keeping.engine {
+        if let Link::Store(engine) = &mut self.keeping.link {
             engine.go_on(next);
         }
         for record in std::mem::take(&mut self.keeping.unsaved) {

@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 
-use actix::Recipient;
+use actix::Addr;
 use ahash::RandomState;
 use std::sync::Arc;
 
 use super::ChatServer;
-use super::keeping::Change;
-use crate::actors::letters::FromEngine;
+use super::Opening;
+use super::keeping::{Change, Link};
+use crate::actors::letters::{FromEngine, FromService};
 use crate::chat::data::Data;
 use crate::chat::dedup::Seen;
 use crate::chat::entry::{Entry, Kind};
@@ -20,13 +21,14 @@ use crate::chat::names::RoomName;
 use crate::chat::room::Past;
 use crate::chat::rooms::RoomKey;
 use crate::engines::engine::EngineSays;
+use crate::engines::shared::Says;
 use crate::store::archive::StoredRoom;
 use crate::store::record::{Item, Record};
 
 impl ChatServer {
     /// Puts back what the archive does not have yet.
     pub(super) fn restore(&mut self) {
-        let Some(opened) = &mut self.opened else { return self.rooms.begin() };
+        let Some(Opening::Store(opened)) = &mut self.opened else { return self.rooms.begin() };
         let replay = std::mem::take(&mut opened.replay);
         let mut known: HashMap<RoomName, Option<StoredRoom>, RandomState> =
             std::mem::take(&mut opened.rooms).into_iter().collect();
@@ -113,7 +115,7 @@ impl ChatServer {
     }
 
     /// The hot edit of the same message before this one; 0 for none.
-    fn edit_before(&self, key: RoomKey, of: u64, offset: u64) -> u64 {
+    pub(super) fn edit_before(&self, key: RoomKey, of: u64, offset: u64) -> u64 {
         #[derive(serde::Deserialize)]
         struct Line<'a> {
             t: &'a str,
@@ -130,11 +132,22 @@ impl ChatServer {
     }
 
     /// Starts the engine, which tells this actor what happens.
-    pub(super) fn start_engine(&mut self, address: Recipient<FromEngine>) {
-        let Some(opened) = self.opened.take() else { return };
-        let sink = Arc::new(move |says: EngineSays| address.do_send(FromEngine(says)));
-        match (opened.start)(sink) {
-            Ok(engine) => self.keeping.engine = Some(engine),
+    pub(super) fn start_engine(&mut self, address: &Addr<ChatServer>) {
+        let started = match self.opened.take() {
+            None => return,
+            Some(Opening::Store(opened)) => {
+                let address = address.clone().recipient();
+                let sink = Arc::new(move |says: EngineSays| address.do_send(FromEngine(says)));
+                (opened.start)(sink).map(Link::Store)
+            }
+            Some(Opening::Service(start)) => {
+                let address = address.clone().recipient();
+                self.keeping.note_service(Some("Redis has not been reached yet".into()));
+                start(Arc::new(move |says: Says| address.do_send(FromService(says)))).map(Link::Service)
+            }
+        };
+        match started {
+            Ok(link) => self.keeping.link = link,
             // Going on without a store would break what was promised.
             Err(error) => {
                 log::error!("store: {error}");

@@ -1,5 +1,7 @@
 //! Saying something: from a draft to a place in the room and a record of it.
 
+use bytes::Bytes;
+
 use super::keeping::{Passing, Shown, Then};
 use super::work::{AckTo, Job};
 use super::{ChatServer, HUB_QUEUED_MAX, Place, inbox_of, line_of};
@@ -9,7 +11,7 @@ use crate::chat::data::Data;
 use crate::chat::dedup::IdKey;
 use crate::chat::entry::{Entry, Kind};
 use crate::chat::line;
-use crate::chat::message::{Accepted, Draft, Refused, Via};
+use crate::chat::message::{Accepted, Draft, Offset, Refused, Via};
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::permission::Denied;
 use crate::chat::rooms::RoomKey;
@@ -23,6 +25,22 @@ use crate::store::record::{Record, Seen};
 /// Rooms that are asked to give something up when memory is short.
 const SHORT_ROOMS: usize = 64;
 
+/// A pointer to a message, for the inbox of somebody whom it calls by name.
+pub(super) fn pointer(inbox: RoomName, room: &RoomName, offset: Offset, by: Option<&UserName>) -> Draft {
+    let pointer = serde_json::json!({ "r": room.as_str(), "s": offset }).to_string();
+    let data = serde_json::from_str(&pointer).ok().and_then(|raw| Data::new(raw).ok());
+    Draft {
+        room: inbox,
+        user: by.cloned(),
+        id: None,
+        data: data.expect("an object of two values is data"),
+        kind: Some("mention".into()),
+        reply_to: None,
+        keep: true,
+        via: Via::Session,
+    }
+}
+
 impl ChatServer {
     /// Gives a draft its place; the room hears of it and `to` is told when it is kept. The handler has been
     /// asked already.
@@ -30,6 +48,11 @@ impl ChatServer {
         self.check_draining(draft.via)?;
         if self.hub_queued() > HUB_QUEUED_MAX {
             return Err(Refused::Busy { wait_ms: super::BUSY_WAIT_MS });
+        }
+        if self.keeping.is_shared() {
+            self.keeping.may_keep()?;
+            self.propose_draft(draft, to);
+            return Ok(());
         }
         let key = self.find_or_open(&draft.room)?;
         let id = draft.id.as_ref().map(|id| self.keys.key(draft.user.as_ref(), id));
@@ -70,24 +93,30 @@ impl ChatServer {
         Place { accepted, lsn: self.keeping.newest() + 1 }
     }
 
-    fn append(&mut self, key: RoomKey, draft: Draft, id: Option<IdKey>, to: AckTo) {
-        let Place { accepted: place, .. } = self.next_place(key);
-        let frame = self.frame(|out| frames::message(out, &draft, &place));
-        let called = line::mentions_in(draft.data.as_bytes());
-        let Draft { room, user, id: name, reply_to, via, .. } = draft;
+    /// The entry of a message at its place, and its frame.
+    pub(super) fn entry_of(&mut self, draft: &Draft, place: &Accepted) -> (Entry, Bytes) {
+        let frame = self.frame(|out| frames::message(out, draft, place));
         let entry = Entry {
-            room: room.clone(),
+            room: draft.room.clone(),
             epoch: place.epoch,
             offset: place.offset,
             ts: place.ts,
             kind: Kind::Message,
-            user: user.clone(),
-            id: name,
-            of: reply_to.unwrap_or(0),
+            user: draft.user.clone(),
+            id: draft.id.clone(),
+            of: draft.reply_to.unwrap_or(0),
             mark: None,
             off: false,
             line: line_of(&frame),
         };
+        (entry, frame)
+    }
+
+    fn append(&mut self, key: RoomKey, draft: Draft, id: Option<IdKey>, to: AckTo) {
+        let Place { accepted: place, .. } = self.next_place(key);
+        let (entry, frame) = self.entry_of(&draft, &place);
+        let called = line::mentions_in(draft.data.as_bytes());
+        let Draft { user, via, .. } = draft;
         let shown = Shown { key, place, frame, id, change: None, user: user.clone(), via, to };
         self.keep_entry(key, Record::Entry(entry), shown);
         for called in called {
@@ -104,11 +133,11 @@ impl ChatServer {
     fn keep_entry_with(&mut self, key: RoomKey, record: Record, shown: Shown, with_last: bool) {
         let (ts, id) = (shown.place.ts, shown.id);
         self.expect_ack(&shown.to);
-        if self.keeping.engine.is_none() {
+        if !self.keeping.lasts() {
             self.rooms.promise(key, ts, 0, id);
             return self.show(0, shown);
         }
-        let again = self.rooms.get(key).settings.sequenced.then(|| record.clone());
+        let again = self.rooms.get(key).settings.sequenced().then(|| record.clone());
         let lsn = self.keeping.record(record, with_last);
         let place = self.rooms.promise(key, ts, lsn, id);
         debug_assert_eq!(place, shown.place);
@@ -121,71 +150,44 @@ impl ChatServer {
         }
     }
 
-    /// Puts a pointer to a message into the inbox of a user whom it calls by name, if she may read it. Both are
-    /// kept together or not at all.
-    fn tell_inbox(&mut self, key: RoomKey, called: &UserName, by: Option<&UserName>, place: &Accepted) {
+    /// The inbox of a user whom a message calls by name, if she may read it.
+    pub(super) fn inbox_to_tell(
+        &self,
+        key: RoomKey,
+        called: &UserName,
+        by: Option<&UserName>,
+    ) -> Option<RoomName> {
         let room = self.rooms.get(key);
         let is_known = room.roster.get(called).is_some() || room.reads.marks.contains_key(called);
         let may_read = match room.name.owners() {
             Some(owners) => owners.include(called),
             None => room.settings.join == Who::Anyone || is_known,
         };
-        let name = room.name.clone();
-        let Some(inbox) = inbox_of(called).filter(|inbox| may_read && by != Some(called) && *inbox != name)
-        else {
-            return;
-        };
-        let Ok(inbox_key) = self.find_or_open(&inbox) else {
+        inbox_of(called).filter(|inbox| may_read && by != Some(called) && *inbox != room.name)
+    }
+
+    /// Puts a pointer to a message into the inbox of a user whom it calls by name, if she may read it. Both are
+    /// kept together or not at all.
+    fn tell_inbox(&mut self, key: RoomKey, called: &UserName, by: Option<&UserName>, place: &Accepted) {
+        let Some(inbox) = self.inbox_to_tell(key, called, by) else { return };
+        let name = self.rooms.get(key).name.clone();
+        let Ok(key) = self.find_or_open(&inbox) else {
             log::warn!("an inbox cannot be opened, a mention is not told; raise limits.rooms");
             return;
         };
-        let pointer = serde_json::json!({ "r": name.as_str(), "s": place.offset }).to_string();
-        let data = serde_json::from_str(&pointer).ok().and_then(|raw| Data::new(raw).ok());
-        let data = data.expect("an object of two values is data");
-        let user = by.cloned();
-        let draft = Draft {
-            room: inbox,
-            user,
-            id: None,
-            data,
-            kind: Some("mention".into()),
-            reply_to: None,
-            keep: true,
-            via: Via::Session,
-        };
-        let Place { accepted: place, .. } = self.next_place(inbox_key);
-        let frame = self.frame(|out| frames::message(out, &draft, &place));
-        let entry = Entry {
-            room: draft.room,
-            epoch: place.epoch,
-            offset: place.offset,
-            ts: place.ts,
-            kind: Kind::Message,
-            user: draft.user,
-            id: None,
-            of: 0,
-            mark: None,
-            off: false,
-            line: line_of(&frame),
-        };
-        let shown = Shown {
-            key: inbox_key,
-            place,
-            frame,
-            id: None,
-            change: None,
-            user: None,
-            via: Via::Session,
-            to: AckTo::Nobody,
-        };
-        self.keep_entry_with(inbox_key, Record::Entry(entry), shown, true);
+        let draft = pointer(inbox, &name, place.offset, by);
+        let Place { accepted: place, .. } = self.next_place(key);
+        let (entry, frame) = self.entry_of(&draft, &place);
+        let (via, to) = (Via::Session, AckTo::Nobody);
+        let shown = Shown { key, place, frame, id: None, change: None, user: None, via, to };
+        self.keep_entry_with(key, Record::Entry(entry), shown, true);
     }
 
     /// Says a message that takes no place, behind all that was said before. Its id is kept, if it has one.
     fn pass_on(&mut self, key: RoomKey, draft: Draft, id: Option<IdKey>, to: AckTo) -> Result<(), Refused> {
         let ts = clock::wall_ms();
-        let lsn = match (&draft.id, &self.keeping.engine) {
-            (Some(name), Some(_)) => {
+        let lsn = match &draft.id {
+            Some(name) if self.keeping.lasts() => {
                 self.keeping.may_keep()?;
                 let (room, user) = (draft.room.clone(), draft.user.clone());
                 let lsn = self.keeping.record(Record::Seen(Seen { room, user, id: name.clone(), ts }), false);
@@ -217,7 +219,7 @@ impl ChatServer {
             Refused::Busy { .. } => &self.metrics.chat.messages_refused_busy,
             Refused::Draining => &self.metrics.chat.messages_refused_draining,
             Refused::TooManyRooms => &self.metrics.chat.messages_refused_rooms,
-            Refused::ByHandler(_) => &self.metrics.chat.messages_refused_handler,
+            Refused::ByHandler(_) | Refused::NoEntry => &self.metrics.chat.messages_refused_handler,
             Refused::NotStored { .. } => &self.metrics.chat.messages_refused_not_stored,
         };
         counter.inc();
@@ -261,7 +263,7 @@ impl ChatServer {
     /// What a handler says. It does not come back to it.
     pub(super) fn say_for_handler(&mut self, draft: Draft) {
         let mut needs = Vec::new();
-        if self.keeping.engine.is_some() {
+        if self.keeping.lasts() {
             self.needs_of_draft(&draft, &mut needs);
         }
         if !needs.is_empty() {
@@ -345,7 +347,7 @@ impl ChatServer {
                 None => return Err(Problem::no_room()),
             },
             What::Find { room, words, before, n, granted } => {
-                self.check_store("search")?;
+                self.check_search()?;
                 match self.room_to_read(connection, &room, granted)? {
                     Some(_) => self.find(connection, reference, room, words, before, n),
                     None => return Err(Problem::no_room()),
@@ -364,7 +366,7 @@ impl ChatServer {
     }
 
     fn check_store(&self, what: &str) -> Result<(), Problem> {
-        match self.keeping.engine.is_some() {
+        match self.keeping.lasts() {
             true => Ok(()),
             false => Err(Problem::new(
                 400,
@@ -376,12 +378,24 @@ impl ChatServer {
         }
     }
 
+    fn check_search(&self) -> Result<(), Problem> {
+        self.check_store("search")?;
+        match self.settings.searchable {
+            true => Ok(()),
+            false => Err(Problem::new(
+                400,
+                "unknown-type",
+                "this server keeps rooms in Redis alone and has no search; its operator can set store.url = \"postgres://…\"",
+            )),
+        }
+    }
+
     /// The room of a name, opened if need be. With a store, what it knows of the room has been asked for.
     pub(super) fn find_or_open(&mut self, name: &RoomName) -> Result<RoomKey, Refused> {
         if let Some(key) = self.rooms.find(name) {
             return Ok(key);
         }
-        match self.keeping.engine.is_some() {
+        match self.keeping.lasts() {
             // It was asked for, and there was no place for it.
             true => Err(Refused::TooManyRooms),
             false => self.open_room(name, None),

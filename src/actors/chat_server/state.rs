@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use super::keeping::Link;
 use super::{ChatServer, Seat, TIDY_ROOMS};
 use crate::actors::letters::{ConnectionId, ToHub};
 use crate::chat::names::{RoomName, UserName};
@@ -9,6 +10,7 @@ use crate::chat::permission::Denied;
 use crate::chat::presence::NAMED_USERS_MAX;
 use crate::chat::rooms::RoomKey;
 use crate::clock;
+use crate::engines::shared::News;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native_frames as frames;
 
@@ -31,6 +33,8 @@ impl ChatServer {
             return Err(Denied::NotJoined.into());
         };
         let user = identity.user.clone();
+        // The others end it by their own clocks, so they hear of it each time that it is said.
+        self.tell_nodes(name.clone(), News::Typing(user.clone(), on));
         let room = self.rooms.get_mut(key);
         let news = if on { room.typing.begin(&user, clock::steady_ms()) } else { room.typing.end(&user) };
         if on {
@@ -65,7 +69,7 @@ impl ChatServer {
         for key in due {
             self.untold.remove(&key);
             let difference = self.rooms.get_mut(key).roster.take_news(now);
-            if difference.came.is_empty() && difference.went.is_empty() {
+            if difference.is_empty() {
                 continue;
             }
             let room = self.rooms.get(key);
@@ -108,6 +112,17 @@ impl ChatServer {
     pub(super) fn tidy(&mut self, n: usize) {
         for key in self.rooms.tidy(clock::cautious_ms(), clock::steady_ms(), n) {
             self.forget(key);
+        }
+        self.leave_closed();
+    }
+
+    /// The service need not send any more what is said in rooms that have been closed.
+    pub(super) fn leave_closed(&mut self) {
+        let closed = self.rooms.take_closed();
+        if let Link::Service(service) = &mut self.keeping.link
+            && !closed.is_empty()
+        {
+            service.leave(closed);
         }
     }
 

@@ -154,7 +154,7 @@ impl ChatServer {
         let Some(Seat::Session { identity, desk: Some(desk), .. }) = self.seat(connection) else {
             return needs;
         };
-        if self.keeping.engine.is_none() {
+        if !self.keeping.lasts() {
             return needs;
         }
         for ask in desk.asks.iter().take(AHEAD) {
@@ -310,7 +310,7 @@ impl ChatServer {
             }
             let draft = draft.clone();
             let mut needs = Vec::new();
-            if self.keeping.engine.is_some() {
+            if self.keeping.lasts() {
                 self.needs_of_draft(&draft, &mut needs);
             }
             if !needs.is_empty() {

@@ -122,7 +122,7 @@ impl Core {
         let mut open = connection.borrow_mut();
         let room = self.room(key);
         room.cuts = slow != SlowReader::Close;
-        if room.members.is_empty() && after > 0 {
+        if room.members.is_empty() {
             room.pass(after);
         }
         debug_assert_eq!(after, room.last, "nobody joins behind or ahead of what is delivered");

@@ -6,6 +6,8 @@
 //! entry may come again under a later place, and an entry that was taken back may be replaced by one of a later
 //! epoch at the same offset.
 
+use std::time::Duration;
+
 use redis::aio::ConnectionLike;
 use redis::{RedisResult, Value};
 
@@ -16,6 +18,10 @@ use crate::engines::redis::keys::{Keys, PARTITIONS};
 use crate::engines::redis::outbox::fed_of;
 use crate::engines::redis::replies;
 use crate::redis_link::RedisLink;
+
+const REACHED: &str = include_str!("lua/feed_reached.lua");
+const TAKE_TURN: &str = include_str!("lua/feed_take_turn.lua");
+const RETURN_TURN: &str = include_str!("lua/feed_return_turn.lua");
 
 /// A place in the stream: the epoch in which it was written, and a count within it.
 pub type Place = (u64, u64);
@@ -50,13 +56,51 @@ impl Feed {
         items.into_iter().map(item).collect()
     }
 
-    /// The archive has everything up to a place: proposals hear of it, and the stream forgets it.
-    pub async fn reached(&self, redis: &mut impl ConnectionLike, place: Place) -> RedisResult<()> {
-        let id = format!("{}-{}", place.0, place.1);
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("SET").arg(self.0.feed_position()).arg(&id).ignore();
-        pipeline.cmd("XTRIM").arg(self.key()).arg("MINID").arg("~").arg(&id).ignore();
-        pipeline.query_async(redis).await
+    /// The same; if there is nothing, the server waits so long for something. On a connection of its own.
+    pub async fn wait(
+        &self,
+        redis: &mut impl ConnectionLike,
+        after: Place,
+        n: usize,
+        wait: Duration,
+    ) -> RedisResult<Vec<(Place, Option<Entry>)>> {
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT").arg(n).arg("BLOCK").arg(wait.as_millis() as u64);
+        read.arg("STREAMS").arg(self.key()).arg(format!("{}-{}", after.0, after.1));
+        let streams = match read.query_async(redis).await? {
+            Value::Nil => return Ok(Vec::new()),
+            streams => replies::list(streams)?,
+        };
+        let Some(stream) = streams.into_iter().next() else { return Ok(Vec::new()) };
+        let items = replies::list(stream)?.into_iter().nth(1).unwrap_or_default();
+        replies::list(items)?.into_iter().map(item).collect()
+    }
+
+    /// The archive has everything up to a place: proposals hear of it, and the stream forgets it. Who comes late with
+    /// an earlier place changes nothing. Returns how many entries are left.
+    pub async fn reached(&self, redis: &mut impl ConnectionLike, place: Place) -> RedisResult<u64> {
+        let mut call = redis::cmd("EVAL");
+        call.arg(REACHED).arg(2).arg(self.key()).arg(self.0.feed_position()).arg(place.0).arg(place.1);
+        call.query_async(redis).await
+    }
+
+    /// Takes or keeps the turn of filling the archive from here, for so long. Whether it is theirs.
+    pub async fn take_turn(
+        &self,
+        redis: &mut impl ConnectionLike,
+        who: &str,
+        time: Duration,
+    ) -> RedisResult<bool> {
+        let mut call = redis::cmd("EVAL");
+        call.arg(TAKE_TURN).arg(1).arg(self.0.feed_turn()).arg(who).arg(time.as_millis() as u64);
+        call.query_async(redis).await
+    }
+
+    /// Gives the turn back, if it is still theirs.
+    pub async fn return_turn(&self, redis: &mut impl ConnectionLike, who: &str) -> RedisResult<()> {
+        let mut call = redis::cmd("EVAL");
+        call.arg(RETURN_TURN).arg(1).arg(self.0.feed_turn()).arg(who);
+        call.query_async(redis).await
     }
 }
 

@@ -66,6 +66,11 @@ impl Keys {
         self.named("ap")
     }
 
+    /// Which node fills the archive from the feed.
+    pub fn feed_turn(&self) -> String {
+        self.named("at")
+    }
+
     /// When each node was last alive, by Redis' clock.
     pub fn signs(&self) -> String {
         self.named("l")

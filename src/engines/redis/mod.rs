@@ -14,6 +14,7 @@ mod asking;
 pub mod checks;
 mod departing;
 pub mod feed;
+pub mod filler;
 mod folding;
 mod frame;
 mod handle;

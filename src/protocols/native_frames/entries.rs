@@ -17,7 +17,7 @@ pub fn live(out: &mut Vec<u8>, room: &RoomName, top: Offset, epoch: Option<&str>
 /// itself is the id.
 pub fn message(out: &mut Vec<u8>, draft: &Draft, place: &Accepted) {
     let line = Line::of(out, "msg").room(&draft.room);
-    let line = if place.offset > 0 { line.number("s", place.offset) } else { line };
+    let line = if draft.keep { line.number("s", place.offset) } else { line };
     let line = match &draft.id {
         Some(id) => line.text("id", id.as_str()),
         None => made_id(line, place),

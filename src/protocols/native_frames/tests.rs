@@ -68,6 +68,7 @@ fn a_push_says_so_and_needs_no_user_and_no_id() {
         r#"{"t":"msg","r":"lobby","s":128,"id":"19-128","ts":1763820000123,"d":"hi all","type":"order","via":"queue"}"#
     );
     let fleeting = Accepted { offset: 0, ..PLACE };
+    let push = Draft { keep: false, ..push };
     assert!(!text(|out| message(out, &push, &fleeting)).contains("\"s\":"));
 }
 
@@ -233,8 +234,9 @@ fn a_page_holds_entries_of_all_kinds_and_names_places_without_a_line() {
 #[test]
 fn welcome_offers_only_what_there_is() {
     let ann = UserName::new("ann").unwrap();
-    let can = |has_store| -> Vec<String> {
-        let hello = Welcome { user: &ann, session: "s9", ping_ms: 25_000, message_bytes: 65_536, has_store };
+    let can = |has_store, can_find| -> Vec<String> {
+        let (session, ping_ms, message_bytes) = ("s9", 25_000, 65_536);
+        let hello = Welcome { user: &ann, session, ping_ms, message_bytes, has_store, can_find };
         let line = text(|out| welcome(out, None, &hello));
         assert!(line.starts_with(
             r#"{"t":"welcome","v":1,"u":"ann","session":"s9","ping":25000,"max":65536,"can":["#
@@ -243,10 +245,14 @@ fn welcome_offers_only_what_there_is() {
         serde_json::from_value(json["can"].clone()).unwrap()
     };
     let in_memory = ["typing", "who", "log", "re", "keep", "edit", "react", "read", "got"];
-    assert_eq!(can(false), in_memory);
-    let mut more: Vec<String> = can(true);
-    more.retain(|word| !in_memory.contains(&word.as_str()));
-    assert_eq!(more, ["find", "rooms", "session"]);
+    assert_eq!(can(false, false), in_memory);
+    let more = |can_find| {
+        let mut more: Vec<String> = can(true, can_find);
+        more.retain(|word| !in_memory.contains(&word.as_str()));
+        more
+    };
+    assert_eq!(more(true), ["find", "rooms", "session"]);
+    assert_eq!(more(false), ["rooms", "session"]);
 }
 
 /// The keys of an object in the order in which they stand.

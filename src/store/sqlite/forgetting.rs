@@ -14,10 +14,12 @@ use crate::chat::entry::Kind;
 use crate::chat::message::Offset;
 use crate::chat::names::RoomName;
 use crate::store::archive::{Forgotten, Keep};
+use crate::store::rooms::{Room, stored};
 use crate::store::sqlite::errors::Trouble;
 use crate::store::sqlite::pages;
-use crate::store::sqlite::rooms::{Room, number, stored};
+use crate::store::sqlite::rooms::{self, number};
 use crate::store::sqlite::words::{self, WordChanges};
+use crate::store::words::of_line;
 
 /// What a step may take. Longer ones would make the records behind the journal wait.
 const STEP: Duration = Duration::from_millis(20);
@@ -110,23 +112,23 @@ impl Round {
         now: u64,
         step: &mut Step,
     ) -> Result<Place, Trouble> {
-        let sql = format!("SELECT {}, name FROM rooms WHERE id > ?1 ORDER BY id LIMIT ?2", Room::COLUMNS);
+        let sql = format!("SELECT {}, name FROM rooms WHERE id > ?1 ORDER BY id LIMIT ?2", rooms::COLUMNS);
         let page = db
             .prepare_cached(&sql)?
-            .query_map((after, ROOMS_LOOKED_AT as i64), |row| Ok((Room::read(row)?, row.get(7)?)))?
+            .query_map((after, ROOMS_LOOKED_AT as i64), |row| Ok((rooms::read(row)?, row.get(7)?)))?
             .collect::<Result<Vec<(Room, String)>, _>>()?;
         let is_last = page.len() < ROOMS_LOOKED_AT;
         let mut last = after;
         for (room, name) in page {
             let rule = keep(&name);
-            if has_too_much(&room, rule, now)
+            if room.has_too_much(rule, now)
                 && let Ok(name) = RoomName::new(&name)
             {
                 let left = self.rows_max - step.rows;
                 if left == 0 {
                     return Ok(Place::Rooms(last));
                 }
-                let (first, whole) = take_oldest(db, room, left, |room| has_too_much(room, rule, now), step)?;
+                let (first, whole) = take_oldest(db, room, left, |room| room.has_too_much(rule, now), step)?;
                 step.forgotten.rooms.push((name, first));
                 if !whole {
                     return Ok(Place::Rooms(last));
@@ -263,17 +265,8 @@ fn take_oldest(
     }
     step.blanked |= taken > 0;
     step.rows += taken;
-    room.write(db)?;
+    rooms::write(db, &room)?;
     Ok((room.first, whole))
-}
-
-/// Whether the oldest entry of a room has to go.
-fn has_too_much(room: &Room, rule: Keep, now: u64) -> bool {
-    if room.is_empty() || rule.pin && room.first >= room.top {
-        return false;
-    }
-    let is_old = rule.age_ms != u64::MAX && room.oldest.saturating_add(rule.age_ms) < now;
-    is_old || (rule.bytes > 0 && room.bytes > rule.bytes)
 }
 
 /// One of the oldest entries of a room.
@@ -293,7 +286,7 @@ impl Oldest {
             offset: number(row, 0)?,
             ts: number(row, 1)?,
             bytes: line.len() as u64,
-            words: is_indexed.then(|| words::of_line(line)),
+            words: is_indexed.then(|| of_line(line)),
         })
     }
 }

@@ -6,47 +6,46 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use crate::store::archive::ArchiveError;
+use crate::store::letters::Letters;
 use crate::store::record::Letter;
 use crate::store::sqlite::errors::explain;
 use crate::store::sqlite::{notes, schema};
 
 /// The dead letters of one store.
 #[derive(Debug)]
-pub struct StoredLetters {
+pub struct SqliteLetters {
     path: PathBuf,
     db: Connection,
 }
 
-impl StoredLetters {
+impl SqliteLetters {
     /// Opens those of the store in this file; `None` where there is no store (yet).
-    pub fn open(path: &Path) -> Result<Option<StoredLetters>, ArchiveError> {
+    pub fn open(path: &Path) -> Result<Option<SqliteLetters>, ArchiveError> {
         if !path.exists() {
             return Ok(None);
         }
         let db = schema::open_existing(path)?;
-        Ok(Some(StoredLetters { path: path.to_owned(), db }))
+        Ok(Some(SqliteLetters { path: path.to_owned(), db }))
     }
+}
 
-    /// The newest `n`, newest first.
-    pub fn list(&self, n: usize) -> Result<Vec<Letter>, ArchiveError> {
+impl Letters for SqliteLetters {
+    fn list(&mut self, n: usize) -> Result<Vec<Letter>, ArchiveError> {
         notes::newest_dead(&self.db, n).map_err(|error| explain(&self.path, "read", error.into()))
     }
 
-    /// The ids of all, oldest first.
-    pub fn ids(&self) -> Result<Vec<String>, ArchiveError> {
+    fn ids(&mut self) -> Result<Vec<String>, ArchiveError> {
         let read = || -> Result<Vec<String>, rusqlite::Error> {
             self.db.prepare("SELECT id FROM dead ORDER BY n")?.query_map([], |row| row.get(0))?.collect()
         };
         read().map_err(|error| explain(&self.path, "read", error.into()))
     }
 
-    /// The one with this id.
-    pub fn show(&self, id: &str) -> Result<Option<Letter>, ArchiveError> {
+    fn show(&mut self, id: &str) -> Result<Option<Letter>, ArchiveError> {
         notes::one_dead(&self.db, id).map_err(|error| explain(&self.path, "read", error.into()))
     }
 
-    /// Forgets it; `false`: there is no such letter (any more).
-    pub fn remove(&self, id: &str) -> Result<bool, ArchiveError> {
+    fn remove(&mut self, id: &str) -> Result<bool, ArchiveError> {
         notes::dead_gone(&self.db, id).map_err(|error| explain(&self.path, "write to", error.into()))
     }
 }

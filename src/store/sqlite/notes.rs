@@ -2,13 +2,13 @@
 //! written and read. The newest counts everywhere.
 
 use rusqlite::{Connection, OptionalExtension, Row};
-use serde::{Deserialize, Serialize};
 
-use crate::chat::message::Epoch;
-use crate::chat::names::{RoomName, UserName};
-use crate::store::record::{Cursor, Letter, ReadMark, Seen, SessionNote};
-use crate::store::sqlite::ids::IdKey;
-use crate::store::sqlite::rooms::{number, stored};
+use crate::chat::names::UserName;
+use crate::store::cursors;
+use crate::store::ids::IdKey;
+use crate::store::record::{Letter, ReadMark, Seen, SessionNote};
+use crate::store::rooms::stored;
+use crate::store::sqlite::rooms::number;
 
 /// An id that took no place.
 pub fn seen(db: &Connection, room: i64, ids: IdKey, seen: &Seen) -> Result<(), rusqlite::Error> {
@@ -32,30 +32,9 @@ pub fn read(db: &Connection, room: i64, mark: &ReadMark) -> Result<(), rusqlite:
     Ok(())
 }
 
-/// A cursor in the column `sessions.rooms`, with the keys of the wire.
-#[derive(Serialize, Deserialize)]
-struct StoredCursor<'a> {
-    #[serde(borrow)]
-    r: std::borrow::Cow<'a, str>,
-    e: String,
-    s: u64,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    quiet: bool,
-}
-
 /// Where a session stands.
 pub fn session(db: &Connection, note: &SessionNote) -> Result<(), rusqlite::Error> {
-    let cursors: Vec<StoredCursor<'_>> = note
-        .rooms
-        .iter()
-        .map(|cursor| StoredCursor {
-            r: cursor.room.as_str().into(),
-            e: cursor.epoch.to_text(),
-            s: cursor.offset,
-            quiet: cursor.quiet,
-        })
-        .collect();
-    let cursors = serde_json::to_string(&cursors).expect("texts and numbers always have a JSON form");
+    let cursors = cursors::to_json(&note.rooms);
     let sql = "INSERT INTO sessions (id, u, ts, rooms) VALUES (?1, ?2, ?3, ?4) \
                ON CONFLICT DO UPDATE SET u = excluded.u, ts = excluded.ts, rooms = excluded.rooms";
     db.prepare_cached(sql)?.execute((&*note.session, note.user.as_str(), stored(note.ts), cursors))?;
@@ -69,24 +48,11 @@ pub fn session_of(db: &Connection, session: &str) -> Result<Option<SessionNote>,
         .query_row([session], |row| {
             let cursors: String = row.get(2)?;
             let Ok(user) = UserName::new(row.get_ref(0)?.as_str()?) else { return Ok(None) };
-            let rooms = cursors_in(&cursors);
+            let rooms = cursors::from_json(&cursors);
             Ok(Some(SessionNote { session: session.into(), user, ts: number(row, 1)?, rooms }))
         })
         .optional()?;
     Ok(note.flatten())
-}
-
-/// What somebody has changed by hand and is no cursor any more is left out.
-fn cursors_in(text: &str) -> Vec<Cursor> {
-    let cursors: Vec<StoredCursor<'_>> = serde_json::from_str(text).unwrap_or_default();
-    cursors
-        .into_iter()
-        .filter_map(|cursor| {
-            let epoch = Epoch(u64::from_str_radix(&cursor.e, 36).ok()?);
-            let room = RoomName::new(&cursor.r).ok()?;
-            Some(Cursor { room, epoch, offset: cursor.s, quiet: cursor.quiet })
-        })
-        .collect()
 }
 
 /// A dead letter; one with an id that is there already is the same one.

@@ -9,25 +9,15 @@ use crate::chat::history::PageFrom;
 use crate::chat::message::Offset;
 use crate::chat::names::UserName;
 use crate::store::archive::StoredEntry;
-use crate::store::sqlite::rooms::{Room, number, stored};
+use crate::store::page::{Filling, Limits, Page};
+use crate::store::rooms::{Room, stored};
+use crate::store::sqlite::rooms::number;
 use crate::store::sqlite::words;
-
-/// Some entries and whether there are more in the direction that was asked for.
-pub type Page = (Vec<StoredEntry>, bool);
 
 const UP: &str =
     "SELECT s, ts, kind, u, of, line FROM entries WHERE room = ?1 AND s BETWEEN ?2 AND ?3 ORDER BY s";
 const DOWN: &str =
     "SELECT s, ts, kind, u, of, line FROM entries WHERE room = ?1 AND s BETWEEN ?2 AND ?3 ORDER BY s DESC";
-
-/// How much a page may hold.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Most entries.
-    pub entries: usize,
-    /// Most bytes of lines; one entry at the least.
-    pub bytes: usize,
-}
 
 /// The oldest entries between two offsets, both included.
 pub fn upwards(
@@ -65,45 +55,28 @@ fn fill(
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query((room, stored(from), stored(to)))?;
     while let Some(row) = rows.next()? {
-        if !list.takes(row)? {
+        if !take(&mut list, row)? {
             break;
         }
     }
     Ok((list.entries, list.more))
 }
 
-/// A page that is being filled.
-struct Filling {
-    entries: Vec<StoredEntry>,
-    bytes: usize,
-    limits: Limits,
-    more: bool,
-}
-
-impl Filling {
-    fn new(limits: Limits) -> Filling {
-        Filling { entries: Vec::new(), bytes: 0, limits, more: false }
+/// Puts a row with the columns of [`UP`] on the page. `false`: it does not fit, the page is done.
+fn take(page: &mut Filling, row: &Row<'_>) -> Result<bool, rusqlite::Error> {
+    let line = row.get_ref(5)?.as_bytes_or_null()?;
+    if !page.has_place_for(line.map_or(0, <[u8]>::len)) {
+        return Ok(false);
     }
-
-    /// Takes a row with the columns of [`UP`]. `false`: it does not fit, the page is done.
-    fn takes(&mut self, row: &Row<'_>) -> Result<bool, rusqlite::Error> {
-        let line = row.get_ref(5)?.as_bytes_or_null()?;
-        self.bytes += line.map_or(0, <[u8]>::len);
-        let fits = self.entries.is_empty() || self.bytes <= self.limits.bytes;
-        if self.entries.len() == self.limits.entries || !fits {
-            self.more = true;
-            return Ok(false);
-        }
-        self.entries.push(StoredEntry {
-            offset: number(row, 0)?,
-            ts: number(row, 1)?,
-            kind: kind(row, 2)?,
-            user: user(row, 3)?,
-            of: number(row, 4)?,
-            line: line.map(Bytes::copy_from_slice),
-        });
-        Ok(true)
-    }
+    page.entries.push(StoredEntry {
+        offset: number(row, 0)?,
+        ts: number(row, 1)?,
+        kind: kind(row, 2)?,
+        user: user(row, 3)?,
+        of: number(row, 4)?,
+        line: line.map(Bytes::copy_from_slice),
+    });
+    Ok(true)
 }
 
 /// A column with the word of a kind. What somebody has changed by hand counts as a message.
@@ -180,7 +153,7 @@ pub fn find(
         let offset = words::offset_of(hit.get(0)?);
         let mut found = entry.query((room.id, stored(offset)))?;
         if let Some(row) = found.next()?
-            && !list.takes(row)?
+            && !take(&mut list, row)?
         {
             break;
         }

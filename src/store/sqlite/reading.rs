@@ -10,12 +10,14 @@ use crate::chat::names::{MessageId, RoomName, UserName};
 use crate::store::archive::{
     Answer, ArchiveError, ArchiveReader, Question, StoredPlace, StoredRoom, StoredState, UserRoom,
 };
+use crate::store::ids::IdKey;
+use crate::store::page::{Limits, Page};
 use crate::store::record::Lsn;
+use crate::store::rooms::{Room, stored};
 use crate::store::sqlite::errors::{Trouble, explain};
-use crate::store::sqlite::ids::IdKey;
 use crate::store::sqlite::notes;
-use crate::store::sqlite::pages::{self, Limits};
-use crate::store::sqlite::rooms::{self, Room, number, stored};
+use crate::store::sqlite::pages;
+use crate::store::sqlite::rooms::{self, number};
 use crate::store::sqlite::schema;
 
 type Sql<T> = Result<T, rusqlite::Error>;
@@ -32,7 +34,7 @@ impl SqliteReader {
     /// Opens a store that is there, for reading only.
     pub fn open(path: &Path) -> Result<SqliteReader, ArchiveError> {
         let db = schema::open_reader(path)?;
-        let ids = IdKey::load(&db).map_err(|error| explain(path, "read", error.into()))?;
+        let ids = schema::id_key(&db).map_err(|error| explain(path, "read", error.into()))?;
         Ok(SqliteReader { path: path.to_owned(), db, ids })
     }
 
@@ -127,7 +129,7 @@ impl ArchiveReader for SqliteReader {
     }
 }
 
-fn entries(db: &Connection, room: &RoomName, read: impl FnOnce(&Room) -> Sql<pages::Page>) -> Sql<Answer> {
+fn entries(db: &Connection, room: &RoomName, read: impl FnOnce(&Room) -> Sql<Page>) -> Sql<Answer> {
     let (list, more) = rooms::find(db, room)?.map_or_else(|| Ok((Vec::new(), false)), |room| read(&room))?;
     Ok(Answer::Entries { list, more })
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::store::archive::ArchiveError;
+use crate::store::ids::IdKey;
 use crate::store::sqlite::errors::{self, Trouble};
 use crate::store::sqlite::words;
 
@@ -264,6 +265,11 @@ pub fn set_copy(db: &Connection, is_copy: bool) -> Result<(), rusqlite::Error> {
 /// Whether a store is a copy that no server has used yet.
 pub fn is_copy(db: &Connection) -> Result<bool, rusqlite::Error> {
     db.query_row("SELECT EXISTS (SELECT 1 FROM meta WHERE key = 'copy' AND value <> 0)", [], |row| row.get(0))
+}
+
+/// The key of the numbers that stand for ids.
+pub fn id_key(db: &Connection) -> Result<IdKey, rusqlite::Error> {
+    Ok(IdKey::new(meta(db, "hash_key_1")?, meta(db, "hash_key_2")?))
 }
 
 /// A number of the table `meta`.

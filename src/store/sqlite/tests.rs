@@ -1,6 +1,5 @@
 mod backup;
 mod files;
-mod model;
 mod retention;
 mod traces;
 
@@ -11,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::chat::entry::{Entry, Kind};
 use crate::chat::message::{Epoch, Offset};
-use crate::chat::names::{MessageId, RoomName, UserName};
+use crate::chat::names::{RoomName, UserName};
 use crate::store::archive::{Answer, Archive, ArchiveReader, Question};
 use crate::store::record::{Item, Lsn, Record};
 use crate::store::sqlite::SqliteArchive;
@@ -104,11 +103,6 @@ fn entry(room_name: &str, offset: Offset, kind: Kind, of: Offset, words: &str) -
 
 fn said(room_name: &str, offset: Offset, words: &str) -> Entry {
     entry(room_name, offset, Kind::Message, 0, words)
-}
-
-fn with_id(mut entry: Entry, id: &str) -> Entry {
-    entry.id = Some(MessageId::new(id).unwrap());
-    entry
 }
 
 /// The offsets of an answer with entries.

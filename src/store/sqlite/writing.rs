@@ -8,12 +8,14 @@ use crate::chat::entry::{Entry, Kind};
 use crate::chat::line;
 use crate::chat::message::Offset;
 use crate::chat::names::{MessageId, UserName};
+use crate::store::ids::IdKey;
 use crate::store::record::{Item, Record};
+use crate::store::rooms::{Room, stored};
 use crate::store::sqlite::errors::Trouble;
-use crate::store::sqlite::ids::IdKey;
 use crate::store::sqlite::notes;
-use crate::store::sqlite::rooms::{self, Room, Rooms, stored};
+use crate::store::sqlite::rooms::{self, Rooms};
 use crate::store::sqlite::words::{self, WordChanges};
+use crate::store::words::of_line;
 
 const INSERT: &str = "INSERT INTO entries (room, s, e, ts, kind, u, id, h, of, gone, line) \
                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
@@ -162,7 +164,7 @@ impl<'a> Batch<'a> {
         if entry.kind == Kind::Message
             && let Some(row) = words::row_of(room.id, entry.offset)
         {
-            self.words.add(row, words::of_line(&entry.line));
+            self.words.add(row, of_line(&entry.line));
         }
         Ok(())
     }
@@ -206,7 +208,7 @@ impl<'a> Batch<'a> {
         }
         let old = target.line.unwrap_or_default();
         let new = line::amended(&old, line::data_of(&entry.line).unwrap_or(b"null"), entry.offset);
-        self.replace_words(room.id, entry.of, &old, Some(words::of_line(&new)));
+        self.replace_words(room.id, entry.of, &old, Some(of_line(&new)));
         self.drop_edit(room, target.edited)?;
         self.db.prepare_cached("UPDATE entries SET line = ?2, edited = ?3 WHERE n = ?1")?.execute((
             target.n,
@@ -233,7 +235,7 @@ impl<'a> Batch<'a> {
     fn replace_words(&mut self, room: i64, offset: Offset, old: &[u8], new: Option<String>) {
         self.done.blanked = true;
         if let Some(row) = words::row_of(room, offset) {
-            self.words.replace(row, words::of_line(old), new);
+            self.words.replace(row, of_line(old), new);
         }
     }
 

@@ -6,13 +6,12 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use rusqlite::OptionalExtension;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::VerifyError;
 use super::archive::{self, File};
-use super::lines::{Columns, fingerprint};
+use super::lines::fingerprint;
 use super::report::{Kind, Report};
 use super::stream::{Seen, Session};
 use super::tail::{self, Tail};
@@ -259,20 +258,10 @@ impl Client<'_> {
         if s < known.first {
             return Ok(Stored::Forgotten);
         }
-        let sql = "SELECT e, kind, u, id, edited, gone, line FROM entries WHERE room = ?1 AND s = ?2";
-        let mut find = self.file.db.prepare_cached(sql)?;
-        let found = find.query_row((known.id, i64::try_from(s).unwrap_or(i64::MAX)), |row| {
-            let (kind, u, id): (String, Option<String>, Option<String>) =
-                (row.get(1)?, row.get(2)?, row.get(3)?);
-            let (edited, gone) = (archive::number(row, 4)?, row.get(5)?);
-            let (e, ts) = (archive::number(row, 0)?, 0);
-            let id =
-                Columns { room, s, e, ts, kind: &kind, u: None, id: id.as_deref(), edited, gone }.shown_id();
-            let changed = edited > 0 || gone || self.tail.changes(room, s);
-            let line = row.get_ref(6)?.as_bytes_or_null()?.filter(|_| !changed).map(<[u8]>::to_vec);
-            Ok(Stored::Entry { id, user: u, line })
-        });
-        Ok(found.optional()?.unwrap_or(Stored::Nothing))
+        let Some(row) = self.file.books.entry_at(known.id, s)? else { return Ok(Stored::Nothing) };
+        let id = archive::columns(room, &row).shown_id();
+        let changed = row.edited > 0 || row.gone || self.tail.changes(room, s);
+        Ok(Stored::Entry { id, user: row.u, line: row.line.filter(|_| !changed) })
     }
 }
 

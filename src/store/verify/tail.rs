@@ -3,18 +3,16 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rusqlite::OptionalExtension;
-
 use super::VerifyError;
-use super::archive::{self, File};
+use super::archive::File;
 use super::lines::Columns;
 use super::report::{Kind, Report};
 use crate::chat::entry::{Entry, Kind as EntryKind};
 use crate::chat::message::Offset;
 use crate::chat::names::{MessageId, UserName};
+use crate::store::ids::IdKey;
 use crate::store::journal::Found;
 use crate::store::record::Record;
-use crate::store::sqlite::ids::IdKey;
 
 /// What the journal has behind the archive.
 #[derive(Debug, Default)]
@@ -75,7 +73,7 @@ impl Tail {
         }
         let mut places: Vec<&(String, Offset)> = self.entries.keys().collect();
         places.sort_unstable();
-        let mut known = Ids { key: IdKey::load(file.db)?, file, ids_ms, here: HashMap::new() };
+        let mut known = Ids { key: file.books.id_key()?, file, ids_ms, here: HashMap::new() };
         let mut before: Option<(&str, Offset)> = None;
         for place @ (room, s) in places {
             let top = file.rooms.get(room).map_or(0, |room| room.top);
@@ -123,12 +121,7 @@ impl<'a> Ids<'a> {
         let mut other = self.here.insert((room, user, id.as_str()), (entry.offset, entry.ts));
         if let (None, Some(known)) = (other, self.file.rooms.get(room)) {
             let hash = self.key.number(known.id, entry.user.as_ref(), id);
-            let sql = "SELECT s, ts FROM entries WHERE h = ?1 AND room = ?2 AND id = ?3 AND u IS ?4 ORDER BY s DESC";
-            let mut find = self.file.db.prepare_cached(sql)?;
-            let found = find.query_row((hash, known.id, id.as_str(), user), |row| {
-                Ok((archive::number(row, 0)?, archive::number(row, 1)?))
-            });
-            other = found.optional()?;
+            other = self.file.books.newest_of_id(hash, known.id, id.as_str(), user)?;
         }
         if let Some((s, ts)) = other
             && entry.ts.saturating_sub(ts) < (self.ids_ms)(room)

@@ -13,6 +13,7 @@ use crate::chat::message::Epoch;
 use crate::chat::names::{MessageId, RoomName, UserName};
 use crate::store::archive::Archive;
 use crate::store::journal::Journal;
+use crate::store::place::StorePlace;
 use crate::store::record::{Item, Record};
 use crate::store::sqlite::SqliteArchive;
 
@@ -105,7 +106,8 @@ impl Shop {
     fn verify(&self) -> Result<Report, VerifyError> {
         let (database, journal) =
             (self.folder.path().join("rooms.db"), self.folder.path().join("rooms.journal"));
-        verify(&Place { database: &database, journal: &journal, clients: &self.logs }, &|_| WINDOW_MS)
+        let store = StorePlace::Sqlite(database);
+        verify(&Place { store: &store, journal: &journal, clients: &self.logs }, &|_| WINDOW_MS)
     }
 
     /// Exactly these faults are found, each with this in its text.
@@ -141,7 +143,7 @@ fn a_store_in_order_is_found_to_be_so_also_while_it_is_open() {
 fn no_store_is_said_to_be_none() {
     let folder = tempfile::tempdir().unwrap();
     let nowhere = folder.path().join("rooms.db");
-    let place = Place { database: &nowhere, journal: folder.path(), clients: &[] };
+    let place = Place { store: &StorePlace::Sqlite(nowhere.clone()), journal: folder.path(), clients: &[] };
     assert!(matches!(verify(&place, &|_| 0), Err(VerifyError::NoStore(why)) if why.contains("no store at")));
     assert!(!nowhere.exists());
     fs::write(&nowhere, "something else entirely, much longer than a header of SQLite would have to be")

@@ -1,9 +1,10 @@
 //! The judge: says from the clients' diaries alone whether a server kept its promises. Nothing of the server
 //! is looked at, neither its store nor its log, so that the judge cannot share its mistakes.
 //!
-//! `reading` follows one diary line by line; `ledger` holds what all of them say about a room together, and
-//! finds where they contradict each other.
+//! `reading` follows one diary line by line; `held` is what its client has of a room after it; `ledger` holds
+//! what all of them say about a room together, and finds where they contradict each other.
 
+mod held;
 mod ledger;
 mod reading;
 mod report;
@@ -49,12 +50,32 @@ enum Role {
     LastReader,
 }
 
+/// How many nodes the clients talked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Nodes {
+    /// What one client has seen is there for the next who asks, and nothing is ever taken back.
+    #[default]
+    One,
+    /// A node may hear of an entry a moment after another, and may have to take back what it showed while it
+    /// was cut off.
+    Several,
+}
+
+/// By what a room is judged.
+#[derive(Debug, Clone, Copy)]
+struct Verdict {
+    forgetting: bool,
+    several_nodes: bool,
+    has_last_reader: bool,
+}
+
 /// Takes diaries, then gives its verdict.
 #[derive(Debug, Default)]
 pub struct Checker {
     rooms: BTreeMap<String, Ledger>,
     report: Report,
     forgetting: bool,
+    nodes: Nodes,
     last_reader: Option<String>,
 }
 
@@ -67,6 +88,12 @@ impl Checker {
     /// A judge of a server that may forget what is old, as long as it says so.
     pub fn of_a_forgetful_server() -> Checker {
         Checker { forgetting: true, ..Checker::default() }
+    }
+
+    /// A judge of several nodes that share rooms. A `rewind` makes a client forget what it had above that place;
+    /// what was acknowledged there may then have another place, and has to have exactly one.
+    pub fn of_several_nodes() -> Checker {
+        Checker { nodes: Nodes::Several, ..Checker::default() }
     }
 
     /// Reads the diary of a client; what is wrong with the file where it cannot be read.
@@ -87,7 +114,7 @@ impl Checker {
     }
 
     fn take_lines(&mut self, name: &str, lines: impl BufRead, role: Role) -> Result<(), String> {
-        let mut reading = Reading::new(name, role, &mut self.rooms, &mut self.report);
+        let mut reading = Reading::new(name, role, self.nodes, &mut self.rooms, &mut self.report);
         for (number, line) in (1..).zip(lines.lines()) {
             let line = line.map_err(|error| format!("{name}:{number}: {error}"))?;
             let place = |error: String| format!("{name}:{number}: {error}");
@@ -107,9 +134,13 @@ impl Checker {
 
     /// What all diaries together say.
     pub fn verdict(mut self) -> Report {
-        let has_last_reader = self.last_reader.is_some();
+        let by = Verdict {
+            forgetting: self.forgetting,
+            several_nodes: self.nodes == Nodes::Several,
+            has_last_reader: self.last_reader.is_some(),
+        };
         for (room, ledger) in self.rooms {
-            ledger.judge(&room, self.forgetting, has_last_reader, &mut self.report);
+            ledger.judge(&room, by, &mut self.report);
         }
         self.report
     }

@@ -4,11 +4,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -20,15 +21,23 @@ use crate::{PATIENCE, eventually};
 pub struct Client {
     socket: WebSocketStream<TcpStream>,
     lines: VecDeque<String>,
+    silence: Option<Duration>,
+    /// When something last came, were it only a ping.
+    heard: Instant,
 }
 
 impl Client {
-    /// A new link; none when the server does not take it just now.
-    pub async fn connect(address: SocketAddr) -> Option<Client> {
-        let stream = TcpStream::connect(address).await.ok()?;
-        stream.set_nodelay(true).ok()?;
-        let opened = tokio_tungstenite::client_async(format!("ws://{address}/v1/ws"), stream).await;
-        Some(Client { socket: opened.ok()?.0, lines: VecDeque::new() })
+    /// A new link; none when the server does not take it just now. A server that says nothing for `silence`, no
+    /// ping either, counts as gone.
+    pub async fn connect(address: SocketAddr, silence: Option<Duration>) -> Option<Client> {
+        let opening = async {
+            let stream = TcpStream::connect(address).await.ok()?;
+            stream.set_nodelay(true).ok()?;
+            let opened = tokio_tungstenite::client_async(format!("ws://{address}/v1/ws"), stream).await;
+            Some(opened.ok()?.0)
+        };
+        let socket = timeout(silence.unwrap_or(PATIENCE), opening).await.ok()??;
+        Some(Client { socket, lines: VecDeque::new(), silence, heard: Instant::now() })
     }
 
     /// Sends one line. A link that is gone is not told here: [`Client::hear`] sees its end.
@@ -42,7 +51,12 @@ impl Client {
             if let Some(line) = self.lines.pop_front() {
                 return Some(line);
             }
-            match self.socket.next().await?.ok()? {
+            let message = match self.silence {
+                Some(silence) => timeout_at(self.heard + silence, self.socket.next()).await.ok()?,
+                None => self.socket.next().await,
+            };
+            self.heard = Instant::now();
+            match message?.ok()? {
                 Message::Text(text) => {
                     self.lines.extend(text.lines().filter(|line| !line.is_empty()).map(str::to_owned));
                 }
@@ -69,7 +83,7 @@ impl Guest {
     /// the `hello` carries beside the name: `{"rooms":{"lobby":{"since":0}}}`.
     pub async fn enter(address: SocketAddr, folder: &Path, name: &str, more: Value) -> Guest {
         let diary = Diary::begin(folder.join(format!("{name}.jsonl")));
-        let client = eventually("a link", || Client::connect(address)).await;
+        let client = eventually("a link", || Client::connect(address, None)).await;
         let mut guest =
             Guest { client, diary, name: name.to_owned(), unclaimed: VecDeque::new(), seen: HashMap::new() };
         let mut hello = serde_json::json!({"t": "hello", "v": 1, "u": name});

@@ -4,13 +4,13 @@
 
 pub mod checker;
 pub mod client;
+pub mod crowd;
 pub mod diary;
 pub mod frame;
 pub mod reader;
 pub mod server;
 pub mod writer;
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 /// Longest wait for one thing to happen. Far more than it takes, because the machine may be busy.
@@ -20,15 +20,12 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// Looks again and again until `look` finds something; fails with `what` when that takes longer than
 /// [`PATIENCE`].
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl FnMut() -> F) -> T {
+pub async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
     within(PATIENCE, look).await.unwrap_or_else(|| panic!("waited {PATIENCE:?} in vain for: {what}"))
 }
 
 /// The same with another patience; none when it ends.
-pub async fn within<T, F: Future<Output = Option<T>>>(
-    patience: Duration,
-    mut look: impl FnMut() -> F,
-) -> Option<T> {
+pub async fn within<T>(patience: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let began = Instant::now();
     loop {
         if let Some(found) = look().await {

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::client::Client;
 use crate::diary::Diary;
@@ -42,6 +42,8 @@ pub struct Plan {
     pub memory: Memory,
     /// What his chances come from.
     pub seed: u64,
+    /// After how long without a sign of life he gives a link up; none: never.
+    pub silence: Option<Duration>,
 }
 
 /// Up to where the readers have to come before they may go; none yet while it is written.
@@ -59,6 +61,8 @@ pub struct Seen {
     /// Times that it did not know a younger one: cursors are written down a moment later, and nothing was
     /// promised for them before.
     pub forgotten_young: u64,
+    /// Times that he was told to go back.
+    pub rewinds: u64,
     /// The place up to which he has everything, in each room.
     pub upto: BTreeMap<String, u64>,
 }
@@ -74,7 +78,9 @@ pub async fn read(
     let dice = StdRng::seed_from_u64(plan.seed);
     let (epochs, seen) = (BTreeMap::new(), Seen::default());
     let session_since = Instant::now();
-    let reader = Reader { plan, diary, dice, goal, progress, session: None, session_since, epochs, seen };
+    let refused = BTreeMap::new();
+    let reader =
+        Reader { plan, diary, dice, goal, progress, session: None, session_since, epochs, refused, seen };
     reader.run().await
 }
 
@@ -89,13 +95,15 @@ struct Reader {
     session_since: Instant,
     /// The life of each log that his place belongs to.
     epochs: BTreeMap<String, String>,
+    /// Rooms that he could not join just now, and when he tries again.
+    refused: BTreeMap<String, Instant>,
     seen: Seen,
 }
 
 impl Reader {
     async fn run(mut self) -> Seen {
         while !self.is_done() {
-            match Client::connect(self.plan.address).await {
+            match Client::connect(self.plan.address, self.plan.silence).await {
                 Some(client) => self.stay(client).await,
                 None => sleep(Duration::from_millis(self.dice.random_range(5..30))).await,
             }
@@ -118,9 +126,11 @@ impl Reader {
     /// One connection, to its end.
     async fn stay(&mut self, mut client: Client) {
         let hello = self.hello();
+        self.refused.clear();
         self.say(&mut client, &hello).await;
         let (mut goal, asked) = (self.goal.clone(), self.session.take());
         while !self.is_done() {
+            let again = self.refused.values().min().copied();
             tokio::select! {
                 line = client.hear() => {
                     let Some(line) = line else {
@@ -130,6 +140,11 @@ impl Reader {
                     };
                     for answer in self.hear(&line, asked.as_deref()) {
                         self.say(&mut client, &answer).await;
+                    }
+                }
+                () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {
+                    for join in self.joins_again() {
+                        self.say(&mut client, &join).await;
                     }
                 }
                 changed = goal.changed() => changed.expect("the story tells the readers how far to read"),
@@ -157,6 +172,31 @@ impl Reader {
         format!(r#"{{"t":"hello","v":1,"u":{name},"rooms":{}}}"#, json!(rooms))
     }
 
+    /// Where he stands in a room, as `join` names it.
+    fn place(&self, room: &str) -> Value {
+        match self.epochs.get(room) {
+            Some(epoch) => json!({"since": self.upto(room), "e": epoch}),
+            None => json!({"since": 0}),
+        }
+    }
+
+    /// Asks for the rooms again whose time has come.
+    fn joins_again(&mut self) -> Vec<String> {
+        let now = Instant::now();
+        let due: Vec<String> =
+            self.refused.iter().filter(|(_, at)| **at <= now).map(|(room, _)| room.clone()).collect();
+        due.into_iter()
+            .map(|room| {
+                self.refused.remove(&room);
+                let mut join = json!({"r": room});
+                for (key, value) in self.place(&room).as_object().expect("a place is an object") {
+                    join[key] = value.clone();
+                }
+                format!(r#"{{"t":"join",{}"#, &join.to_string()[1..])
+            })
+            .collect()
+    }
+
     /// What came, and what he answers to it.
     fn hear(&mut self, line: &str, asked: Option<&str>) -> Vec<String> {
         let frame = Frame::read(line).unwrap_or_else(|error| panic!("{}: {error}", self.plan.name));
@@ -175,8 +215,13 @@ impl Reader {
             }
             "skip" => self.has_up_to(room, frame.skipped_range().map_or(0, |(_, last)| last)),
             "gap" => self.has_up_to(room, frame.missing_range().map_or(0, |(_, last)| last)),
+            "rewind" => self.goes_back(room, frame.s.unwrap_or(0), frame.e.clone()),
             // Told after the welcome, which names a new session.
             "err" if frame.why.as_deref() == Some("no-session") => {}
+            "err" if matches!(frame.code, Some(503 | 429)) && !room.is_empty() => {
+                let wait = Duration::from_millis(frame.wait.unwrap_or(30));
+                self.refused.insert(room.to_owned(), Instant::now() + wait);
+            }
             "err" => panic!("{} is refused: {line}", self.plan.name),
             _ if frame.is_entry() => {
                 dropped = self.enters(room, frame.s.unwrap_or(0));
@@ -197,6 +242,15 @@ impl Reader {
         self.seen.shown += 1;
         self.has_up_to(room, s);
         false
+    }
+
+    /// What stands above a place was taken back and may come again.
+    fn goes_back(&mut self, room: &str, to: u64, epoch: Option<String>) {
+        let upto = self.upto(room).min(to);
+        self.seen.upto.insert(room.to_owned(), upto);
+        self.epochs.insert(room.to_owned(), epoch.unwrap_or_default());
+        self.seen.rewinds += 1;
+        self.progress.send_replace(self.seen.clone());
     }
 
     fn has_up_to(&mut self, room: &str, s: u64) {

@@ -35,6 +35,8 @@ pub struct Plan {
     pub bytes: usize,
     /// Whether he also edits, deletes and reacts, where the server offers that.
     pub changes: bool,
+    /// After how long without a sign of life he gives a link up; none: never.
+    pub silence: Option<Duration>,
 }
 
 /// What a writer has done so far.
@@ -76,6 +78,7 @@ pub async fn write(
         progress,
         unacked: VecDeque::new(),
         said: VecDeque::new(),
+        outside: BTreeMap::new(),
         can_edit: false,
         number: 0,
         written: Written::default(),
@@ -92,6 +95,8 @@ struct Writer {
     unacked: VecDeque<Unacked>,
     /// Places of own messages that may be edited, deleted and reacted to.
     said: VecDeque<(String, u64)>,
+    /// Rooms that he could not join just now, and when he tries again.
+    outside: BTreeMap<String, Instant>,
     can_edit: bool,
     number: u64,
     written: Written,
@@ -100,7 +105,7 @@ struct Writer {
 impl Writer {
     async fn run(mut self) -> Written {
         while !self.is_done() {
-            match Client::connect(self.plan.address).await {
+            match Client::connect(self.plan.address, self.plan.silence).await {
                 Some(client) => self.stay(client).await,
                 None => sleep(Duration::from_millis(self.dice.random_range(5..30))).await,
             }
@@ -118,6 +123,7 @@ impl Writer {
         let rooms: BTreeMap<&String, Value> = self.plan.rooms.iter().map(|room| (room, json!({}))).collect();
         let (rooms, name) = (json!(rooms), json!(self.plan.name));
         self.say(&mut client, &format!(r#"{{"t":"hello","v":1,"u":{name},"rooms":{rooms}}}"#)).await;
+        self.outside.clear();
         for unacked in &mut self.unacked {
             unacked.again = None;
             self.diary.said(&unacked.line);
@@ -126,7 +132,8 @@ impl Writer {
         let mut next_burst = self.next_burst();
         let mut stop = self.stop.clone();
         while !self.is_done() {
-            let again = self.unacked.iter().filter_map(|unacked| unacked.again).min();
+            let again = self.unacked.iter().filter_map(|unacked| unacked.again);
+            let again = again.chain(self.outside.values().copied()).min();
             let may_write = self.unacked.is_empty() && !*self.stop.borrow();
             tokio::select! {
                 line = client.hear() => {
@@ -196,6 +203,13 @@ impl Writer {
 
     async fn send_again(&mut self, client: &mut Client) {
         let now = Instant::now();
+        let due: Vec<String> =
+            self.outside.iter().filter(|(_, at)| **at <= now).map(|(room, _)| room.clone()).collect();
+        for room in due {
+            self.outside.remove(&room);
+            let join = format!(r#"{{"t":"join","r":{}}}"#, json!(room));
+            self.say(client, &join).await;
+        }
         for unacked in self.unacked.iter_mut().filter(|unacked| unacked.again.is_some_and(|at| at <= now)) {
             unacked.again = None;
             self.diary.said(&unacked.line);
@@ -229,17 +243,29 @@ impl Writer {
     }
 
     fn refused(&mut self, frame: &Frame, line: &str) {
-        let why = frame.why.clone().unwrap_or_default();
-        let known = self.unacked.iter().position(|known| Some(&known.id) == frame.id.as_ref());
-        let at = known.unwrap_or_else(|| panic!("{} is refused what he did not ask: {line}", self.plan.name));
+        let (why, room) = (frame.why.clone().unwrap_or_default(), frame.r.clone().unwrap_or_default());
+        let wait = Duration::from_millis(frame.wait.unwrap_or(30));
+        let again = Instant::now() + wait;
         let may_come_again = matches!(frame.code, Some(503 | 429));
-        if may_come_again {
-            let wait = Duration::from_millis(frame.wait.unwrap_or(30));
-            self.unacked[at].again = Some(Instant::now() + wait);
-        } else {
-            let unacked = self.unacked.remove(at).expect("it was found there");
-            // What he changes may have gone by another way; what he says is fine and has to be taken.
-            assert!(!unacked.is_message, "{} was refused for ever: {line}", self.plan.name);
+        let known = self.unacked.iter().position(|known| frame.id.as_ref() == Some(&known.id));
+        match known {
+            // What he could not join he cannot write into either, until he has.
+            Some(at) if may_come_again || why == "not-joined" => {
+                self.unacked[at].again = Some(again);
+                if why == "not-joined" {
+                    self.outside.entry(room).or_insert(again);
+                }
+            }
+            Some(at) => {
+                let unacked = self.unacked.remove(at).expect("it was found there");
+                // What he changes may have gone by another way; what he says is fine and has to be taken.
+                assert!(!unacked.is_message, "{} was refused for ever: {line}", self.plan.name);
+            }
+            None => {
+                let is_join = may_come_again && frame.id.is_none() && !room.is_empty();
+                assert!(is_join, "{} is refused what he did not ask: {line}", self.plan.name);
+                self.outside.insert(room, again);
+            }
         }
         *self.written.refused.entry(why).or_default() += 1;
         self.progress.send_replace(self.written.clone());

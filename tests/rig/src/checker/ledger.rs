@@ -1,14 +1,11 @@
 //! What all diaries say about one room, and where they contradict each other.
 
 use std::collections::hash_map::Entry as Slot;
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::Verdict;
+use super::held::{Key, Place};
 use super::report::{Fault, Report};
-use crate::frame::Frame;
-
-/// Who said it, and under which id. What backends say has the user "".
-pub(super) type Key = (String, String);
 
 /// What was sent under an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,19 +16,6 @@ pub(super) struct Sent {
     pub(super) data: u64,
     /// The newest place of an own message that was acknowledged before this one was first sent.
     pub(super) after: u64,
-}
-
-/// An entry as readers saw it. Lines are kept as their hashes.
-#[derive(Debug)]
-struct Place {
-    key: Key,
-    /// The whole line; none where its words were changed since.
-    line: Option<u64>,
-    /// What never changes of a line.
-    bare: u64,
-    /// Its data; none where its words were changed since.
-    data: Option<u64>,
-    is_message: bool,
 }
 
 /// A reader's question for a room.
@@ -46,7 +30,8 @@ struct Head {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     sent: HashMap<Key, Sent>,
-    acked: HashMap<Key, u64>,
+    /// Mostly one place; more where a repeat was answered with another.
+    acked: HashMap<Key, Vec<u64>>,
     places: HashMap<u64, Place>,
     ids: HashMap<Key, u64>,
     skipped: BTreeSet<u64>,
@@ -57,17 +42,10 @@ pub(super) struct Ledger {
     heads: Vec<Head>,
     /// What the last reader was shown or told to skip.
     last: HashSet<u64>,
-}
-
-pub(super) fn hash(of: impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    of.hash(&mut hasher);
-    hasher.finish()
-}
-
-/// The data of a frame as it is compared: its bytes.
-pub(super) fn data_of(frame: &Frame) -> u64 {
-    hash(frame.d.map(|raw| raw.get()))
+    /// What clients had seen who then came in without saying where they stood.
+    before: Vec<(String, BTreeMap<u64, Place>)>,
+    /// The lowest place that anybody was told to go back to.
+    rewound_to: Option<u64>,
 }
 
 impl Ledger {
@@ -77,16 +55,10 @@ impl Ledger {
 
     pub(super) fn was_acked(&mut self, key: Key, s: u64, ms: u64, report: &mut Report) {
         self.known.push((ms, s));
-        match self.acked.entry(key) {
-            Slot::Vacant(free) => {
-                report.acked += 1;
-                free.insert(s);
-            }
-            Slot::Occupied(known) if *known.get() != s => {
-                let text = format!("{:?} was acknowledged at {} and at {s}", known.key(), known.get());
-                report.add(Fault::Doubled, text);
-            }
-            Slot::Occupied(_) => {}
+        let places = self.acked.entry(key).or_default();
+        report.acked += u64::from(places.is_empty());
+        if !places.contains(&s) {
+            places.push(s);
         }
     }
 
@@ -110,18 +82,23 @@ impl Ledger {
         self.last.extend(from..=to);
     }
 
-    /// A reader saw an entry. `line` is all of it, where it came as a line of its own.
-    pub(super) fn was_seen(&mut self, frame: &Frame, line: Option<&str>, reader: &str, report: &mut Report) {
-        let s = frame.s.unwrap_or(0);
-        let key = (frame.u.clone().unwrap_or_default(), frame.id.clone().unwrap_or_default());
-        let changed = frame.edited.is_some() || frame.gone == Some(true);
-        let place = Place {
-            line: line.filter(|_| !changed).map(hash),
-            bare: hash((&frame.t, &frame.id, &frame.u, frame.ts, frame.of)),
-            data: (!changed).then(|| data_of(frame)),
-            is_message: frame.t == "msg",
-            key,
-        };
+    /// Somebody was told that all above a place is taken back.
+    pub(super) fn was_rewound(&mut self, to: u64) {
+        self.rewound_to = Some(self.rewound_to.map_or(to, |known| known.min(to)));
+    }
+
+    /// A client had seen this before it came in without saying where it stood.
+    pub(super) fn was_seen_before(&mut self, reader: &str, seen: BTreeMap<u64, Place>) {
+        self.before.push((reader.to_owned(), seen));
+    }
+
+    /// Whether what stood at a place may stand elsewhere now.
+    fn may_have_moved(&self, s: u64) -> bool {
+        self.rewound_to.is_some_and(|to| s > to)
+    }
+
+    /// A reader holds an entry.
+    pub(super) fn was_seen(&mut self, s: u64, place: Place, reader: &str, report: &mut Report) {
         if !place.key.1.is_empty() {
             match self.ids.entry(place.key.clone()) {
                 Slot::Vacant(free) => {
@@ -140,16 +117,9 @@ impl Ledger {
                 free.insert(place);
             }
             Slot::Occupied(mut known) => {
-                let known = known.get_mut();
-                if known.differs_from(&place) {
-                    let text = format!(
-                        "{s} is {:?} for some and {:?} for {reader}, or their lines differ",
-                        known.key, place.key
-                    );
-                    report.add(Fault::Different, text);
+                if let Err(text) = known.get_mut().agrees(place) {
+                    report.add(Fault::Different, format!("{s} {text}, for {reader}"));
                 }
-                known.line = known.line.or(place.line);
-                known.data = known.data.or(place.data);
             }
         }
     }
@@ -160,44 +130,72 @@ impl Ledger {
     }
 
     /// Says what is wrong in this room.
-    pub(super) fn judge(mut self, room: &str, forgetting: bool, has_last_reader: bool, report: &mut Report) {
-        report.sent += self.sent.len() as u64;
-        report.places += self.places.len() as u64;
-        self.judge_acks(room, forgetting, has_last_reader, report);
-        self.judge_places(room, forgetting, has_last_reader, report);
-        self.judge_writers(room, report);
-        self.judge_heads(room, report);
-    }
-
-    fn judge_acks(&self, room: &str, forgetting: bool, has_last_reader: bool, report: &mut Report) {
-        for (key, s) in &self.acked {
-            if !self.sent.contains_key(key) {
-                report.add(Fault::Phantom, format!("{room} {s}: {key:?} was acknowledged and never sent"));
-            }
-            let missing = self.missing.iter().any(|(from, to)| (from..=to).contains(&s));
-            report.forgotten += u64::from(missing);
-            if let Some(place) = self.places.get(s).filter(|place| place.key != *key) {
-                let text = format!("{room} {s}: {key:?} was acknowledged; {:?} stands there", place.key);
-                report.add(Fault::Lost, text);
-                continue;
-            }
-            if missing && !forgetting {
-                let text = format!("{room} {s}: {key:?} was acknowledged; a reader is told it is missing");
-                report.add(Fault::Lost, text);
-            }
-            for (_, _, reader) in self.holes.iter().filter(|(from, to, _)| (from..=to).contains(&s)) {
-                let text = format!("{room} {s}: {key:?} was acknowledged; {reader} did not get it");
-                report.add(Fault::Lost, text);
-            }
-            let there = self.places.contains_key(s)
-                || (self.skipped.contains(s) && (forgetting || self.is_replaced(key)));
-            if !there && !missing {
-                report.add(Fault::Lost, format!("{room} {s}: {key:?} was acknowledged; nobody was shown it"));
-            } else if has_last_reader && !missing && !self.last.contains(s) {
-                let text = format!("{room} {s}: {key:?} was acknowledged; at the end it is not there");
-                report.add(Fault::Lost, text);
+    pub(super) fn judge(mut self, room: &str, by: Verdict, report: &mut Report) {
+        for (reader, seen) in std::mem::take(&mut self.before) {
+            // What may have been taken back since is nobody's any more.
+            for (s, place) in seen.into_iter().filter(|(s, _)| !self.may_have_moved(*s)).collect::<Vec<_>>() {
+                self.was_seen(s, place, &reader, report);
             }
         }
+        report.sent += self.sent.len() as u64;
+        report.places += self.places.len() as u64;
+        for (key, places) in &self.acked {
+            self.judge_ack(room, key, places, by, report);
+        }
+        self.judge_places(room, by, report);
+        self.judge_writers(room, report);
+        if !by.several_nodes {
+            // A node may know a moment later than another what the newest place is.
+            self.judge_heads(room, report);
+        }
+    }
+
+    fn judge_ack(&self, room: &str, key: &Key, places: &[u64], by: Verdict, report: &mut Report) {
+        if !self.sent.contains_key(key) {
+            let text = format!("{room} {places:?}: {key:?} was acknowledged and never sent");
+            report.add(Fault::Phantom, text);
+        }
+        let Some(s) = self.place_of_ack(room, key, places, report) else { return };
+        let missing = self.missing.iter().any(|(from, to)| (*from..=*to).contains(&s));
+        report.forgotten += u64::from(missing);
+        if let Some(place) = self.places.get(&s).filter(|place| place.key != *key) {
+            let text = format!("{room} {s}: {key:?} was acknowledged; {:?} stands there", place.key);
+            report.add(Fault::Lost, text);
+            return;
+        }
+        if missing && !by.forgetting {
+            let text = format!("{room} {s}: {key:?} was acknowledged; a reader is told it is missing");
+            report.add(Fault::Lost, text);
+        }
+        for (_, _, reader) in self.holes.iter().filter(|(from, to, _)| (*from..=*to).contains(&s)) {
+            let text = format!("{room} {s}: {key:?} was acknowledged; {reader} did not get it");
+            report.add(Fault::Lost, text);
+        }
+        let there = self.places.contains_key(&s)
+            || (self.skipped.contains(&s) && (by.forgetting || self.is_replaced(key)));
+        if !there && !missing {
+            report.add(Fault::Lost, format!("{room} {s}: {key:?} was acknowledged; nobody was shown it"));
+        } else if by.has_last_reader && !missing && !self.last.contains(&s) {
+            report.add(
+                Fault::Lost,
+                format!("{room} {s}: {key:?} was acknowledged; at the end it is not there"),
+            );
+        }
+    }
+
+    /// Where an acknowledged message has to be. Only what stood above a place that was gone back to may have
+    /// been given another.
+    fn place_of_ack(&self, room: &str, key: &Key, places: &[u64], report: &mut Report) -> Option<u64> {
+        let (now, first) = (self.ids.get(key).copied(), *places.first()?);
+        let moved = |s: &u64| self.may_have_moved(*s) && now.is_some_and(|now| now != *s);
+        report.moved += u64::from(places.iter().any(moved));
+        let mut binding = places.iter().copied().filter(|s| !moved(s));
+        let s = binding.next().or(now).unwrap_or(first);
+        if let Some(other) = binding.next() {
+            let text = format!("{room}: {key:?} was acknowledged at {s} and at {other}");
+            report.add(Fault::Doubled, text);
+        }
+        Some(s)
     }
 
     /// Whether this is an edit of a message that somebody edited again or deleted: then its place is skipped.
@@ -206,7 +204,7 @@ impl Ledger {
         self.sent.iter().any(|(other, sent)| other != key && sent.changes == Some(of))
     }
 
-    fn judge_places(&self, room: &str, forgetting: bool, has_last_reader: bool, report: &mut Report) {
+    fn judge_places(&self, room: &str, by: Verdict, report: &mut Report) {
         for (s, place) in &self.places {
             let key = &place.key;
             match self.sent.get(key) {
@@ -217,12 +215,12 @@ impl Ledger {
                 Some(_) => {}
             }
             // What grew too old between a reader's `joined` and its turn is skipped.
-            if place.is_message && !forgetting && self.skipped.contains(s) {
+            if place.is_message && !by.forgetting && self.skipped.contains(s) {
                 let text = format!("{room} {s}: {key:?} was shown to one reader and skipped for another");
                 report.add(Fault::Vanished, text);
             }
             let forgotten = self.missing.iter().any(|(from, to)| (from..=to).contains(&s));
-            if has_last_reader && !forgotten && !self.last.contains(s) {
+            if by.has_last_reader && !forgotten && !self.last.contains(s) {
                 report.add(
                     Fault::Vanished,
                     format!("{room} {s}: {key:?} was seen; at the end it is not there"),
@@ -234,7 +232,8 @@ impl Ledger {
     /// A writer who had waited for an acknowledgement finds his next message after it.
     fn judge_writers(&self, room: &str, report: &mut Report) {
         for (key, sent) in &self.sent {
-            let place = self.acked.get(key).or_else(|| self.ids.get(key));
+            let acked = self.acked.get(key).and_then(|places| places.first());
+            let place = acked.or_else(|| self.ids.get(key)).filter(|_| !self.may_have_moved(sent.after));
             if let Some(s) = place.filter(|s| **s <= sent.after) {
                 let text =
                     format!("{room}: {key:?} stands at {s}; before it was sent, {} was taken", sent.after);
@@ -260,12 +259,5 @@ impl Ledger {
                 report.add(Fault::Vanished, text);
             }
         }
-    }
-}
-
-impl Place {
-    fn differs_from(&self, other: &Place) -> bool {
-        let both = |one: Option<u64>, two: Option<u64>| one.is_some() && two.is_some() && one != two;
-        self.bare != other.bare || both(self.line, other.line) || both(self.data, other.data)
     }
 }

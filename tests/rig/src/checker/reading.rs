@@ -1,13 +1,17 @@
 //! Follows one client's diary: where it stands in each room, and whether what it got is what comes next.
 
+mod joining;
+
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::value::RawValue;
 
-use super::Role;
-use super::ledger::{Ledger, Sent, data_of};
+use super::held::{Held, Place, data_of};
+use super::ledger::{Ledger, Sent};
 use super::report::{Fault, Report};
+use super::{Nodes, Role};
 use crate::frame::Frame;
+use joining::Joined;
 
 /// What the client asked for in a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +39,7 @@ struct Stream {
 pub(super) struct Reading<'a> {
     name: String,
     role: Role,
+    nodes: Nodes,
     rooms: &'a mut BTreeMap<String, Ledger>,
     report: &'a mut Report,
     user: String,
@@ -43,8 +48,8 @@ pub(super) struct Reading<'a> {
     /// When `hello` named a session, on this connection.
     came_back: Option<u64>,
     streams: HashMap<String, Stream>,
-    /// What the client has shown up to, over all its connections.
-    shown: HashMap<String, u64>,
+    joined: HashMap<String, Joined>,
+    held: HashMap<String, Held>,
     sent: HashMap<(String, String), Sent>,
     acked: Vec<(String, String, u64, u64)>,
     acked_upto: HashMap<String, u64>,
@@ -54,6 +59,7 @@ impl<'a> Reading<'a> {
     pub(super) fn new(
         name: &str,
         role: Role,
+        nodes: Nodes,
         rooms: &'a mut BTreeMap<String, Ledger>,
         report: &'a mut Report,
     ) -> Reading<'a> {
@@ -61,13 +67,15 @@ impl<'a> Reading<'a> {
         Reading {
             name: name.to_owned(),
             role,
+            nodes,
             rooms,
             report,
             user: String::new(),
             asked: HashMap::new(),
             came_back: None,
             streams: HashMap::new(),
-            shown: HashMap::new(),
+            joined: HashMap::new(),
+            held: HashMap::new(),
             sent: HashMap::new(),
             acked: Vec::new(),
             acked_upto: HashMap::new(),
@@ -89,6 +97,7 @@ impl<'a> Reading<'a> {
 
     /// With `hello` a connection begins.
     fn said_hello(&mut self, frame: &Frame, ms: u64) {
+        self.settle_all();
         self.streams.clear();
         self.asked.clear();
         self.user = frame.u.clone().unwrap_or_else(|| self.user.clone());
@@ -111,13 +120,17 @@ impl<'a> Reading<'a> {
     /// The client received a frame.
     pub(super) fn heard(&mut self, frame: &Frame, line: &str, ms: u64, dropped: bool) {
         let room = frame.r.clone().unwrap_or_default();
+        let of_the_stream = frame.is_entry() || matches!(&*frame.t, "joined" | "live" | "skip" | "gap");
+        if of_the_stream {
+            self.settles(&room, None);
+        }
         match &*frame.t {
             "welcome" => self.user = frame.u.clone().unwrap_or_default(),
             "joined" => self.joined(&room, frame, ms),
             "live" => self.is_live(&room, frame.s.unwrap_or(0)),
             "skip" => self.passes(&room, frame.skipped_range(), "skip"),
             "gap" => self.passes(&room, frame.missing_range(), "gap"),
-            "rewind" => self.report.add(Fault::Vanished, format!("{} in {room}: {line}", self.name)),
+            "rewind" => self.rewinds(&room, frame.s.unwrap_or(0), line),
             "page" => self.page(&room, frame),
             "ack" => self.ack(&room, frame, ms),
             _ if frame.is_entry() => self.entry(&room, frame, line, ms, dropped),
@@ -125,47 +138,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn joined(&mut self, room: &str, frame: &Frame, ms: u64) {
-        let (head, n) = (frame.s.unwrap_or(0), frame.n.unwrap_or(0));
-        let by_cursor = self.came_back.map(|at| (Asked::Cursor, at));
-        let known = self.asked.get(room).copied().or(by_cursor);
-        let (asked, at) = known.unwrap_or((Asked::Anything, ms));
-        let ledger = self.rooms.entry(room.to_owned()).or_default();
-        ledger.announced(&self.name, at, head);
-        let start = match asked {
-            Asked::Since(since) => since,
-            Asked::Anything => frame.missing_range().map_or(head.saturating_sub(n), |(first, _)| first - 1),
-            Asked::Cursor => {
-                let start = frame.missing_range().map_or(head.saturating_sub(n), |(first, _)| first - 1);
-                let shown = self.shown.get(room).copied().unwrap_or(0);
-                if start > shown {
-                    self.hole(room, shown + 1, start, "the cursor is ahead of what was shown");
-                }
-                start
-            }
-        };
-        if start > head {
-            let text =
-                format!("{} in {room}: asked to go on from {start}; the log ends at {head}", self.name);
-            self.report.add(Fault::Vanished, text);
-        }
-        let since = matches!(asked, Asked::Since(_)).then_some(start);
-        self.streams.insert(room.to_owned(), Stream { upto: start, since, head, live: false });
-        // Who has seen nothing cannot lose it; a room that nobody has spoken in has no life to go on with.
-        if frame.misses_all() && start > 0 {
-            let text = format!("{} in {room}: the log has begun anew, with its head at {head}", self.name);
-            self.report.add(Fault::Lost, text);
-            self.stream(room).upto = head.saturating_sub(n);
-        }
-        if frame.missing_range().is_some() {
-            self.passes(room, frame.missing_range(), "missing");
-        }
-        let upto = self.stream(room).upto;
-        if upto + n != head {
-            let text =
-                format!("{} in {room}: {n} places are announced after {upto}, up to {head}", self.name);
-            self.report.add(Fault::Unaccounted, text);
-        }
+    fn held(&mut self, room: &str) -> &mut Held {
+        self.held.entry(room.to_owned()).or_default()
     }
 
     fn stream(&mut self, room: &str) -> &mut Stream {
@@ -195,17 +169,11 @@ impl<'a> Reading<'a> {
             self.report.add(Fault::Reordered, text);
         }
         self.stream(room).upto = upto.max(to);
-        self.shows(room, to);
-        let is_last = self.role == Role::LastReader;
-        let ledger = self.rooms.entry(room.to_owned()).or_default();
+        let held = self.held(room);
+        held.shows(to);
         match word {
-            "skip" => {
-                ledger.is_skipped(from, to);
-                if is_last {
-                    ledger.last_reader_has(from, to);
-                }
-            }
-            _ => ledger.is_missing(from, to),
+            "skip" => held.skipped.push((from, to)),
+            _ => held.missing.push((from, to)),
         }
     }
 
@@ -213,20 +181,21 @@ impl<'a> Reading<'a> {
         let s = frame.s.unwrap_or(0);
         self.report.seen += 1;
         self.report.dropped += u64::from(dropped);
-        let had = self.shown.get(room).copied().unwrap_or(0);
+        let had = self.held(room).shown;
         self.comes_next(room, s, dropped, had);
         if !dropped {
-            self.shows(room, s);
+            self.held(room).shows(s);
         }
-        let is_news = s > had;
-        let is_last = self.role == Role::LastReader;
-        let ledger = self.rooms.entry(room.to_owned()).or_default();
-        if is_news {
-            ledger.was_known(ms, s);
+        if s > had {
+            self.rooms.entry(room.to_owned()).or_default().was_known(ms, s);
         }
-        ledger.was_seen(frame, Some(line), &self.name, self.report);
-        if is_last {
-            ledger.last_reader_has(s, s);
+        self.holds(room, frame, Some(line));
+    }
+
+    fn holds(&mut self, room: &str, frame: &Frame, line: Option<&str>) {
+        let s = frame.s.unwrap_or(0);
+        if let Err(text) = self.held(room).holds(s, Place::of(frame, line)) {
+            self.report.add(Fault::Different, format!("{} in {room}: {s} {text}", self.name));
         }
     }
 
@@ -264,11 +233,6 @@ impl<'a> Reading<'a> {
         self.rooms.entry(room.to_owned()).or_default().has_hole(from, to, &name);
     }
 
-    fn shows(&mut self, room: &str, s: u64) {
-        let shown = self.shown.entry(room.to_owned()).or_default();
-        *shown = s.max(*shown);
-    }
-
     /// A page of the log: the entries that everybody sees, or a skip, without a hole.
     fn page(&mut self, room: &str, frame: &Frame) {
         let list: Vec<&RawValue> =
@@ -292,8 +256,7 @@ impl<'a> Reading<'a> {
             }
             before = Some(last);
             if entry.is_entry() {
-                let ledger = self.rooms.entry(room.to_owned()).or_default();
-                ledger.was_seen(&entry, None, &self.name, self.report);
+                self.holds(room, &entry, None);
             }
         }
     }
@@ -307,7 +270,25 @@ impl<'a> Reading<'a> {
     }
 
     /// The diary is over; now it is known whose it was.
-    pub(super) fn ends(self) {
+    pub(super) fn ends(mut self) {
+        self.settle_all();
+        let is_last = self.role == Role::LastReader;
+        for (room, held) in self.held {
+            let ledger = self.rooms.entry(room).or_default();
+            for (from, to) in held.skipped {
+                ledger.is_skipped(from, to);
+                if is_last {
+                    ledger.last_reader_has(from, to);
+                }
+            }
+            held.missing.into_iter().for_each(|(from, to)| ledger.is_missing(from, to));
+            for (s, place) in held.places {
+                ledger.was_seen(s, place, &self.name, self.report);
+                if is_last {
+                    ledger.last_reader_has(s, s);
+                }
+            }
+        }
         for ((room, id), sent) in self.sent {
             let ledger = self.rooms.entry(room).or_default();
             ledger.was_sent((self.user.clone(), id), sent);

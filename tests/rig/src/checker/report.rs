@@ -68,6 +68,12 @@ pub struct Report {
     pub places: u64,
     /// Acknowledged places that readers were told are `missing`.
     pub forgotten: u64,
+    /// Times that a reader was told to go back.
+    pub rewinds: u64,
+    /// Entries that readers took off their screens because of that.
+    pub taken_back: u64,
+    /// Acknowledged messages that were given another place by that.
+    pub moved: u64,
     faults: BTreeMap<Fault, (u64, Vec<String>)>,
 }
 
@@ -101,6 +107,9 @@ impl fmt::Display for Report {
             ("seen by readers", self.seen),
             ("dropped repeats", self.dropped),
             ("forgotten", self.forgotten),
+            ("rewinds", self.rewinds),
+            ("  taken back", self.taken_back),
+            ("  acked and moved", self.moved),
         ];
         for (name, figure) in figures {
             writeln!(f, "{name:<18}{figure:>12}")?;

@@ -395,6 +395,114 @@ fn vanished_a_rewind() {
     );
 }
 
+fn judged_as_several_nodes(diaries: Vec<Pages>) -> Report {
+    judged_by(Checker::of_several_nodes(), diaries)
+}
+
+const REWIND_TO_1: &str = r#"{"t":"rewind","r":"a","s":1,"e":"e2"}"#;
+
+/// What the writer `w` says under one number at another place.
+fn moved(number: u64, s: u64) -> String {
+    entry(number).replace(&format!(r#""s":{number}"#), &format!(r#""s":{s}"#))
+}
+
+#[test]
+fn several_nodes_may_take_back_what_was_not_acknowledged() {
+    // Places 2 and 3 were shown on a node that was cut off; the others had given them to 4 and 2 meanwhile.
+    let cut_off = || reader(3).hears(REWIND_TO_1).hears(&moved(4, 2)).hears(&moved(2, 3)).hears(&moved(3, 4));
+    let other = || reader(1).hears(&moved(4, 2)).hears(&moved(2, 3)).hears(&moved(3, 4));
+    let writes = || {
+        let pages = writer(1).says("w-2").says("w-3").says("w-4");
+        pages.acked("w-4", 2).acked("w-2", 3).acked("w-3", 4)
+    };
+    let report = judged_as_several_nodes(vec![writes(), cut_off(), other()]);
+    assert!(report.is_clean(), "{report}");
+    assert_eq!((report.rewinds, report.taken_back, report.moved), (1, 2, 0));
+    // One node alone has no such excuse.
+    has(&judged(vec![writes(), cut_off(), other()]), Fault::Vanished);
+    // Who was not told to go back holds something else than the others.
+    has(&judged_as_several_nodes(vec![writes(), reader(3), other()]), Fault::Different);
+    // Nor may the same entry come again under his old place only.
+    let back = reader(3).hears(REWIND_TO_1).hears(&moved(4, 2)).hears(&moved(2, 3)).hears(&moved(4, 4));
+    has(&judged_as_several_nodes(vec![writes(), back, other()]), Fault::Doubled);
+}
+
+#[test]
+fn several_nodes_lose_nothing_acknowledged_by_going_back() {
+    // Acknowledged at 2 and shown there; then taken back for good.
+    let cut_off = reader(2).hears(REWIND_TO_1).hears(&moved(3, 2));
+    let other = || reader(1).hears(&moved(3, 2));
+    let writes = || writer(2).says("w-3").acked("w-3", 2);
+    let report = judged_as_several_nodes(vec![writes(), cut_off, other()]);
+    assert_eq!(found(&report), [(Fault::Lost, 1)], "{report}");
+    // Said again at another place it is kept; the report counts that its place was not.
+    let cut_off = reader(2).hears(REWIND_TO_1).hears(&moved(3, 2)).hears(&moved(2, 3));
+    let report = judged_as_several_nodes(vec![writes(), cut_off, other().hears(&moved(2, 3))]);
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(report.moved, 1);
+    // Without anybody having gone back there is no reason for it to stand elsewhere.
+    has(&judged_as_several_nodes(vec![writes(), other().hears(&moved(2, 3))]), Fault::Lost);
+}
+
+#[test]
+fn a_rewind_at_a_join_counts_before_the_figures_of_joined() {
+    let back = |n: u64| {
+        let joined = format!(r#"{{"t":"joined","r":"a","s":4,"e":"e2","n":{n}}}"#);
+        let pages = reader(3).out(&HELLO.replace(r#""since":0"#, r#""since":3,"e":"e1""#)).hears(WELCOME);
+        let pages = pages.hears(&joined).hears(REWIND_TO_1);
+        pages.hears(&moved(4, 2)).hears(&moved(2, 3)).hears(&moved(3, 4)).live(4)
+    };
+    let writes = || {
+        let pages = writer(1).says("w-2").says("w-3").says("w-4");
+        pages.acked("w-4", 2).acked("w-2", 3).acked("w-3", 4)
+    };
+    let report = judged_as_several_nodes(vec![writes(), back(3)]);
+    assert!(report.is_clean(), "{report}");
+    has(&judged_as_several_nodes(vec![writes(), back(1)]), Fault::Unaccounted);
+    // A log that ends before what he has is told by a rewind or not at all.
+    let silent = reader(3).joins_to_replay("ann", 3, 2).live(2);
+    has(&judged_as_several_nodes(vec![writer(3), silent]), Fault::Vanished);
+}
+
+#[test]
+fn after_a_rewind_holes_and_repeats_are_found_as_ever() {
+    let writes = || writer(3);
+    let again = |first: u64| reader(3).hears(REWIND_TO_1).sees(first..=3);
+    assert!(judged_as_several_nodes(vec![writes(), again(2)]).is_clean());
+    has(&judged_as_several_nodes(vec![writes(), again(3)]), Fault::Unaccounted);
+    has(&judged_as_several_nodes(vec![writes(), again(1)]), Fault::Doubled);
+    has(&judged_as_several_nodes(vec![writes(), again(2), reader(2).hears(&moved(3, 2))]), Fault::Doubled);
+}
+
+#[test]
+fn who_comes_in_without_saying_where_he_stood_is_told_nothing() {
+    let anew = |pages: Pages, head: u64| {
+        let hello = r#"{"t":"hello","v":1,"u":"bob","rooms":{"a":{}}}"#;
+        let joined = format!(r#"{{"t":"joined","r":"a","s":{head},"e":"e2","n":0}}"#);
+        pages.out(hello).hears(WELCOME).hears(&joined).live(head)
+    };
+    let bob = || anew(Pages::from(0).joins("bob", 0, 0).sees(1..=3), 3).sees(4..=4);
+    assert!(judged_as_several_nodes(vec![writer(4), reader(4), bob()]).is_clean());
+    // What he saw before still counts where nothing was taken back…
+    let other = |s: u64| Pages::from(0).joins("eve", 0, 0).sees(1..=s - 1).hears(&moved(9, s));
+    let writes = || writer(4).says("w-9");
+    has(&judged_as_several_nodes(vec![writes(), bob(), other(3)]), Fault::Different);
+    // … and does not where others were told to go back.
+    let eve = other(3).hears(r#"{"t":"rewind","r":"a","s":2,"e":"e2"}"#).hears(&moved(9, 3)).sees(4..=4);
+    let report = judged_as_several_nodes(vec![writes(), bob(), eve]);
+    assert_eq!(report.count(Fault::Different), 0, "{report}");
+}
+
+#[test]
+fn a_node_may_hear_of_an_entry_a_moment_later_than_another() {
+    let late = || Pages::from(500).joins_to_replay("bob", 0, 2).sees(1..=2).live(2).sees(3..=3);
+    has(&judged(vec![writer(3), reader(3), late()]), Fault::Vanished);
+    assert!(judged_as_several_nodes(vec![writer(3), reader(3), late()]).is_clean());
+    // But not for one and the same client.
+    let back = reader(3).joins_to_replay("ann", 3, 2).live(2);
+    has(&judged_as_several_nodes(vec![writer(3), back]), Fault::Vanished);
+}
+
 #[test]
 fn a_broken_diary_is_told_with_its_line() {
     let lines = Cursor::new(format!("{}not a line\n", writer(1).text));

@@ -1,18 +1,21 @@
+//! What an archive should know, written as plainly as can be; every answer of a real one is compared with it.
+
 use std::collections::BTreeMap;
 
-use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
-use rand::{Rng, SeedableRng};
+use bytes::Bytes;
+use roomcast::chat::entry::{Entry, Kind};
+use roomcast::chat::history::PageFrom;
+use roomcast::chat::line;
+use roomcast::chat::message::{Epoch, Offset};
+use roomcast::chat::names::{MessageId, RoomName, UserName};
+use roomcast::store::archive::{
+    Answer, Question, StoredEntry, StoredPlace, StoredRoom, StoredState, UserRoom,
+};
+use roomcast::store::record::{Letter, Record, Seen, SessionNote};
 
-use super::*;
-use crate::chat::history::PageFrom;
-use crate::chat::line;
-use crate::store::archive::{StoredEntry, StoredPlace, StoredRoom, StoredState, UserRoom};
-use crate::store::record::{Cursor, Letter, ReadMark, Seen, SessionNote};
-
-/// What a store should know, written as plainly as can be.
+/// The model.
 #[derive(Default)]
-struct Model {
+pub struct Model {
     rooms: BTreeMap<String, RoomModel>,
     /// Room, user -> offset, time.
     reads: BTreeMap<(String, String), (Offset, u64)>,
@@ -39,7 +42,8 @@ struct EntryModel {
 }
 
 impl Model {
-    fn apply(&mut self, record: &Record) {
+    /// Takes a record.
+    pub fn apply(&mut self, record: &Record) {
         match record {
             Record::Entry(entry) => self.entry(entry),
             Record::Seen(seen) => self.seen.push(seen.clone()),
@@ -101,7 +105,8 @@ impl Model {
         self.rooms.get(room.as_str()).map_or(&[], |room| &room.log)
     }
 
-    fn answer(&self, question: &Question) -> Answer {
+    /// The right answer.
+    pub fn answer(&self, question: &Question) -> Answer {
         match question {
             Question::Room { room, tail, tail_bytes } => {
                 let found = self.rooms.get(room.as_str()).filter(|room| !room.log.is_empty());
@@ -289,185 +294,4 @@ fn is_found(entry: &EntryModel, words: &str) -> bool {
     let begins = |word: &&str| word.starts_with(start) && (start.chars().count() >= 3 || *word == start);
     let starts = start.is_empty() || has.iter().any(begins);
     (!wanted.is_empty() || !start.is_empty()) && starts && wanted.iter().all(|word| has.contains(word))
-}
-
-const ROOMS: [&str; 5] = ["lobby", "team-red", "@ann", "@ann+bob", "日本"];
-const USERS: [&str; 4] = ["ann", "bob", "zoë", "eve"];
-const WORDS: [&str; 10] =
-    ["alpha", "alphabet", "beta", "Gamma", "delta!", "\"quoted\"", "x-y", "NOT", "0815", "größe"];
-
-/// Makes records as a server would.
-struct Chance {
-    random: StdRng,
-    now: u64,
-    epoch: u64,
-    tops: BTreeMap<&'static str, Offset>,
-    dead: u64,
-}
-
-impl Chance {
-    fn user(&mut self) -> Option<UserName> {
-        (!self.random.random_bool(0.1)).then(|| user(USERS.choose(&mut self.random).unwrap()))
-    }
-
-    fn text(&mut self) -> String {
-        let n = self.random.random_range(0..5);
-        let words: Vec<&str> = (0..n).map(|_| *WORDS.choose(&mut self.random).unwrap()).collect();
-        words.join(" ")
-    }
-
-    fn id(&mut self) -> MessageId {
-        MessageId::new(&format!("id-{}", self.random.random_range(0..400))).unwrap()
-    }
-
-    fn record(&mut self) -> Record {
-        self.now += self.random.random_range(1..50);
-        let room_name = *ROOMS.choose(&mut self.random).unwrap();
-        match self.random.random_range(0..100) {
-            0..80 => Record::Entry(self.entry(room_name)),
-            80..84 => {
-                let (user, id) = (self.user(), self.id());
-                Record::Seen(Seen { room: room(room_name), user, id, ts: self.now })
-            }
-            84..92 => {
-                let user = user(USERS.choose(&mut self.random).unwrap());
-                let offset = self.random.random_range(0..50);
-                Record::Read(ReadMark { room: room(room_name), user, offset, ts: self.now })
-            }
-            92..96 => Record::Session(SessionNote {
-                session: format!("s{}", self.random.random_range(0..4)).into(),
-                user: user("ann"),
-                ts: self.now,
-                rooms: vec![Cursor {
-                    room: room(room_name),
-                    epoch: Epoch(self.epoch),
-                    offset: self.random.random_range(0..50),
-                    quiet: self.random.random(),
-                }],
-            }),
-            96..98 => {
-                self.dead += 1;
-                let item = Bytes::from(vec![0, 255, self.dead as u8]);
-                let id = format!("d{}", self.dead).into();
-                Record::Dead(Letter {
-                    id,
-                    ts: self.now,
-                    source: "jobs".into(),
-                    reason: "not\njson".into(),
-                    item,
-                })
-            }
-            _ => Record::DeadGone(format!("d{}", self.random.random_range(0..=self.dead)).into()),
-        }
-    }
-
-    fn entry(&mut self, room_name: &'static str) -> Entry {
-        if self.random.random_bool(0.002) {
-            self.epoch += 1;
-        }
-        let top = self.tops.entry(room_name).or_default();
-        *top += 1;
-        let (offset, of) = (*top, if *top > 1 { self.random.random_range(1..*top) } else { 0 });
-        let kind = match self.random.random_range(0..10) {
-            _ if of == 0 => Kind::Message,
-            0..6 => Kind::Message,
-            6..8 => Kind::Edit,
-            8 => Kind::Delete,
-            _ => Kind::React,
-        };
-        let of = if kind == Kind::Message { 0 } else { of };
-        let text = self.text();
-        let mut entry = super::entry(room_name, offset, kind, of, &text);
-        entry.ts = self.now;
-        entry.epoch = Epoch(self.epoch);
-        entry.user = self.user();
-        entry.id = self.random.random_bool(0.5).then(|| self.id());
-        if kind == Kind::React {
-            entry.mark = Some(["+1", "heart"].choose(&mut self.random).copied().unwrap().into());
-            entry.off = self.random.random_bool(0.3);
-        }
-        entry
-    }
-
-    fn question(&mut self) -> Question {
-        let room = room(if self.random.random_bool(0.02) {
-            "nobody was here"
-        } else {
-            ROOMS.choose(&mut self.random).unwrap()
-        });
-        let offset = self.random.random_range(0..300);
-        let n = self.random.random_range(0..20);
-        let bytes = self.random.random_range(0..2_000);
-        let ts = self.random.random_range(0..self.now + 100);
-        match self.random.random_range(0..13) {
-            0 => Question::Room { room, tail: n, tail_bytes: bytes },
-            1 => Question::Range { room, from: offset, to: offset + 30, bytes },
-            2 => Question::Page { room, from: PageFrom::After(offset), n, bytes },
-            3 => Question::Page { room, from: PageFrom::Before(offset), n, bytes },
-            4 => Question::Page {
-                room,
-                from: if offset % 2 == 0 { PageFrom::Since(ts) } else { PageFrom::Until(ts) },
-                n,
-                bytes,
-            },
-            5 => Question::Since { room, ts },
-            6 => Question::Entry { room, offset, user: self.user() },
-            7 => Question::Id { room, user: self.user(), id: self.id() },
-            8 => Question::Ids { room, since: ts, n },
-            9 => {
-                let mut words = self.text();
-                let n = self.random.random_range(0..12);
-                words = words.chars().take(n).collect();
-                Question::Find { room, words, before: offset, n, bytes }
-            }
-            10 => Question::RoomsOf { user: user(USERS.choose(&mut self.random).unwrap()), n },
-            11 => Question::ReadMarks { room, n },
-            _ => [
-                Question::ReadMark { room, user: user("ann") },
-                Question::Session(format!("s{}", offset % 5).into()),
-                Question::Dead { n },
-            ]
-            .choose(&mut self.random)
-            .unwrap()
-            .clone(),
-        }
-    }
-}
-
-#[test]
-fn every_answer_is_that_of_a_plain_model() {
-    let seed: u64 = std::env::var("SEED").map_or_else(|_| rand::random(), |text| text.parse().unwrap());
-    println!("SEED={seed}");
-    let mut chance =
-        Chance { random: StdRng::seed_from_u64(seed), now: 1000, epoch: 40, tops: BTreeMap::new(), dead: 0 };
-    let (mut store, mut model) = (Store::new(), Model::default());
-    let mut applied: Vec<Item> = Vec::new();
-    for round in 0..60 {
-        let n = chance.random.random_range(1..80);
-        let records: Vec<Record> = (0..n).map(|_| chance.record()).collect();
-        records.iter().for_each(|record| model.apply(record));
-        // Some records come again, as after a crash.
-        let again = applied.len().saturating_sub(chance.random.random_range(0..20));
-        let mut batch = applied.split_off(again);
-        batch.extend(store.items(records));
-        store.archive.append(&batch).unwrap();
-        applied = batch;
-        if round % 7 == 6 {
-            assert_eq!(store.archive.checkpoint().unwrap(), store.lsn);
-        }
-        if round % 20 == 19 {
-            let path = store.path();
-            store.archive = SqliteArchive::open(&path).unwrap();
-            assert_eq!(store.archive.applied(), store.lsn);
-        }
-        let mut reader = store.reader();
-        for _ in 0..60 {
-            let question = chance.question();
-            assert_eq!(reader.answer(&question).unwrap(), model.answer(&question), "{question:?}");
-        }
-    }
-    for name in ROOMS {
-        let all = entries(oldest(model.log(&room(name)).iter(), usize::MAX, usize::MAX));
-        assert_eq!(store.ask(&all_of(name)), all, "{name}");
-    }
 }

@@ -1,0 +1,24 @@
+//! The proof that nothing acknowledged is lost, doubled or reordered while nodes and Redis servers die. Three
+//! real nodes behind a real load balancer, with real Redis servers, are killed, stopped and cut off from each
+//! other, while writers write and readers read. In the end a judge reads what the clients wrote down, and
+//! nothing else.
+//!
+//! `ROOMCAST_CLUSTER_SECS=600` lets each story strike again and again for so long; `ROOMCAST_SEED` gives the
+//! same chances again; with `ROOMCAST_KEEP=1` diaries and logs stay also when all is well. Needs redis-server,
+//! redis-sentinel, haproxy, nginx and PostgreSQL; tests/all installs them.
+
+mod archives;
+mod balancer;
+mod balancers;
+mod figures;
+mod local_cluster;
+mod nodes;
+mod postgres;
+mod presence;
+mod primaries;
+mod processes;
+mod redis;
+mod rig;
+mod stage;
+mod story;
+mod wires;
