@@ -10,6 +10,10 @@ use crate::chat::message::Offset;
 /// So many sessions of so many have got everything up to a place.
 pub type Count = (Offset, u32, u32);
 
+/// Counts of other nodes, by node. Most rooms have none, so it costs a pointer there.
+type Elsewhere = Option<Box<Nodes>>;
+type Nodes = HashMap<u32, Count, RandomState>;
+
 /// What is known of a room's receipts.
 #[derive(Debug, Default)]
 pub struct Receipt {
@@ -19,7 +23,7 @@ pub struct Receipt {
     sessions: u32,
     news: bool,
     /// What other nodes have told; none while there is none.
-    elsewhere: Option<Box<HashMap<u32, Count, RandomState>>>,
+    elsewhere: Elsewhere,
 }
 
 impl Receipt {
