@@ -79,8 +79,20 @@ pub async fn read(
     let (epochs, seen) = (BTreeMap::new(), Seen::default());
     let session_since = Instant::now();
     let refused = BTreeMap::new();
-    let reader =
-        Reader { plan, diary, dice, goal, progress, session: None, session_since, epochs, refused, seen };
+    let reader = Reader {
+        plan,
+        diary,
+        dice,
+        goal,
+        progress,
+        session: None,
+        session_since,
+        is_in: false,
+        cut_off: session_since,
+        epochs,
+        refused,
+        seen,
+    };
     reader.run().await
 }
 
@@ -93,6 +105,10 @@ struct Reader {
     session: Option<String>,
     /// Since when he has it.
     session_since: Instant,
+    /// Whether this link has had its welcome.
+    is_in: bool,
+    /// When the last link ended that had.
+    cut_off: Instant,
     /// The life of each log that his place belongs to.
     epochs: BTreeMap<String, String>,
     /// Rooms that he could not join just now, and when he tries again.
@@ -104,7 +120,13 @@ impl Reader {
     async fn run(mut self) -> Seen {
         while !self.is_done() {
             match Client::connect(self.plan.address, self.plan.silence).await {
-                Some(client) => self.stay(client).await,
+                Some(client) => {
+                    self.is_in = false;
+                    self.stay(client).await;
+                    if self.is_in {
+                        self.cut_off = Instant::now();
+                    }
+                }
                 None => sleep(Duration::from_millis(self.dice.random_range(5..30))).await,
             }
         }
@@ -270,11 +292,12 @@ impl Reader {
         if self.plan.memory == Memory::Own {
             return Vec::new();
         }
-        self.session = session;
+        (self.session, self.is_in) = (session, true);
         if self.session.as_deref() == asked {
             return Vec::new();
         }
-        let age = std::mem::replace(&mut self.session_since, Instant::now()).elapsed();
+        let since = std::mem::replace(&mut self.session_since, Instant::now());
+        let age = self.cut_off.saturating_duration_since(since);
         if asked.is_none() {
             return Vec::new();
         }
