@@ -132,7 +132,7 @@ export class Person {
   /** Presses a button of the toolbar over a message. */
   async does(what, text) {
     const row = this.row(text);
-    await row.locator('time').hover({ force: true });
+    await row.locator('time').hover();
     await row.locator('.tools').getByRole('button', { name: what, exact: true }).click();
   }
 
