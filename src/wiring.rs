@@ -34,9 +34,9 @@ use crate::auth::origin::Origins;
 use crate::auth::token::Verifier;
 use crate::auth::visitor::Proxies;
 use crate::chat::names::RoomName;
-use crate::config::Config;
 use crate::config::backing::Backing;
 use crate::config::report::startup_lines;
+use crate::config::{Config, EngineKind};
 use crate::engines::embedded;
 use crate::engines::redis::filler::{Filler, FillerSettings};
 use crate::engines::redis::{self, ArchiveSettings, RoomKeep};
@@ -51,8 +51,10 @@ use crate::store::postgres::address::PostgresUrl;
 use crate::store::postgres::{PostgresArchive, apart};
 use crate::transports::websocket::Door;
 
+use alone::Claim;
 use queues::Queues;
 
+mod alone;
 mod filling;
 mod queues;
 
@@ -313,6 +315,9 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         plan.ready.add("keys", Box::new(check));
         actix_rt::spawn(keys.keep_fresh(Default::default()));
     }
+    if let Some(claim) = claim_to_be_alone(&plan.config, addresses.first().map_or(0, SocketAddr::port))? {
+        claim.hold(&plan.ready).await?;
+    }
     let filler = filler.map(|filler| filling::watch(filler, &plan.metrics));
     let server = start(&plan, listeners, workers)?;
     let chat = wait_for_workers(all_up, workers).await?;
@@ -342,6 +347,18 @@ struct Behind {
     searchable: bool,
     /// Brings to the archive what rooms in Redis accept.
     filler: Option<Filler>,
+}
+
+/// A node that has a Redis and a database file by default means to be alone there. One that was told to keep to itself
+/// may have others beside it.
+fn claim_to_be_alone(config: &Config, port: u16) -> Result<Option<Claim>, ServeError> {
+    let is_auto = config.engine.kind == EngineKind::Auto;
+    match (config.backing().map_err(ServeError::Config)?, config.redis.link().map_err(ServeError::Config)?) {
+        (Backing::Store(_), Some(link)) if is_auto => {
+            Ok(Some(Claim::new(link, &config.redis.prefix, &config.server.node_name(port))))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Opens what stands behind the rooms; a store with what the last process left in it.

@@ -7,6 +7,7 @@
 //! same chances again; with `ROOMCAST_KEEP=1` diaries and logs stay also when all is well. Needs redis-server,
 //! redis-sentinel, haproxy, nginx and PostgreSQL; tests/all installs them.
 
+mod alone;
 mod archives;
 mod balancer;
 mod balancers;

@@ -191,14 +191,15 @@ impl Server {
         child.wait().expect("a child can be waited for");
     }
 
-    /// Waits for the end of a server that somebody else kills.
-    pub async fn is_dead(&mut self) {
+    /// Waits for the end of a server that ends by itself, or that somebody else kills: its status.
+    pub async fn is_dead(&mut self) -> ExitStatus {
         let look = || {
             let ended = self.has_ended();
             async move { ended }
         };
-        eventually("the end of the server", look).await;
+        let status = eventually("the end of the server", look).await;
         self.child = None;
+        status
     }
 
     /// Stops it politely (SIGTERM) and waits for its end, which has to be a good one.
