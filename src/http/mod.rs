@@ -11,6 +11,7 @@ pub mod orders;
 pub mod publish;
 pub mod readiness;
 pub mod routes;
+pub mod v1;
 
 #[cfg(test)]
 mod tests;
