@@ -487,6 +487,8 @@ fn start(plan: &Arc<Plan>, listeners: Vec<TcpListener>, workers: usize) -> Resul
                     Ok::<(), actix_http::Error>(())
                 }
             });
+            let limits = &plan.config.limits;
+            let dead_after = limits.ping.duration() * 2 + limits.outbox_age.duration();
             let app = app.into_factory().map_err(|error: Error| error.error_response());
             HttpService::build()
                 .tcp_nodelay(true)
@@ -495,6 +497,7 @@ fn start(plan: &Arc<Plan>, listeners: Vec<TcpListener>, workers: usize) -> Resul
                 .client_disconnect_timeout(Duration::from_secs(2))
                 // Who hangs up in the middle of a stream or a poll is gone, and is not shown as present for another ping.
                 .h1_allow_half_closed(false)
+                .on_connect_ext(move |socket: &TcpStream, _| give_up_after(socket, dead_after))
                 .upgrade(upgrade)
                 .finish(map_config(app, |_| AppConfig::default()))
                 .tcp()
@@ -511,6 +514,14 @@ fn start(plan: &Arc<Plan>, listeners: Vec<TcpListener>, workers: usize) -> Resul
         }
     });
     Ok(handle)
+}
+
+/// Who hears over HTTP never answers a ping, but his system confirms what it has got. Where it has confirmed nothing for
+/// so long, the link is dead; by itself the kernel would try for a quarter of an hour.
+fn give_up_after(socket: &TcpStream, silence: Duration) {
+    if let Err(error) = socket2::SockRef::from(socket).set_tcp_user_timeout(Some(silence)) {
+        log::debug!("cannot set TCP_USER_TIMEOUT: {error}");
+    }
 }
 
 async fn wait_for_workers(

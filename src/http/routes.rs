@@ -14,10 +14,10 @@ pub fn configure(table: &mut web::ServiceConfig) {
     for path in demo::paths() {
         table.service(page(path).route(web::get().to(demo::part)).route(web::head().to(demo::part)));
     }
+    for path in demo::library_paths() {
+        table.service(page(path).route(web::get().to(demo::library)).route(web::head().to(demo::library)));
+    }
     table
-        .service(
-            page("/roomcast.js").route(web::get().to(demo::library)).route(web::head().to(demo::library)),
-        )
         .service(page("/healthz").route(web::get().to(health::alive)).route(web::head().to(health::alive)))
         .service(page("/readyz").route(web::get().to(health::ready)).route(web::head().to(health::ready)))
         .service(page("/metrics").route(web::get().to(metrics::show)).route(web::head().to(metrics::show)))

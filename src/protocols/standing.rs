@@ -24,8 +24,6 @@ pub enum Meaning {
     },
     /// The replay of a room is over.
     Live {
-        /// Whether the reader knew a place in that room.
-        known: bool,
         /// Whether the log has a new life.
         renewed: bool,
     },
@@ -208,7 +206,7 @@ impl Standing {
     fn live(&mut self, line: &[u8], rest: &[u8]) -> (Meaning, bool) {
         let keys = serde_json::from_slice::<Keys<'_>>(line).ok();
         let (Some(keys), Some(place)) = (keys, self.place(rest)) else {
-            return (Meaning::Live { known: false, renewed: false }, false);
+            return (Meaning::Live { renewed: false }, false);
         };
         let renewed = keys.e.is_some();
         if let Some(epoch) = keys.e {
@@ -217,7 +215,7 @@ impl Standing {
         if keys.s.is_some_and(|head| head > place.offset) {
             (place.offset, place.moved) = (keys.s.unwrap_or_default(), true);
         }
-        (Meaning::Live { known: place.known, renewed }, true)
+        (Meaning::Live { renewed }, true)
     }
 
     /// Places that the reader does not get, or gets again.

@@ -28,7 +28,7 @@ use crate::protocols::cursor::Cursor;
 use crate::protocols::native::{Reference, Request};
 use crate::protocols::native_frames::write_text;
 use crate::protocols::standing::{Meaning, Standing};
-use crate::transports::entrance::{Asker, Entry, Params, Wish};
+use crate::transports::entrance::{Asker, Entry, Params, Quiet, Wish};
 
 /// Longest wait, in seconds: proxies end answers that say nothing for a minute.
 const WAIT_MAX_S: u64 = 55;
@@ -48,14 +48,14 @@ struct Lines {
     list: Vec<Bytes>,
     bytes: usize,
     standing: Standing,
-    /// Rooms that are being entered.
-    entering: Vec<RoomName>,
+    /// Rooms that are being entered, and whether the client is told so.
+    entering: Vec<(RoomName, bool)>,
     /// All joins are dealt with.
     entered: bool,
     /// Something has come that is worth an answer.
     has_news: bool,
-    /// Nothing was known before the first poll.
-    is_new: bool,
+    /// The client is told that it enters, also where it misses nothing.
+    tells_all: bool,
 }
 
 impl Lines {
@@ -67,20 +67,20 @@ impl Lines {
     fn weigh(&mut self, meaning: Meaning, line: &[u8]) -> (bool, bool) {
         let about = |lines: &Lines| lines.standing.room_of(line).cloned();
         match meaning {
-            Meaning::Welcome => (self.is_new, false),
+            Meaning::Welcome => (self.tells_all, self.tells_all),
             Meaning::Pong => {
                 self.entered = true;
                 (false, false)
             }
             Meaning::Joined { known, missing } => {
-                self.entering.extend(about(self));
-                (!known || missing, !known || missing)
+                let is_told = self.tells_all || !known || missing;
+                self.entering.extend(about(self).map(|room| (room, is_told)));
+                (is_told, is_told)
             }
-            Meaning::Live { known, renewed } => {
+            Meaning::Live { renewed } => {
                 let room = about(self);
-                let at = self.entering.iter().position(|entering| room.as_ref() == Some(entering));
-                let is_first = at.map(|at| self.entering.swap_remove(at)).is_some();
-                let is_told = renewed || is_first && !known;
+                let at = self.entering.iter().position(|(entering, _)| room.as_ref() == Some(entering));
+                let is_told = renewed || at.is_some_and(|at| self.entering.swap_remove(at).1);
                 (is_told, is_told)
             }
             // Where somebody enters he is told all state. To who polls again it is nothing new.
@@ -128,8 +128,8 @@ struct Poller {
     idle: u64,
 }
 
-/// Who polls what: the user, his token, the rooms, and whether unseen.
-type Key = (UserName, Option<String>, Vec<RoomName>, bool);
+/// Who polls what: the user, his token, the rooms, and where unseen.
+type Key = (UserName, Option<String>, Vec<RoomName>, Quiet);
 
 /// The sessions that wait for their next poll.
 #[derive(Default)]
@@ -150,12 +150,16 @@ pub async fn poll(entry: &Rc<Entry>, request: &HttpRequest) -> Result<String, Pr
     let params = Params::of(request);
     let asker = entry.ask(request, &params)?;
     let wish = Wish::read(&params, None)?;
-    entry.check(&wish, &asker.identity)?;
+    entry.check(&wish)?;
     let wait = Duration::from_secs(params.number("wait")?.unwrap_or(0).min(WAIT_MAX_S));
     let since = params.text("since").unwrap_or_default();
-    let polled = match Polled::again(entry, &asker, &wish, since) {
+    let known = match params.text("enter") {
+        None => Polled::again(entry, &asker, &wish, since),
+        Some(_) => None,
+    };
+    let polled = match known {
         Some(polled) => polled,
-        None => Polled::begin(entry, request, asker, wish)?,
+        None => Polled::begin(entry, request, &params, asker, wish)?,
     };
     polled.answer(wait).await
 }
@@ -173,11 +177,19 @@ impl Polled {
         Some(Polled { entry: entry.clone(), key: Some(key), poller: Some(poller) })
     }
 
-    fn begin(entry: &Rc<Entry>, request: &HttpRequest, asker: Asker, mut wish: Wish) -> Result<Polled, Problem> {
+    fn begin(
+        entry: &Rc<Entry>,
+        request: &HttpRequest,
+        params: &Params,
+        asker: Asker,
+        mut wish: Wish,
+    ) -> Result<Polled, Problem> {
         let place = entry.place(request)?;
         // Who has no name of his own would be somebody else at each poll.
         let stays = asker.is_named;
-        wish.quiet |= !stays;
+        if !stays {
+            wish.quiet = Quiet::Everywhere;
+        }
         let key = stays.then(|| key_of(&asker, &wish));
         let standing = Standing::new(&wish.rooms, wish.from.as_ref());
         let lines = Lines {
@@ -187,7 +199,7 @@ impl Polled {
             entering: Vec::new(),
             entered: false,
             has_news: false,
-            is_new: wish.from.is_none(),
+            tells_all: wish.from.is_none() || params.text("enter").is_some(),
         };
         let (link, outlet) = pipe(lines);
         let joins = wish.joins();
@@ -239,7 +251,7 @@ impl Poller {
             true => {
                 lines.bytes = 0;
                 lines.has_news = false;
-                lines.is_new = false;
+                lines.tells_all = false;
                 std::mem::take(&mut lines.list)
             }
             // State that was told at the entrance waits for something worth an answer.
@@ -322,7 +334,7 @@ impl Pollers {
 }
 
 fn key_of(asker: &Asker, wish: &Wish) -> Key {
-    (asker.identity.user.clone(), asker.token.clone(), wish.rooms.clone(), wish.quiet)
+    (asker.identity.user.clone(), asker.token.clone(), wish.rooms.clone(), wish.quiet.clone())
 }
 
 fn linger_of(ping: Duration) -> Duration {

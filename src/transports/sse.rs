@@ -66,7 +66,7 @@ pub fn begin(entry: &Rc<Entry>, request: &HttpRequest) -> Result<EventStream, Pr
     let again = again.map(|value| value.to_str()).transpose();
     let again = again.map_err(|_| Problem::bad_json("Last-Event-ID is none of ours; leave it out"))?;
     let wish = Wish::read(&params, again)?;
-    entry.check(&wish, &asker.identity)?;
+    entry.check(&wish)?;
     let place = entry.place(request)?;
 
     let mut out = BytesMut::new();

@@ -85,6 +85,10 @@ impl Door {
         if let Err(error) = socket.set_nodelay(true) {
             log::debug!("cannot set TCP_NODELAY: {error}");
         }
+        // Here pings and the outbox say who is dead or too slow, and each room has its own rule for the latter.
+        if let Err(error) = socket2::SockRef::from(&socket).set_tcp_user_timeout(None) {
+            log::debug!("cannot unset TCP_USER_TIMEOUT: {error}");
+        }
         match timeout(ANSWER_TIME, socket.write_all(&answer)).await {
             Ok(Ok(())) => {}
             // The client has gone before it was there.
