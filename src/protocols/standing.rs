@@ -29,8 +29,10 @@ pub enum Meaning {
     },
     /// A room cannot be entered, or something else went wrong.
     Refused,
-    /// State: who is here, who is typing, how far somebody has read or got.
+    /// State: who is here, who is typing, how far somebody has read.
     State,
+    /// How far the readers of a room have got.
+    Receipt,
     /// Who the reader is.
     Welcome,
     /// The answer to a ping.
@@ -135,7 +137,8 @@ impl Standing {
             b"joined" => self.joined(line, rest),
             b"live" => self.live(line, rest),
             b"skip" | b"gap" | b"rewind" => (Meaning::Entry, self.passed(t, line, rest)),
-            b"pres" | b"typing" | b"read" | b"got" => (Meaning::State, false),
+            b"pres" | b"typing" | b"read" => (Meaning::State, false),
+            b"got" => (Meaning::Receipt, false),
             b"welcome" => (Meaning::Welcome, self.welcomed(line)),
             b"pong" => (Meaning::Pong, false),
             b"bye" => (Meaning::Bye, false),

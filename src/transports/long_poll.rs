@@ -50,7 +50,7 @@ struct Lines {
     standing: Standing,
     /// Rooms that are being entered, and whether the client is told so.
     entering: Vec<(RoomName, bool)>,
-    /// All joins are dealt with.
+    /// All that was asked of the session is dealt with.
     entered: bool,
     /// Something has come that is worth an answer.
     has_news: bool,
@@ -85,6 +85,8 @@ impl Lines {
             }
             // Where somebody enters he is told all state. To who polls again it is nothing new.
             Meaning::State => (true, self.is_settled()),
+            // His own poll says that he has got what he has. It would end the next one.
+            Meaning::Receipt => (true, false),
             Meaning::Entry | Meaning::Refused | Meaning::Bye | Meaning::Other => (true, true),
         }
     }
@@ -173,7 +175,7 @@ impl Polled {
         pollers.retain(|poller| !poller.outlet.has_ended());
         let at = pollers.iter().position(|poller| !since.is_empty() && poller.at == since.as_bytes())?;
         let mut poller = pollers.swap_remove(at);
-        poller.tell_got();
+        poller.goes_on();
         Some(Polled { entry: entry.clone(), key: Some(key), poller: Some(poller) })
     }
 
@@ -276,19 +278,19 @@ impl Poller {
         String::from_utf8(body).expect("lines are UTF-8, as every frame of text is")
     }
 
-    /// A client that polls from a place has everything up to it.
-    fn tell_got(&mut self) {
+    /// A client that polls from a place has everything up to it. The session is asked for a sign, so that everything
+    /// that others have an answer to by now is in this one.
+    fn goes_on(&mut self) {
+        self.outlet.shape().entered = false;
         let known = |room: &RoomName| self.got.iter().find(|(known, _)| known == room).map_or(0, |(_, offset)| *offset);
         let got = |(room, offset): &(RoomName, Offset)| {
             let request = Request::Got { room: room.clone(), offset: *offset };
             (Reference::default(), Ok(request))
         };
         let news = self.stands.iter().filter(|(room, offset)| *offset > known(room)).map(got);
-        let errand: Vec<_> = news.collect();
+        let errand = news.chain([(Reference::default(), Ok(Request::Ping))]).collect();
         self.got.clone_from(&self.stands);
-        if !errand.is_empty() {
-            self.session.do_send(Errand(errand));
-        }
+        self.session.do_send(Errand(errand));
     }
 }
 

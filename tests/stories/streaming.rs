@@ -187,7 +187,7 @@ async fn a_server_that_stops_says_when_to_come_back_and_ends_the_stream() {
 #[tokio::test]
 async fn who_does_not_read_is_closed_and_has_missed_nothing_when_he_comes_back() {
     const N: u64 = 12_000;
-    let hall = Hall::with(&[FAST, "limits.outbox_bytes=200000", "rooms.history=20000", "rooms.history_bytes=100MB"]).await;
+    let hall = Hall::with(&[FAST, "limits.outbox_bytes=200000", "rooms.history=20000", "rooms.history_bytes=100000000"]).await;
     let path = "/v1/stream?rooms=lobby&user=slow";
     let mut stream = Stream::open(&hall, path).await;
     stream.hears_a("live").await;
@@ -217,7 +217,7 @@ async fn who_does_not_read_is_closed_and_has_missed_nothing_when_he_comes_back()
 
 #[tokio::test]
 async fn what_cannot_be_a_stream_is_refused_with_the_reason() {
-    let strict = Hall::with(&[&format!("auth.secret={SECRET}"), "demo.enabled=off", "limits.rooms_per_session=3"]).await;
+    let strict = Hall::with(&[&format!("auth.secret={SECRET}"), "demo.enabled=off", "store.url=none", "limits.rooms_per_session=3"]).await;
     let token = Token::of("ann").rooms(&["lobby", "ops"]).signed();
     let bearer = format!("Bearer {token}");
     let cookie = format!("a=b; roomcast_token={token}");
