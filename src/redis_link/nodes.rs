@@ -6,11 +6,11 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::aio::MultiplexedConnection;
 use redis::cluster_routing::Slot;
-use redis::{AsyncConnectionConfig, Client, ErrorKind, ProtocolVersion, PushInfo, RedisResult, Value};
+use redis::{AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, RedisResult, Value};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::redis_link::address::Kind;
-use crate::redis_link::{CONNECT_MAX, RedisLink, SENTINEL_MAX, check_primary, within};
+use crate::redis_link::{CONNECT_MAX, RedisLink, SENTINEL_MAX, check_primary, tls, within};
 
 /// Host and port of a server.
 pub type Host = (String, u16);
@@ -77,7 +77,7 @@ impl RedisLink {
             info = info.set_redis_settings(settings);
             config = config.set_push_sender(pushes);
         }
-        let client = Client::open(info)?;
+        let client = tls::client(info)?;
         let connecting = client.get_multiplexed_async_connection_with_config(&config);
         within(CONNECT_MAX, "connecting", connecting).await
     }

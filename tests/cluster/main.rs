@@ -20,6 +20,7 @@ mod primaries;
 mod processes;
 mod redis;
 mod rig;
+mod secure;
 mod stage;
 mod story;
 mod wires;
