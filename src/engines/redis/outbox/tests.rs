@@ -1,3 +1,5 @@
+//! What the outbox settles, in which order, and what it says again.
+
 use super::*;
 use crate::chat::entry::{Entry, Kind};
 
