@@ -197,13 +197,27 @@ impl RedisConnection {
     pub async fn wait_for_replica(&mut self, key: &str, limit: Duration) -> RedisResult<u64> {
         let mut wait = redis::cmd("WAIT");
         wait.arg(1).arg(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        Ok(redis::from_redis_value(self.ask_primary_of(key, wait).await?)?)
+    }
+
+    /// How many replicas the server that holds `key` believes to be connected. One that was cut off counts
+    /// until the server notices (`repl-timeout`).
+    pub async fn replicas_of(&mut self, key: &str) -> RedisResult<u64> {
+        let mut info = redis::cmd("INFO");
+        info.arg("replication");
+        let text: String = redis::from_redis_value(self.ask_primary_of(key, info).await?)?;
+        let count = text.lines().find_map(|line| line.strip_prefix("connected_slaves:"));
+        Ok(count.and_then(|count| count.trim().parse().ok()).unwrap_or(0))
+    }
+
+    async fn ask_primary_of(&mut self, key: &str, cmd: Cmd) -> RedisResult<Value> {
         match self {
-            RedisConnection::Node(node) => wait.query_async(node).await,
+            RedisConnection::Node(node) => node.req_packed_command(&cmd).await,
             RedisConnection::Cluster(cluster) => {
                 // Without a route the client asks all primaries, those that are just failing among them.
                 let route = Route::with_key(key, SlotAddr::Master);
                 let routing = RoutingInfo::SingleNode(SingleNodeRoutingInfo::SpecificNode(route));
-                Ok(redis::from_redis_value(cluster.route_command(wait, routing).await?)?)
+                cluster.route_command(cmd, routing).await
             }
         }
     }

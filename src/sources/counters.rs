@@ -10,6 +10,8 @@ use crate::sources::poison::Reason;
 pub struct QueueCounters {
     /// Whether items can come: Redis is there and the lease is held, or the door is open.
     connected: AtomicBool,
+    /// Whether this node is the one that takes items, or one of several.
+    taking: AtomicBool,
     /// Whether a batch waits because the rooms are busy.
     waiting: AtomicBool,
     taken: AtomicU64,
@@ -64,6 +66,16 @@ impl QueueCounters {
     /// Says whether items can come.
     pub fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// Whether this node takes items; `false` while it stands by because it is another one's turn.
+    pub fn is_taking(&self) -> bool {
+        self.taking.load(Ordering::Relaxed)
+    }
+
+    /// Says whether this node takes items.
+    pub fn set_taking(&self, taking: bool) {
+        self.taking.store(taking, Ordering::Relaxed);
     }
 
     /// Whether a batch waits because the rooms are busy.

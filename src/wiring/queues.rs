@@ -9,6 +9,7 @@ use actix::prelude::*;
 use tokio::time::timeout;
 
 use crate::actors::letters::{Bury, Drain, PublishBatch};
+use crate::actors::redis_graves::{RedisGraves, RedisGravesParts};
 use crate::actors::redis_queue::{QueueTiming, RedisQueue, RedisQueueParts};
 use crate::actors::resp_door::{RespDoor, RespDoorParts};
 use crate::chat::names::RoomName;
@@ -43,9 +44,17 @@ pub fn start(
     let room = RoomName::new(&config.rooms.default)
         .map_err(|bad| ServeError::Config(format!("rooms.default: {bad}")))?;
     let mut all = Vec::new();
+    // Nodes that share the rooms must not mix up what was pushed in order; those that do not share them share the work.
+    let turns = config.backing().map_err(ServeError::Config)?.foundations().shared;
+    let timing = if turns { QueueTiming::in_turns() } else { QueueTiming::default() };
+    let link = config.redis.link().map_err(ServeError::Config)?;
+    let graves = match link.as_ref().filter(|_| turns) {
+        Some(link) => Graves::Redis(link),
+        None => graves.map_or(Graves::Memory, Graves::Store),
+    };
     let (door, door_address) = open_door(config, chat, graves, &room, &mut all)?;
     let mut lists = Vec::new();
-    if let Some(link) = config.redis.link().map_err(ServeError::Config)? {
+    if let Some(link) = link {
         for list in &config.queue.lists {
             let counters = Arc::new(QueueCounters::default());
             all.push((list.name.clone(), counters.clone()));
@@ -53,13 +62,13 @@ pub fn start(
             let room = list.room.as_deref().map_or(Ok(room.clone()), RoomName::new);
             let parts = RedisQueueParts {
                 link: link.clone(),
-                keys: ListKeys::new(&list.name)
-                    .map_err(|bad| ServeError::Config(format!("queue.list: {bad}")))?,
+                keys: keys_of(&list.name)?,
                 room: room.map_err(|bad| ServeError::Config(format!("queue.list.room: {bad}")))?,
                 limits: limits(config),
                 node: node.to_owned(),
                 dead_items: config.queue.dead_items,
-                timing: QueueTiming::default(),
+                turns,
+                timing,
                 chat: chat.clone(),
                 counters,
             };
@@ -76,10 +85,41 @@ fn limits(config: &Config) -> PayloadLimits {
     PayloadLimits { message_bytes: config.limits.message_bytes }
 }
 
+/// Where the door's dead letters go.
+#[derive(Clone, Copy)]
+enum Graves<'a> {
+    Memory,
+    Store(&'a Recipient<Bury>),
+    /// Beside the lists, where all nodes find them.
+    Redis(&'a RedisLink),
+}
+
+fn keys_of(list: &str) -> Result<ListKeys, ServeError> {
+    ListKeys::new(list).map_err(|bad| ServeError::Config(format!("queue.list: {bad}")))
+}
+
+fn open_graves(
+    config: &Config,
+    graves: Graves<'_>,
+    counters: &Arc<QueueCounters>,
+) -> Result<Option<Recipient<Bury>>, ServeError> {
+    let link = match graves {
+        Graves::Memory => return Ok(None),
+        Graves::Store(store) => return Ok(Some(store.clone())),
+        Graves::Redis(link) => link.clone(),
+    };
+    let lists: Result<Vec<_>, _> = config.queue.lists.iter().map(|list| keys_of(&list.name)).collect();
+    let (lists, dead_items, counters) = (lists?, config.queue.dead_items, counters.clone());
+    if lists.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(RedisGraves::new(RedisGravesParts { link, lists, dead_items, counters }).start().recipient()))
+}
+
 fn open_door(
     config: &Config,
     chat: &Recipient<PublishBatch>,
-    graves: Option<&Recipient<Bury>>,
+    graves: Graves<'_>,
     room: &RoomName,
     all: &mut Counted,
 ) -> Result<(Option<Addr<RespDoor>>, Option<SocketAddr>), ServeError> {
@@ -102,7 +142,7 @@ fn open_door(
         limits: limits(config),
         chat: chat.clone(),
         dead: Arc::new(MemoryDeadLetters::default()),
-        graves: graves.cloned(),
+        graves: open_graves(config, graves, &counters)?,
         counters,
     })
     .map_err(cannot)?;
@@ -164,6 +204,9 @@ fn write_counters(sheet: &mut Sheet, all: &Counted) {
         backlog,
     );
     sheet.gauges("roomcast_queue_connected", "1 while items can come", "queue", connected);
+    let taking = each(|counters| counters.is_taking().into());
+    let help = "1 while this node takes items, 0 while it stands by or cannot";
+    sheet.gauges("roomcast_queue_taking", help, "queue", taking);
 }
 
 impl Queues {

@@ -17,3 +17,4 @@ mod life;
 mod life_notes;
 mod nodes;
 mod order;
+mod turns;

@@ -72,14 +72,15 @@ impl Outage {
         self.told = Instant::now();
     }
 
-    pub(super) fn end(&mut self, node: &str) {
+    /// What this node does now that Redis answers.
+    pub(super) fn end(&mut self, doing: &str) {
         let (list, address) = (&self.list, &self.address);
         match self.began.take() {
             Some(began) => {
                 let seconds = began.elapsed().as_secs_f32();
-                log::info!("queue {list}: redis is back after {seconds:.1} s, taking items as node {node}");
+                log::info!("queue {list}: redis is back after {seconds:.1} s, {doing}");
             }
-            None if !self.was_up => log::info!("queue {list}: taking items from {address} as node {node}"),
+            None if !self.was_up => log::info!("queue {list}: {doing}, from {address}"),
             None => {}
         }
         self.was_up = true;

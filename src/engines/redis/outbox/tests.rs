@@ -109,6 +109,19 @@ fn after_a_stay_everything_without_an_outcome_is_asked_again() {
 }
 
 #[test]
+fn what_stands_behind_a_refused_one_of_its_room_is_refused_with_it() {
+    let mut outbox = filled(&[(1, "a", Safety::Sequenced)]);
+    let late = Instant::now() + WAIT_MAX;
+    for (ticket, room) in [(2, "b"), (3, "a")] {
+        let young = Queued { since: late, ..queued(ticket, room, Safety::Sequenced) };
+        outbox.bytes.fetch_add(young.weight(), Relaxed);
+        outbox.push(young);
+    }
+    assert_eq!(tickets(&outbox.expire(late + Duration::from_secs(1))), [1, 3]);
+    assert_eq!(outbox.take(|_| false).len(), 1, "another room has nothing to do with it");
+}
+
+#[test]
 fn who_waits_too_long_is_refused_but_never_what_was_acknowledged() {
     let mut outbox = filled(&[(1, "a", Safety::Sequenced), (2, "a", Safety::Sequenced)]);
     outbox.push_own(RoomName::new("a").unwrap(), Bytes::from_static(b"again"));
