@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod api;
+pub mod asked;
 pub mod demo;
 pub mod health;
 pub mod house;
@@ -10,6 +11,7 @@ pub mod metrics;
 pub mod orders;
 pub mod publish;
 pub mod readiness;
+pub mod rooms;
 pub mod routes;
 
 #[cfg(test)]

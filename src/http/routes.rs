@@ -5,7 +5,7 @@ use actix_web::{HttpResponse, Resource, Route, web};
 
 use crate::http::answer::refuse;
 use crate::http::house::House;
-use crate::http::{demo, health, metrics, orders, publish};
+use crate::http::{demo, health, metrics, orders, publish, rooms};
 use crate::protocols::codes::Problem;
 
 /// All routes; whatever is not among them gets a 404, another method a 405.
@@ -23,6 +23,13 @@ pub fn configure(table: &mut web::ServiceConfig) {
         .service(only_posts("/api/publish").route(web::post().to(publish::publish)))
         .service(only_posts("/api/disconnect").route(web::post().to(orders::disconnect)))
         .service(only_posts("/api/leave").route(web::post().to(orders::leave)))
+        .service(page("/api/rooms").route(web::get().to(rooms::list)).route(web::head().to(rooms::list)))
+        .service(
+            page("/api/rooms/{room}").route(web::get().to(rooms::state)).route(web::head().to(rooms::state)),
+        )
+        .service(
+            page("/api/rooms/{room}/who").route(web::get().to(rooms::who)).route(web::head().to(rooms::who)),
+        )
         .service(page("/v1/ws").route(web::get().to(upgrade_wanted)).route(web::head().to(upgrade_wanted)))
         .default_service(web::to(not_found));
 }

@@ -14,6 +14,7 @@ mod balancers;
 mod figures;
 mod local_cluster;
 mod nodes;
+mod overview;
 mod postgres;
 mod presence;
 mod primaries;

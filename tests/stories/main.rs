@@ -16,6 +16,7 @@ mod malformed;
 mod mentions;
 mod operation;
 mod ordering;
+mod overview;
 mod paging;
 mod presence;
 mod recovery;

@@ -60,6 +60,8 @@ pub(super) enum Fetching {
     Feed(ConnectionId, RoomKey, u32),
     /// Where a session stood that somebody goes on with.
     Session(ConnectionId, super::cursors::Resuming),
+    /// What an operator asks.
+    Look(super::looking::Reply),
 }
 
 impl ChatServer {
@@ -165,6 +167,7 @@ impl ChatServer {
             }
             (Fetching::Ask(connection, asked), answers) => self.answer_asked(connection, asked, answers),
             (Fetching::Feed(connection, key, stay), answers) => self.fed(connection, key, stay, answers),
+            (Fetching::Look(reply), answers) => self.looked(reply, answers),
             (Fetching::Session(connection, resuming), answers) => {
                 match answers.map(|answers| answers.into_iter().next()) {
                     Ok(Some(Answer::Session(note))) => self.resume_session(connection, resuming, note),
