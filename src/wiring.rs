@@ -57,6 +57,7 @@ use queues::Queues;
 mod alone;
 mod filling;
 mod queues;
+mod sources;
 
 /// Entries of a partition that may wait in Redis for the archive: some 200 bytes each, and more with large messages.
 const FEED_MAX: u64 = 1_000_000;

@@ -14,4 +14,6 @@ pub mod redis_graves;
 pub mod redis_queue;
 pub mod resp_door;
 pub mod session;
+pub mod source_queue;
+pub mod waits;
 pub mod wheel;

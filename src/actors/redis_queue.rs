@@ -7,7 +7,6 @@
 mod saying;
 mod taking;
 mod turns;
-mod waits;
 mod watching;
 
 use std::sync::Arc;

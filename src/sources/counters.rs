@@ -21,8 +21,11 @@ pub struct QueueCounters {
     waits: AtomicU64,
     adopted: AtomicU64,
     dead_forgotten: AtomicU64,
+    lost: AtomicU64,
     /// Items in the list when it was last looked at.
     backlog: AtomicU64,
+    /// How old the newest taken item was, in milliseconds.
+    age_ms: AtomicU64,
     dead: [AtomicU64; Reason::ALL.len()],
 }
 
@@ -56,6 +59,8 @@ impl QueueCounters {
         adopted, count_adopted;
         /// Dead letters dropped because there were too many.
         dead_forgotten, count_dead_forgotten;
+        /// Items that a source without acknowledgements dropped because they came faster than the rooms took them.
+        lost, count_lost;
     }
 
     /// Whether items can come.
@@ -96,6 +101,16 @@ impl QueueCounters {
     /// Notes how many items wait in the list.
     pub fn set_backlog(&self, items: u64) {
         self.backlog.store(items, Ordering::Relaxed);
+    }
+
+    /// How old the item taken last was when it was taken, in milliseconds, where its queue tells.
+    pub fn age_ms(&self) -> u64 {
+        self.age_ms.load(Ordering::Relaxed)
+    }
+
+    /// Notes how old an item was when it was taken.
+    pub fn set_age_ms(&self, age_ms: u64) {
+        self.age_ms.store(age_ms, Ordering::Relaxed);
     }
 
     /// Counts a dead letter.

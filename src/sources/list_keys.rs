@@ -52,6 +52,11 @@ impl ListKeys {
         format!("{}:turn", self.base)
     }
 
+    /// The process that reads for a group of consumers, where the key is a stream.
+    pub fn reader(&self, group: &str) -> String {
+        format!("{}:reader:{group}", self.base)
+    }
+
     /// A node's lease.
     pub fn lease(&self, node: &str) -> String {
         format!("{}:lease:{node}", self.base)
@@ -81,7 +86,7 @@ mod tests {
             let node = "host{1}:8080";
             let slot = Slot::for_key(keys.list());
             let of_node = [keys.lease(node), keys.handed(node), keys.working(node)];
-            for key in [keys.dead(), keys.nodes(), keys.turn()].into_iter().chain(of_node) {
+            for key in [keys.dead(), keys.nodes(), keys.turn(), keys.reader("g")].into_iter().chain(of_node) {
                 assert_eq!(Slot::for_key(&key), slot, "{key}");
             }
         }

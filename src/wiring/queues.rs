@@ -22,11 +22,13 @@ use crate::sources::counters::QueueCounters;
 use crate::sources::dead_letters::MemoryDeadLetters;
 use crate::sources::list_keys::ListKeys;
 use crate::sources::payload::PayloadLimits;
-use crate::wiring::ServeError;
+use crate::wiring::sources::Floor;
+use crate::wiring::{ServeError, sources};
 
 /// What brings the pushes of backends.
 pub struct Queues {
     lists: Vec<Addr<RedisQueue>>,
+    sources: Vec<Recipient<Drain>>,
     door: Option<Addr<RespDoor>>,
     /// Where the door listens.
     pub door_address: Option<SocketAddr>,
@@ -53,12 +55,14 @@ pub fn start(
         None => graves.map_or(Graves::Memory, Graves::Store),
     };
     let (door, door_address) = open_door(config, chat, graves, &room, &mut all)?;
+    let floor = Floor { config, chat, graves, room: &room, node, shared: turns, link: link.as_ref(), ready };
+    let sources = sources::start(&floor, &mut all)?;
     let mut lists = Vec::new();
     if let Some(link) = link {
         for list in &config.queue.lists {
             let counters = Arc::new(QueueCounters::default());
             all.push((list.name.clone(), counters.clone()));
-            watch(ready, &list.name, &link, counters.clone());
+            watch(ready, &list.name, &link.to_string(), counters.clone());
             let room = list.room.as_deref().map_or(Ok(room.clone()), RoomName::new);
             let parts = RedisQueueParts {
                 link: link.clone(),
@@ -76,18 +80,18 @@ pub fn start(
         }
     }
     metrics.add(Box::new(move |sheet| write_counters(sheet, &all)));
-    Ok(Queues { lists, door, door_address })
+    Ok(Queues { lists, sources, door, door_address })
 }
 
-type Counted = Vec<(String, Arc<QueueCounters>)>;
+pub(super) type Counted = Vec<(String, Arc<QueueCounters>)>;
 
-fn limits(config: &Config) -> PayloadLimits {
+pub(super) fn limits(config: &Config) -> PayloadLimits {
     PayloadLimits { message_bytes: config.limits.message_bytes }
 }
 
-/// Where the door's dead letters go.
+/// Where dead letters of the door and of sources go.
 #[derive(Clone, Copy)]
-enum Graves<'a> {
+pub(super) enum Graves<'a> {
     Memory,
     Store(&'a Recipient<Bury>),
     /// Beside the lists, where all nodes find them.
@@ -98,7 +102,7 @@ fn keys_of(list: &str) -> Result<ListKeys, ServeError> {
     ListKeys::new(list).map_err(|bad| ServeError::Config(format!("queue.list: {bad}")))
 }
 
-fn open_graves(
+pub(super) fn open_graves(
     config: &Config,
     graves: Graves<'_>,
     counters: &Arc<QueueCounters>,
@@ -151,8 +155,8 @@ fn open_door(
 }
 
 /// A node whose queue is away serves its browsers, but a balancer should know.
-fn watch(ready: &Readiness, list: &str, link: &RedisLink, counters: Arc<QueueCounters>) {
-    let complaint = format!("list {list} cannot be taken from {link}; see the log");
+pub(super) fn watch(ready: &Readiness, list: &str, address: &str, counters: Arc<QueueCounters>) {
+    let complaint = format!("queue {list} cannot be taken from {address}; see the log");
     ready.add(
         "queue",
         Box::new(move || match counters.is_connected() {
@@ -187,6 +191,11 @@ fn write_counters(sheet: &mut Sheet, all: &Counted) {
         ),
         ("roomcast_queue_dead", "Items put among the dead letters", each(QueueCounters::dead_total)),
         (
+            "roomcast_queue_lost",
+            "Items of a source without acknowledgements that came faster than the rooms took them",
+            each(QueueCounters::lost),
+        ),
+        (
             "roomcast_queue_dead_forgotten",
             "Dead letters dropped because there were too many",
             each(QueueCounters::dead_forgotten),
@@ -204,6 +213,8 @@ fn write_counters(sheet: &mut Sheet, all: &Counted) {
         backlog,
     );
     sheet.gauges("roomcast_queue_connected", "1 while items can come", "queue", connected);
+    let help = "How old the item taken last was when it was taken, where its queue tells";
+    sheet.gauges("roomcast_queue_age_milliseconds", help, "queue", each(QueueCounters::age_ms));
     let taking = each(|counters| counters.is_taking().into());
     let help = "1 while this node takes items, 0 while it stands by or cannot";
     sheet.gauges("roomcast_queue_taking", help, "queue", taking);
@@ -215,6 +226,9 @@ impl Queues {
         let all = async {
             for list in &self.lists {
                 told(list.send(Drain).await);
+            }
+            for source in &self.sources {
+                told(source.send(Drain).await);
             }
             if let Some(door) = &self.door {
                 told(door.send(Drain).await);

@@ -19,6 +19,7 @@ mod postgres;
 mod presence;
 mod primaries;
 mod processes;
+mod queues;
 mod redis;
 mod rig;
 mod secure;

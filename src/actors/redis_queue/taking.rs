@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::actors::redis_queue::RedisQueueParts;
-use crate::actors::redis_queue::waits::Outage;
+use crate::actors::waits::Outage;
 use crate::redis_link::RedisConnection;
 use crate::redis_link::backoff::Backoff;
 use crate::sources::node::ProcessMark;
@@ -79,7 +79,7 @@ impl Queue {
     }
 
     pub(super) async fn run(mut self) {
-        let mut outage = Outage::new(&self.parts);
+        let mut outage = Outage::new(self.list.keys().list(), &self.parts.link.to_string());
         let mut backoff = Backoff::new();
         let mut left = false;
         while !self.is_stopping() {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use tokio::time::sleep;
 
 use crate::actors::redis_queue::taking::{Queue, Session, Trouble};
-use crate::actors::redis_queue::waits::Outage;
+use crate::actors::waits::Outage;
 use crate::sources::redis_list::Turn;
 
 impl Queue {
