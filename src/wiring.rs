@@ -49,6 +49,7 @@ use crate::store::archive::{Keep, OpenError, SharedArchive};
 use crate::store::place::StorePlace;
 use crate::store::postgres::address::PostgresUrl;
 use crate::store::postgres::{PostgresArchive, apart};
+use crate::transports::entrance::Entry;
 use crate::transports::websocket::Door;
 
 use alone::Claim;
@@ -188,6 +189,8 @@ struct Plan {
     handlers: Mutex<Option<Handlers>>,
     opened: Mutex<Option<Opening>>,
     searchable: bool,
+    /// Whether anything outlives this process, and so the places of sessions.
+    keeps_sessions: bool,
     store: Arc<StoreHealth>,
     chat: OnceLock<Addr<ChatServer>>,
     next_worker: AtomicU16,
@@ -198,6 +201,8 @@ struct Plan {
 struct Worker {
     house: Rc<SessionHouse>,
     door: Rc<Door>,
+    /// For sessions over plain HTTP.
+    entry: Rc<Entry>,
 }
 
 thread_local! {
@@ -246,7 +251,8 @@ impl Plan {
             draining: Arc::new(move || ready.is_draining()),
             raw_paths: self.raw_paths.clone(),
         });
-        Worker { house, door }
+        let entry = Rc::new(Entry::new(door.clone(), self.keeps_sessions));
+        Worker { house, door, entry }
     }
 
     fn start_chat(&self) -> Addr<ChatServer> {
@@ -300,6 +306,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         admission: Admission::new(config.limits.connections, config.limits.connections_per_address),
         raw_paths,
         handlers: Mutex::new(Some(handlers)),
+        keeps_sessions: opening.is_some(),
         opened: Mutex::new(opening),
         searchable,
         store: Arc::default(),
@@ -472,7 +479,8 @@ fn start(plan: &Arc<Plan>, listeners: Vec<TcpListener>, workers: usize) -> Resul
         let service = move || {
             let worker = plan.worker();
             let house = web::Data::new(plan.http_house(&worker));
-            let app = App::new().app_data(house).configure(routes::configure);
+            let entry = web::Data::new(worker.entry.clone());
+            let app = App::new().app_data(house).app_data(entry).configure(routes::configure);
             let door = worker.door.clone();
             let upgrade = fn_service(move |(request, framed): (Request, Framed<TcpStream, h1::Codec>)| {
                 let door = door.clone();
@@ -481,12 +489,17 @@ fn start(plan: &Arc<Plan>, listeners: Vec<TcpListener>, workers: usize) -> Resul
                     Ok::<(), actix_http::Error>(())
                 }
             });
+            let limits = &plan.config.limits;
+            let dead_after = limits.ping.duration() * 2 + limits.outbox_age.duration();
             let app = app.into_factory().map_err(|error: Error| error.error_response());
             HttpService::build()
                 .tcp_nodelay(true)
                 .keep_alive(KeepAlive::Timeout(KEEP_ALIVE))
                 .client_request_timeout(plan.config.limits.handshake.duration())
                 .client_disconnect_timeout(Duration::from_secs(2))
+                // Who hangs up in the middle of a stream or a poll is gone, and is not shown as present for another ping.
+                .h1_allow_half_closed(false)
+                .on_connect_ext(move |socket: &TcpStream, _| give_up_after(socket, dead_after))
                 .upgrade(upgrade)
                 .finish(map_config(app, |_| AppConfig::default()))
                 .tcp()
@@ -503,6 +516,14 @@ fn start(plan: &Arc<Plan>, listeners: Vec<TcpListener>, workers: usize) -> Resul
         }
     });
     Ok(handle)
+}
+
+/// Who hears over HTTP never answers a ping, but his system confirms what it has got. Where it has confirmed nothing for
+/// so long, the link is dead; by itself the kernel would try for a quarter of an hour.
+fn give_up_after(socket: &TcpStream, silence: Duration) {
+    if let Err(error) = socket2::SockRef::from(socket).set_tcp_user_timeout(Some(silence)) {
+        log::debug!("cannot set TCP_USER_TIMEOUT: {error}");
+    }
 }
 
 async fn wait_for_workers(

@@ -10,6 +10,7 @@ pub mod hub;
 pub mod letters;
 pub mod outbox;
 pub mod panics;
+pub mod pipe;
 pub mod redis_graves;
 pub mod redis_queue;
 pub mod resp_door;

@@ -23,13 +23,7 @@ pub async fn admit(
 ) -> Result<Bytes, HttpResponse> {
     // The body is read first in any case: an answer before its end would cost the connection.
     let body = read_body(payload, house.message_bytes, house.handshake).await;
-    let body = body.map_err(|Unread { problem, keep }| {
-        let mut answer = refused(house, &problem);
-        if !keep {
-            answer.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
-        }
-        answer
-    })?;
+    let body = body.map_err(|unread| unread.answer(house))?;
     may_call(request, house).map_err(|problem| refused(house, &problem))?;
     Ok(body)
 }
@@ -73,13 +67,24 @@ pub fn refused(house: &House, problem: &Problem) -> HttpResponse {
 }
 
 /// Why a body was not taken, and whether it was read to its end.
-struct Unread {
+pub struct Unread {
     problem: Problem,
     keep: bool,
 }
 
+impl Unread {
+    /// The answer that says so. Where the body was not read to its end, it is the connection's last.
+    pub fn answer(&self, house: &House) -> HttpResponse {
+        let mut answer = refused(house, &self.problem);
+        if !self.keep {
+            answer.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
+        }
+        answer
+    }
+}
+
 /// Reads a body of at most `limit` bytes within `time`.
-async fn read_body(payload: web::Payload, limit: usize, time: Duration) -> Result<Bytes, Unread> {
+pub async fn read_body(payload: web::Payload, limit: usize, time: Duration) -> Result<Bytes, Unread> {
     let slow = |_| Unread {
         problem: Problem::new(408, "slow", "the body took too long; send it at once"),
         keep: false,

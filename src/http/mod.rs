@@ -13,6 +13,7 @@ pub mod publish;
 pub mod readiness;
 pub mod rooms;
 pub mod routes;
+pub mod v1;
 
 #[cfg(test)]
 mod tests;

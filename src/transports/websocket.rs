@@ -26,6 +26,7 @@ use crate::auth::visitor::{self, Proxies};
 use crate::metrics::Count;
 use crate::protocols::codes::Problem;
 use crate::server_settings::DemoSettings;
+use crate::transports::entrance::token_of;
 
 /// The path of native sessions.
 pub const NATIVE_PATH: &str = "/v1/ws";
@@ -84,6 +85,10 @@ impl Door {
         if let Err(error) = socket.set_nodelay(true) {
             log::debug!("cannot set TCP_NODELAY: {error}");
         }
+        // Here pings and the outbox say who is dead or too slow, and each room has its own rule for the latter.
+        if let Err(error) = socket2::SockRef::from(&socket).set_tcp_user_timeout(None) {
+            log::debug!("cannot unset TCP_USER_TIMEOUT: {error}");
+        }
         match timeout(ANSWER_TIME, socket.write_all(&answer)).await {
             Ok(Ok(())) => {}
             // The client has gone before it was there.
@@ -130,7 +135,7 @@ impl Door {
         if let Some(index) = raw {
             return Ok(Arrival::Raw(index, request.uri().to_string().into()));
         }
-        let (mut token, mut user) = (bearer(request.headers()), None);
+        let (mut token, mut user) = (token_of(request.headers()), None);
         for (key, value) in url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
         {
             match &*key {
@@ -186,7 +191,8 @@ fn peer(request: &Request) -> IpAddr {
     request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
 }
 
-fn bearer(headers: &HeaderMap) -> Option<String> {
+/// The token of the `Authorization` header.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<String> {
     let value = headers.get("authorization")?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
