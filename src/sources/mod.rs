@@ -7,6 +7,8 @@ pub mod door_commands;
 pub mod door_turn;
 pub mod list_keys;
 mod list_scripts;
+#[cfg(feature = "nats")]
+pub mod nats;
 pub mod node;
 pub mod payload;
 pub mod poison;
@@ -21,3 +23,5 @@ mod resp_inline;
 pub mod settings;
 pub mod source;
 pub mod source_settings;
+#[cfg(feature = "sqs")]
+pub mod sqs;

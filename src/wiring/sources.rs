@@ -12,10 +12,14 @@ use crate::config::Config;
 use crate::http::readiness::Readiness;
 use crate::redis_link::RedisLink;
 use crate::sources::counters::QueueCounters;
+#[cfg(feature = "nats")]
+use crate::sources::nats::{Nats, NatsParts};
 use crate::sources::redis_pubsub::RedisPubSub;
 use crate::sources::redis_stream::RedisStream;
 use crate::sources::source::Source;
 use crate::sources::source_settings::{SourceKind, SourceSettings};
+#[cfg(feature = "sqs")]
+use crate::sources::sqs::{Sqs, SqsParts};
 use crate::wiring::ServeError;
 use crate::wiring::queues::{Counted, Graves, limits, open_graves, watch};
 
@@ -58,10 +62,30 @@ impl Floor<'_> {
                 let source = RedisPubSub::new(link, channels, prefix, self.shared.then(key));
                 self.serve(source, settings, all)
             }
-            // The check of the configuration has told how to build with it.
-            SourceKind::Nats | SourceKind::Sqs => {
-                Err(wrong(format!("queue.sources: {} is not built in", settings.kind.word())))
+            #[cfg(feature = "nats")]
+            SourceKind::Nats => {
+                let source = Nats::new(NatsParts {
+                    url: settings.url.clone(),
+                    stream: settings.stream.clone(),
+                    group: settings.group().to_owned(),
+                    subject: settings.subject.clone(),
+                    node: self.node.to_owned(),
+                });
+                self.serve(source, settings, all)
             }
+            #[cfg(feature = "sqs")]
+            SourceKind::Sqs => {
+                let source = Sqs::new(SqsParts {
+                    queue_url: settings.url.clone(),
+                    region: settings.region.clone(),
+                    endpoint: settings.endpoint.clone(),
+                });
+                let named = |error| wrong(format!("queue.sources: {:?}: {error}", settings.name));
+                self.serve(source.map_err(named)?, settings, all)
+            }
+            // The check of the configuration has told how to build with it.
+            #[cfg(not(all(feature = "nats", feature = "sqs")))]
+            kind => Err(wrong(format!("queue.sources: {} is not built in", kind.word()))),
         }
     }
 
