@@ -17,6 +17,7 @@ use actix_rt::net::TcpStream;
 use actix_server::{Server, ServerHandle};
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::dev::AppConfig;
+use actix_web::middleware::from_fn;
 use actix_web::{App, Error, web};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
@@ -40,6 +41,7 @@ use crate::config::{Config, EngineKind};
 use crate::engines::embedded;
 use crate::engines::redis::filler::{Filler, FillerSettings};
 use crate::engines::redis::{self, ArchiveSettings, RoomKeep};
+use crate::http::access;
 use crate::http::house::House;
 use crate::http::readiness::Readiness;
 use crate::http::routes;
@@ -58,6 +60,7 @@ use queues::Queues;
 mod alone;
 mod filling;
 mod queues;
+mod sources;
 
 /// Entries of a partition that may wait in Redis for the archive: some 200 bytes each, and more with large messages.
 const FEED_MAX: u64 = 1_000_000;
@@ -282,6 +285,7 @@ impl Plan {
             ready: self.ready.clone(),
             publish: worker.house.chat.clone().recipient(),
             orders: worker.house.chat.clone().recipient(),
+            looks: worker.house.chat.clone().recipient(),
         }
     }
 }
@@ -330,6 +334,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
     let chat = wait_for_workers(all_up, workers).await?;
     let port = addresses.first().map_or(0, SocketAddr::port);
     let node = plan.config.server.node_name(port);
+    crate::log::set_node(&node);
     let pushes = chat.clone().recipient();
     let graves = has_graves.then(|| chat.clone().recipient());
     let queues = queues::start(&plan.config, &pushes, graves.as_ref(), &node, &plan.metrics, &plan.ready)?;
@@ -478,7 +483,12 @@ fn start(plan: &Arc<Plan>, listeners: Vec<TcpListener>, workers: usize) -> Resul
             let worker = plan.worker();
             let house = web::Data::new(plan.http_house(&worker));
             let entry = web::Data::new(worker.entry.clone());
-            let app = App::new().app_data(house).app_data(entry).configure(routes::configure);
+            let app = App::new()
+                .app_data(house)
+                .app_data(entry)
+                .app_data(web::Data::from(plan.proxies.clone()))
+                .wrap(from_fn(access::note))
+                .configure(routes::configure);
             let door = worker.door.clone();
             let upgrade = fn_service(move |(request, framed): (Request, Framed<TcpStream, h1::Codec>)| {
                 let door = door.clone();

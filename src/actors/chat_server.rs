@@ -22,19 +22,20 @@ use tokio::sync::oneshot;
 
 use crate::actors::events::{self, Incoming, Verdict};
 use crate::actors::letters::{
-    Bury, Closed, ConnectionId, Depart, Drain, Failed, Finish, FromEngine, FromHub, FromService, Hello, Open,
-    OpenRaw, Order, PublishBatch, RawMessage, Said, SaidRaw, ToHub, Turn,
+    Bury, Closed, ConnectionId, Depart, Drain, Failed, Finish, FromEngine, FromHub, FromService, Hello,
+    LookAt, Open, OpenRaw, Order, PublishBatch, RawMessage, Said, SaidRaw, ToHub, Turn,
 };
 use crate::chat::dedup::IdKeys;
 use crate::chat::message::{Accepted, Offset, Refused};
 use crate::chat::names::{RoomName, UserName};
+use crate::chat::overview::View;
 use crate::chat::permission::Identity;
 use crate::chat::rooms::{self as chat_rooms, RoomKey, Rooms};
 use crate::chat::settings::RoomsSettings;
 use crate::engines::engine::{EngineSays, Opened};
 use crate::engines::shared;
 use crate::metrics::Metrics;
-use crate::protocols::codes::Goodbye;
+use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::websocket::frame::{Opcode, encode_frame, payload_of};
 use crate::store::record::{Cursor, Lsn, Record};
 
@@ -50,6 +51,7 @@ mod coming;
 mod cursors;
 mod fetching;
 mod keeping;
+mod looking;
 mod peers;
 mod proposing;
 mod restoring;
@@ -200,6 +202,8 @@ pub struct ChatServer {
     by_name: HashMap<u64, ConnectionId, RandomState>,
     unkept_sessions: VecDeque<ConnectionId>,
     unkept_reads: HashMap<(RoomName, UserName), Offset, RandomState>,
+    /// Rooms with another number of sessions than the other nodes know of.
+    uncounted: HashMap<RoomName, u32, RandomState>,
     /// Rooms that have not been told how far their members have got.
     receipts: BTreeSet<RoomKey>,
     line: Vec<u8>,
@@ -245,6 +249,7 @@ impl ChatServer {
             by_name: HashMap::default(),
             unkept_sessions: VecDeque::new(),
             unkept_reads: HashMap::default(),
+            uncounted: HashMap::default(),
             receipts: BTreeSet::new(),
             line: Vec::new(),
         };
@@ -281,6 +286,7 @@ impl ChatServer {
     /// Sends each hub what this turn has for it.
     fn end_turn(&mut self) {
         self.tell_presence();
+        self.tell_counts();
         self.keeping.end_turn();
         for link in self.hubs.iter_mut().flatten() {
             if link.items.is_empty() {
@@ -562,6 +568,16 @@ impl Handler<Order> for ChatServer {
         for command in order.0 {
             self.command(command);
         }
+    }
+}
+
+impl Handler<LookAt> for ChatServer {
+    type Result = ResponseFuture<Result<View, Problem>>;
+
+    fn handle(&mut self, LookAt(look): LookAt, _: &mut Self::Context) -> Self::Result {
+        let (reply, view) = oneshot::channel();
+        self.look(look, reply);
+        Box::pin(async move { view.await.unwrap_or_else(|_| Err(Problem::draining())) })
     }
 }
 

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use crate::chat::history::PageFrom;
 use crate::chat::message::{Accepted, Alteration, Draft, Offset, Refused};
 use crate::chat::names::RoomName;
+use crate::chat::overview::{Look, View};
 use crate::chat::permission::Identity;
 use crate::chat::rooms::RoomKey;
 use crate::chat::settings::SlowReader;
@@ -258,6 +259,11 @@ pub struct Depart;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Order(pub Vec<Command>);
+
+/// Server API → chat server: how rooms stand on all nodes.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<View, Problem>")]
+pub struct LookAt(pub Look);
 
 /// A hub → chat server: a worker thread is there. Sent once, when the thread starts.
 #[derive(Message)]

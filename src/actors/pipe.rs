@@ -244,15 +244,22 @@ mod tests {
         let (pipe, outlet) = pipe(Lines::default());
         let all = frames(&["one", "two", "three", "four"]);
         let n = pipe.try_write(&all).unwrap();
-        assert_eq!((&*outlet.shape().list, &all[n..]), (&["one", "two", "three"].map(str::to_owned)[..], &frames(&["four"])[..]));
+        assert_eq!(
+            (&*outlet.shape().list, &all[n..]),
+            (&["one", "two", "three"].map(str::to_owned)[..], &frames(&["four"])[..])
+        );
         assert_eq!(pipe.try_write(&all[n..]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(pipe.poll_ready(&mut cx).is_pending());
+        let cx = Context::from_waker(Waker::noop());
+        assert!(pipe.poll_ready(&cx).is_pending());
         outlet.shape().list.clear();
-        assert!(pipe.poll_ready(&mut cx).is_ready());
+        assert!(pipe.poll_ready(&cx).is_ready());
         let (one, two) = all.split_at(n);
         let slices = [IoSlice::new(two), IoSlice::new(one)];
-        assert_eq!(pipe.try_write_vectored(&slices).unwrap(), two.len() + 10, "four, one and two, and then it is full");
+        assert_eq!(
+            pipe.try_write_vectored(&slices).unwrap(),
+            two.len() + 10,
+            "four, one and two, and then it is full"
+        );
     }
 
     #[test]
@@ -264,7 +271,10 @@ mod tests {
         assert_eq!(pipe.try_write(&all).unwrap(), all.len());
         assert!(outlet.has_ended());
         assert_eq!(outlet.shape().pings, 1);
-        assert!(pipe.poll_end(&Context::from_waker(Waker::noop())).is_pending(), "the last word is not taken yet");
+        assert!(
+            pipe.poll_end(&Context::from_waker(Waker::noop())).is_pending(),
+            "the last word is not taken yet"
+        );
         drop(outlet);
         assert!(pipe.poll_end(&Context::from_waker(Waker::noop())).is_ready());
         assert_eq!(pipe.try_write(&all).unwrap_err().kind(), io::ErrorKind::BrokenPipe);

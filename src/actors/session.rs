@@ -21,6 +21,7 @@ use crate::chat::client::Pace;
 use crate::chat::permission::Identity;
 use crate::chat::settings::RoomsSettings;
 use crate::limits::Limits;
+use crate::log::{ACCESS, is_access_logged, user_hash};
 use crate::metrics::Metrics;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::Reference;
@@ -204,7 +205,15 @@ impl Session {
             return;
         }
         let connection = self.connection.borrow().id;
+        self.log_end();
         self.house.chat.do_send(Closed { connection, code: self.close_code });
+    }
+
+    fn log_end(&self) {
+        let Mind::Native(native) = &self.mind else { return };
+        let Some(identity) = native.identity.as_ref().filter(|_| is_access_logged()) else { return };
+        let (user, code) = (user_hash(identity.user.as_str()), self.close_code);
+        log::info!(target: ACCESS, user = user.as_str(), code; "a session ended with {code}");
     }
 
     /// Runs code for this session; a panic in it ends this session only.

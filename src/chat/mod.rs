@@ -11,6 +11,7 @@ pub mod history;
 pub mod line;
 pub mod message;
 pub mod names;
+pub mod overview;
 pub mod permission;
 pub mod presence;
 pub mod receipt;

@@ -11,6 +11,7 @@ use crate::chat::data::Data;
 use crate::chat::entry::Entry;
 use crate::chat::message::{Accepted, Epoch, Offset, Refused};
 use crate::chat::names::{RoomName, UserName};
+use crate::chat::overview::{Look, View};
 use crate::engines::engine::Ask;
 use crate::store::archive::Answer;
 use crate::store::record::Record;
@@ -39,6 +40,14 @@ pub trait Shared: Send {
 
     /// Keeps something beside the logs: [`Record::Read`], [`Record::Session`]. The newest of each counts.
     fn note(&mut self, records: Vec<Record>);
+
+    /// So many sessions are in rooms on this node now, for [`Shared::look`] on any node.
+    fn count(&mut self, sessions: Vec<(RoomName, u32)>);
+
+    /// Looks at rooms as all nodes together have them; [`Says::Seen`] follows with the ticket, in a few seconds at the
+    /// most. No node asks another one, and none has to have joined the room. What other nodes have told in the last
+    /// quarter of a second may be missing.
+    fn look(&mut self, ticket: u64, look: Look);
 
     /// Has all nodes, this one included, carry out a command. [`Says::Command`] comes to each.
     fn command(&mut self, command: Command);
@@ -196,6 +205,13 @@ pub enum Says {
         ticket: u64,
         /// The answers.
         answers: Result<Vec<Answer>, String>,
+    },
+    /// The answer to a [`Look`]; or why there is none.
+    Seen {
+        /// Which.
+        ticket: u64,
+        /// The answer.
+        view: Result<View, String>,
     },
     /// A command that is to be carried out here.
     Command(Command),

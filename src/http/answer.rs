@@ -1,5 +1,5 @@
-//! The body of every refused request: JSON with `code`, `why` and `msg`, as in the native protocol.
-//! Used by all routes.
+//! What answers look like: JSON, and for every refused request a body with `code`, `why` and `msg` as in the native
+//! protocol. Used by all routes.
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
@@ -15,6 +15,11 @@ struct Body<'a> {
     msg: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     wait: Option<u64>,
+}
+
+/// The answer to a call that was carried out. Nobody may keep it for later.
+pub fn told(body: impl Serialize) -> HttpResponse {
+    HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(body)
 }
 
 /// The answer that tells a problem. Its code is the HTTP status; a wait goes into `Retry-After` too.

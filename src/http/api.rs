@@ -30,7 +30,7 @@ pub async fn admit(
 
 /// A key opens the API. Where no key is set it is closed, except to this very machine while the demo is
 /// enabled. A page of a foreign origin is refused even then: it would speak in its visitor's name.
-fn may_call(request: &HttpRequest, house: &House) -> Result<(), Problem> {
+pub fn may_call(request: &HttpRequest, house: &House) -> Result<(), Problem> {
     if !house.origins.allow_request(request.headers(), request.uri().authority().map(|host| host.as_str())) {
         return Err(Problem::new(403, "foreign-origin", "this page's origin is not in server.origins"));
     }

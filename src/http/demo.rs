@@ -85,7 +85,8 @@ pub fn library_paths() -> impl Iterator<Item = &'static str> {
 /// `GET` of one of [`library_paths`]: for pages of all origins, so any of them may load it as a module.
 pub async fn library(request: HttpRequest) -> HttpResponse {
     let path = request.match_pattern();
-    let file = LIBRARY.iter().find(|file| Some(file.path) == path.as_deref()).expect("routed by the same list");
+    let file =
+        LIBRARY.iter().find(|file| Some(file.path) == path.as_deref()).expect("routed by the same list");
     let mut answer = send(file, &request);
     let any = actix_web::http::header::HeaderValue::from_static("*");
     answer.headers_mut().insert(actix_web::http::header::ACCESS_CONTROL_ALLOW_ORIGIN, any);

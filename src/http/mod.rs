@@ -1,8 +1,10 @@
 //! Doors for plain HTTP requests: health, figures, the demo page, the server API. All routes stand in one
 //! table in [`routes`]. WebSocket requests do not come here.
 
+pub mod access;
 pub mod answer;
 pub mod api;
+pub mod asked;
 pub mod demo;
 pub mod health;
 pub mod house;
@@ -10,6 +12,7 @@ pub mod metrics;
 pub mod orders;
 pub mod publish;
 pub mod readiness;
+pub mod rooms;
 pub mod routes;
 pub mod v1;
 

@@ -6,7 +6,7 @@ use actix_web::{HttpResponse, Resource, Route, web};
 
 use crate::http::answer::refuse;
 use crate::http::house::House;
-use crate::http::{demo, health, metrics, orders, publish, v1};
+use crate::http::{demo, health, metrics, orders, publish, rooms, v1};
 use crate::protocols::codes::Problem;
 
 /// All routes; whatever is not among them gets a 404, another method a 405.
@@ -24,6 +24,13 @@ pub fn configure(table: &mut web::ServiceConfig) {
         .service(only_posts("/api/publish").route(web::post().to(publish::publish)))
         .service(only_posts("/api/disconnect").route(web::post().to(orders::disconnect)))
         .service(only_posts("/api/leave").route(web::post().to(orders::leave)))
+        .service(page("/api/rooms").route(web::get().to(rooms::list)).route(web::head().to(rooms::list)))
+        .service(
+            page("/api/rooms/{room}").route(web::get().to(rooms::state)).route(web::head().to(rooms::state)),
+        )
+        .service(
+            page("/api/rooms/{room}/who").route(web::get().to(rooms::who)).route(web::head().to(rooms::who)),
+        )
         .service(read_by_pages("/v1/stream").route(web::get().to(v1::stream)))
         .service(read_by_pages("/v1/poll").route(web::get().to(v1::poll)))
         .service(read_by_pages("/v1/rooms/{room}/log").route(web::get().to(v1::log)))

@@ -15,15 +15,19 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::actors::letters::{Order, PublishBatch};
+use crate::actors::letters::{LookAt, Order, PublishBatch};
 use crate::auth::origin::Origins;
 use crate::auth::settings::{AuthSettings, Secret};
+use crate::chat::data::Data;
 use crate::chat::message::{Accepted, Draft, Epoch, Refused};
+use crate::chat::names::{RoomName, UserName};
+use crate::chat::overview::{Look, RoomCount, RoomState, Shown, View};
 use crate::engines::shared::Command;
 use crate::http::house::House;
 use crate::http::readiness::Readiness;
 use crate::http::routes::configure;
 use crate::metrics::Metrics;
+use crate::protocols::codes::Problem;
 use crate::server_settings::{DemoAccess, DemoSettings};
 
 const LOCAL: &str = "127.0.0.1:50000";
@@ -32,11 +36,13 @@ const KEY: &str = "a-key-of-the-shop";
 
 type Heard = Arc<Mutex<Vec<Draft>>>;
 type Orders = Arc<Mutex<Vec<Command>>>;
+type Looks = Arc<Mutex<Vec<Look>>>;
 
 /// Stands where the chat server stands.
 struct Listener {
     heard: Heard,
     orders: Orders,
+    looks: Looks,
     answer: Result<Accepted, Refused>,
 }
 
@@ -59,6 +65,28 @@ impl Handler<Order> for Listener {
 
     fn handle(&mut self, order: Order, _: &mut Context<Listener>) {
         self.orders.lock().unwrap().extend(order.0);
+    }
+}
+
+impl Handler<LookAt> for Listener {
+    type Result = Result<View, Problem>;
+
+    fn handle(&mut self, LookAt(look): LookAt, _: &mut Context<Listener>) -> Self::Result {
+        self.looks.lock().unwrap().push(look.clone());
+        let name = |text: &str| RoomName::new(text).unwrap();
+        Ok(match look {
+            Look::Rooms { .. } => View::Rooms(vec![RoomCount { room: name("lobby"), sessions: 4 }], true),
+            Look::Room(room) if room.as_str() == "none" => View::Room(None),
+            Look::Room(_) => {
+                View::Room(Some(RoomState { epoch: Epoch(36), top: 129, first: 1, sessions: 4, users: 3 }))
+            }
+            Look::Who { .. } => {
+                let info = serde_json::value::to_raw_value(&json!({"name": "Zoe"})).unwrap();
+                let info = Some(Arc::new(Data::new(&info).unwrap()));
+                let shown = |user: &str, info| Shown { user: UserName::new(user).unwrap(), info };
+                View::Who(vec![shown("ann", None), shown("zoe", info)], false)
+            }
+        })
     }
 }
 
@@ -87,14 +115,24 @@ impl Scene {
     }
 
     fn build(self) -> (web::Data<House>, Heard) {
-        let (house, heard, _) = self.build_with_orders();
+        let (house, heard, ..) = self.build_with_all();
         (house, heard)
     }
 
     fn build_with_orders(self) -> (web::Data<House>, Heard, Orders) {
-        let (heard, orders) = (Heard::default(), Orders::default());
-        let listener =
-            Listener { heard: Arc::clone(&heard), orders: Arc::clone(&orders), answer: self.answer }.start();
+        let (house, heard, orders, _) = self.build_with_all();
+        (house, heard, orders)
+    }
+
+    fn build_with_all(self) -> (web::Data<House>, Heard, Orders, Looks) {
+        let (heard, orders, looks) = (Heard::default(), Orders::default(), Looks::default());
+        let listener = Listener {
+            heard: Arc::clone(&heard),
+            orders: Arc::clone(&orders),
+            looks: Arc::clone(&looks),
+            answer: self.answer,
+        }
+        .start();
         let house = House {
             demo: DemoSettings { enabled: self.demo },
             origins: Origins::new(&["same".into()]).unwrap(),
@@ -104,9 +142,10 @@ impl Scene {
             metrics: Metrics::new(1),
             ready: Arc::new(Readiness::default()),
             publish: listener.clone().recipient(),
-            orders: listener.recipient(),
+            orders: listener.clone().recipient(),
+            looks: listener.recipient(),
         };
-        (web::Data::new(house), heard, orders)
+        (web::Data::new(house), heard, orders, looks)
     }
 }
 
@@ -209,6 +248,53 @@ async fn an_operator_sends_somebody_away() {
     };
     let away = Command::Disconnect { user: bob.clone(), code: 4003, why: "banned".into() };
     assert_eq!(*orders.lock().unwrap(), [away, kick("a"), kick("b")]);
+}
+
+#[actix_web::test]
+async fn an_operator_looks_at_rooms() {
+    let (house, _, _, looks) = Scene::with_key().build_with_all();
+    let get = |uri: &str| {
+        TestRequest::get().uri(uri).insert_header((header::AUTHORIZATION, format!("Bearer {KEY}")))
+    };
+    let told = async |uri: &str| {
+        let answer = ask(&house, FAR, get(uri)).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{uri}");
+        assert_eq!(header_of(&answer, header::CACHE_CONTROL), "no-store");
+        json_of(answer).await
+    };
+    let list = json!({"list": [{"r": "lobby", "sessions": 4}], "more": true});
+    assert_eq!(told("/api/rooms?prefix=team-&after=team-7&n=9").await, list);
+    let state =
+        json!({"r": "gr\u{f6}\u{df}e/1+%2f", "e": "10", "s": 129, "first": 1, "sessions": 4, "users": 3});
+    assert_eq!(told("/api/rooms/gr%C3%B6%C3%9Fe%2F1%2B%252f").await, state);
+    let who =
+        json!({"r": "lobby", "list": [{"u": "ann"}, {"u": "zoe", "d": {"name": "Zoe"}}], "more": false});
+    assert_eq!(told("/api/rooms/lobby/who?after=a").await, who);
+    let (prefix, after) = ("team-".into(), Some("team-7".into()));
+    let name = |text: &str| RoomName::new(text).unwrap();
+    let asked = [
+        Look::Rooms { prefix, after, n: 9 },
+        Look::Room(name("gr\u{f6}\u{df}e/1+%2f")),
+        Look::Who { room: name("lobby"), after: Some("a".into()), n: 100 },
+    ];
+    assert_eq!(*looks.lock().unwrap(), asked);
+    for (uri, code, why) in [
+        ("/api/rooms/none", 404, "no-room"),
+        ("/api/rooms/a*", 400, "bad-room"),
+        ("/api/rooms/lobby/who?n=0", 400, "bad-query"),
+        ("/api/rooms/lobby/who?prefix=a", 400, "bad-query"),
+        ("/api/rooms?key=a-key-of-the-shop", 400, "bad-query"),
+        ("/api/rooms/lobby/mute", 404, "not-found"),
+    ] {
+        is_refusal(&json_of(ask(&house, FAR, get(uri)).await).await, code, why);
+    }
+    for uri in ["/api/rooms", "/api/rooms/lobby", "/api/rooms/lobby/who"] {
+        let stranger = ask(&house, LOCAL, TestRequest::get().uri(uri)).await;
+        is_refusal(&json_of(stranger).await, 401, "bad-key");
+        let wrong = ask(&house, LOCAL, TestRequest::post().uri(uri)).await;
+        assert_eq!(header_of(&wrong, header::ALLOW), "GET, HEAD");
+        is_refusal(&json_of(wrong).await, 405, "method");
+    }
 }
 
 #[actix_web::test]

@@ -86,6 +86,17 @@ impl Problem {
         .wait(wait_ms)
     }
 
+    /// Something that is needed for an answer cannot be read now.
+    pub fn unreadable() -> Problem {
+        Problem::new(503, "not-stored", "the store cannot be read now; ask again soon").wait(1_000)
+    }
+
+    /// The server stops.
+    pub fn draining() -> Problem {
+        Problem::new(503, "draining", "the server is stopping; ask again, another node or this one later")
+            .wait(1_000)
+    }
+
     /// The session is in as many rooms as it may be.
     pub fn too_many_rooms(limit: usize) -> Problem {
         Problem::new(429, "rooms", format!("one session may be in {limit} rooms; leave another room first"))

@@ -66,7 +66,9 @@ pub fn coded(room: &RoomName) -> Box<str> {
     let mut out = String::with_capacity(room.as_str().len());
     for byte in room.as_str().bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b':' | b'/' | b'!' => out.push(byte.into()),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b':' | b'/' | b'!' => {
+                out.push(byte.into())
+            }
             _ => write!(out, "%{byte:02X}").expect("writing into memory does not fail"),
         }
     }
@@ -91,7 +93,8 @@ fn decoded(text: &str) -> Result<RoomName, Problem> {
         }
     }
     let name = String::from_utf8(bytes).map(Cow::Owned);
-    let name = name.map_err(|_| Problem::new(400, "bad-room", "room names are UTF-8; percent-code their bytes"))?;
+    let name =
+        name.map_err(|_| Problem::new(400, "bad-room", "room names are UTF-8; percent-code their bytes"))?;
     Ok(RoomName::named_by_client(&name)?)
 }
 
@@ -236,9 +239,27 @@ mod tests {
     #[test]
     fn what_is_no_cursor_is_refused() {
         for text in [
-            "lobby", "lobby@", "lobby@k3f9", "lobby@k3f9-", "lobby@-4", "lobby@K-4", "lobby@k3-x", "lobby@k3--4", "@k-1",
-            "lobby@k3f9-99999999999999999999", "lobby@aaaaaaaaaaaaaa-1", "*@k-1", "~", "~.", "~S.1-1", "~s.1", "~s.x-",
-            "~s.zzzzzzz-1", "~s.1-2-3-4", "~s9 f.1-1", "%ff@k-1",
+            "lobby",
+            "lobby@",
+            "lobby@k3f9",
+            "lobby@k3f9-",
+            "lobby@-4",
+            "lobby@K-4",
+            "lobby@k3-x",
+            "lobby@k3--4",
+            "@k-1",
+            "lobby@k3f9-99999999999999999999",
+            "lobby@aaaaaaaaaaaaaa-1",
+            "*@k-1",
+            "~",
+            "~.",
+            "~S.1-1",
+            "~s.1",
+            "~s.x-",
+            "~s.zzzzzzz-1",
+            "~s.1-2-3-4",
+            "~s9 f.1-1",
+            "%ff@k-1",
         ] {
             let problem = read(text).expect_err(text);
             assert_eq!(problem.code, 400, "{text}");

@@ -118,7 +118,10 @@ mod tests {
 
     #[test]
     fn nothing_that_is_sent_ends_an_event_early() {
-        assert_eq!(events(&["a\r\nid: x\n\nretry: 9"]), "data: a\ndata: \ndata: id: x\ndata: \ndata: retry: 9\n\n");
+        assert_eq!(
+            events(&["a\r\nid: x\n\nretry: 9"]),
+            "data: a\ndata: \ndata: id: x\ndata: \ndata: retry: 9\n\n"
+        );
     }
 
     #[test]

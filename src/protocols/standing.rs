@@ -184,14 +184,16 @@ impl Standing {
         let at = match self.find(json) {
             Some(at) => at,
             // A room of a session that is gone on with; only its server knew the name.
-            None => match serde_json::from_slice::<String>(json).ok().and_then(|name| RoomName::new(&name).ok()) {
-                Some(room) => {
-                    let at = self.add(room);
-                    self.places[at].known = self.session.is_some();
-                    at
+            None => {
+                match serde_json::from_slice::<String>(json).ok().and_then(|name| RoomName::new(&name).ok()) {
+                    Some(room) => {
+                        let at = self.add(room);
+                        self.places[at].known = self.session.is_some();
+                        at
+                    }
+                    None => return nothing,
                 }
-                None => return nothing,
-            },
+            }
         };
         let place = &mut self.places[at];
         let start = keys.s.unwrap_or(0).saturating_sub(keys.n.unwrap_or(0));
@@ -229,9 +231,14 @@ impl Standing {
         let offset = match t {
             b"skip" => Some(s + keys.n.unwrap_or(1).max(1) - 1),
             b"rewind" => Some(s),
-            _ => keys.missing.and_then(|range| serde_json::from_str::<(Offset, Offset)>(range.get()).ok()).map(|(_, to)| to),
+            _ => keys
+                .missing
+                .and_then(|range| serde_json::from_str::<(Offset, Offset)>(range.get()).ok())
+                .map(|(_, to)| to),
         };
-        let Some(offset) = offset.filter(|offset| t == b"rewind" || *offset > place.offset) else { return false };
+        let Some(offset) = offset.filter(|offset| t == b"rewind" || *offset > place.offset) else {
+            return false;
+        };
         if let Some(epoch) = keys.e {
             place.epoch = epoch.into();
         }
@@ -240,7 +247,9 @@ impl Standing {
     }
 
     fn welcomed(&mut self, line: &[u8]) -> bool {
-        let Ok(Keys { session: Some(session), .. }) = serde_json::from_slice::<Keys<'_>>(line) else { return false };
+        let Ok(Keys { session: Some(session), .. }) = serde_json::from_slice::<Keys<'_>>(line) else {
+            return false;
+        };
         if self.session.as_deref().is_some_and(|known| known != session) {
             // The session that was asked for is not known any more; what stood in its rooms means nothing here.
             self.before.clear();
@@ -345,14 +354,26 @@ mod tests {
                 (r#"{"t":"msg","r":"lobby","s":127,"id":"y","ts":1,"d":{"s":5}}"#, Some("lobby@k3f9-127")),
                 (r#"{"t":"live","r":"lobby","s":127}"#, Some("lobby@k3f9-127")),
                 (r#"{"t":"pres","r":"lobby","in":[],"out":[],"who":3}"#, None),
-                (r#"{"t":"joined","r":"a\"b","s":0,"e":"1","n":0,"who":1}"#, Some("lobby@k3f9-127,a%22b@1-0")),
-                (r#"{"t":"react","r":"a\"b","s":1,"u":"ann","ts":1,"of":1,"k":"x"}"#, Some("lobby@k3f9-127,a%22b@1-1")),
+                (
+                    r#"{"t":"joined","r":"a\"b","s":0,"e":"1","n":0,"who":1}"#,
+                    Some("lobby@k3f9-127,a%22b@1-0"),
+                ),
+                (
+                    r#"{"t":"react","r":"a\"b","s":1,"u":"ann","ts":1,"of":1,"k":"x"}"#,
+                    Some("lobby@k3f9-127,a%22b@1-1"),
+                ),
                 (r#"{"t":"msg","r":"lobby","id":"z","ts":1,"d":"not kept"}"#, None),
                 (r#"{"t":"skip","r":"lobby","s":128,"n":3}"#, Some("lobby@k3f9-130,a%22b@1-1")),
-                (r#"{"t":"gap","r":"lobby","missing":[131,140],"why":"slow"}"#, Some("lobby@k3f9-140,a%22b@1-1")),
+                (
+                    r#"{"t":"gap","r":"lobby","missing":[131,140],"why":"slow"}"#,
+                    Some("lobby@k3f9-140,a%22b@1-1"),
+                ),
                 (r#"{"t":"live","r":"lobby","s":140,"e":"k3g0"}"#, Some("lobby@k3g0-140,a%22b@1-1")),
                 (r#"{"t":"rewind","r":"lobby","s":138,"e":"k3g1"}"#, Some("lobby@k3g1-138,a%22b@1-1")),
-                (r#"{"t":"edit","r":"lobby","s":139,"u":"ann","ts":1,"d":"x","of":126}"#, Some("lobby@k3g1-139,a%22b@1-1")),
+                (
+                    r#"{"t":"edit","r":"lobby","s":139,"u":"ann","ts":1,"d":"x","of":126}"#,
+                    Some("lobby@k3g1-139,a%22b@1-1"),
+                ),
                 (r#"{"t":"msg","r":"elsewhere","s":139,"id":"q","ts":1,"d":1}"#, None),
                 ("not a line", None),
                 (r#"{"t":"err","r":"lobby","code":403}"#, None),
@@ -366,7 +387,8 @@ mod tests {
         let from = cursor::read("ops@91ab-7").unwrap();
         let mut standing = Standing::new(&rooms(&["lobby", "ops"]), Some(&from));
         assert_eq!(cursor_of(&standing), "ops@91ab-7");
-        let (meaning, _) = standing.note(br#"{"t":"joined","r":"ops","s":9,"e":"z1","n":4,"missing":"all","was":"91ab"}"#);
+        let (meaning, _) =
+            standing.note(br#"{"t":"joined","r":"ops","s":9,"e":"z1","n":4,"missing":"all","was":"91ab"}"#);
         assert_eq!(meaning, Meaning::Joined { known: true, missing: true });
         assert_eq!(cursor_of(&standing), "ops@z1-5");
         let (meaning, _) = standing.note(br#"{"t":"joined","r":"lobby","s":9,"e":"k","n":0,"who":1}"#);

@@ -110,7 +110,8 @@ impl Wish {
     /// which counts more than the URL.
     pub fn read(params: &Params, again: Option<&str>) -> Result<Wish, Problem> {
         let again = again.filter(|text| !text.is_empty());
-        let from = again.or(params.text("since")).filter(|text| !text.is_empty()).map(cursor::read).transpose()?;
+        let from =
+            again.or(params.text("since")).filter(|text| !text.is_empty()).map(cursor::read).transpose()?;
         let mut rooms = cursor::read_rooms(params.text("rooms").unwrap_or_default())?;
         if params.text("rooms").is_none() {
             match &from {
@@ -239,7 +240,8 @@ impl Entry {
             return Err(Problem::new(400, "rooms", msg));
         }
         if has_twins(&wish.rooms) {
-            let msg = "two of these rooms cannot be told apart in a cursor; open a second stream for one of them";
+            let msg =
+                "two of these rooms cannot be told apart in a cursor; open a second stream for one of them";
             return Err(Problem::new(400, "rooms", msg));
         }
         Ok(())

@@ -119,14 +119,24 @@ struct Sent {
 }
 
 /// Carries out posted lines: one answer for each, in their order.
-pub async fn send(entry: &Rc<Entry>, request: &HttpRequest, asker: Asker, body: &[u8]) -> Result<Vec<u8>, Problem> {
-    let text = std::str::from_utf8(body).map_err(|_| Problem::bad_json("the body is not UTF-8; send it as UTF-8"))?;
+pub async fn send(
+    entry: &Rc<Entry>,
+    request: &HttpRequest,
+    asker: Asker,
+    body: &[u8],
+) -> Result<Vec<u8>, Problem> {
+    let text = std::str::from_utf8(body)
+        .map_err(|_| Problem::bad_json("the body is not UTF-8; send it as UTF-8"))?;
     let lines: Vec<&str> = text.split('\n').map(str::trim_ascii).filter(|line| !line.is_empty()).collect();
     if lines.is_empty() {
         return Err(Problem::bad_json("an empty body says nothing; send one JSON object per line"));
     }
     if lines.len() > LINES_MAX {
-        return Err(Problem::new(413, "too-big", format!("at most {LINES_MAX} lines at a time; send the rest next")));
+        return Err(Problem::new(
+            413,
+            "too-big",
+            format!("at most {LINES_MAX} lines at a time; send the rest next"),
+        ));
     }
     let limit = entry.house().limits.message_bytes;
     let identity = asker.identity.clone();
@@ -136,7 +146,8 @@ pub async fn send(entry: &Rc<Entry>, request: &HttpRequest, asker: Asker, body: 
         true => (Reference::default(), Err(Problem::too_big(limit))),
         false => native::read(line),
     });
-    let sent = caller.sends(&identity, requests.map(|(reference, request)| (reference, request.and_then(fits))).collect());
+    let sent = caller
+        .sends(&identity, requests.map(|(reference, request)| (reference, request.and_then(fits))).collect());
     let end = Instant::now() + PATIENCE;
     let mut out = Vec::new();
     for sent in sent {
@@ -198,9 +209,13 @@ fn fits(request: Request) -> Result<Request, Problem> {
 fn room_to_enter<'a>(request: &'a Request, identity: &Identity) -> Option<&'a RoomName> {
     let (room, by_grant) = match request {
         Request::Publish(publish) => (&publish.room, true),
-        Request::Edit { room, .. } | Request::Delete { room, .. } | Request::React { room, .. } => (room, true),
+        Request::Edit { room, .. } | Request::Delete { room, .. } | Request::React { room, .. } => {
+            (room, true)
+        }
         Request::Who { room, .. } | Request::Log { room, .. } | Request::Find { room, .. } => (room, true),
-        Request::Typing { room, .. } | Request::Read { room, .. } | Request::Got { room, .. } => (room, false),
+        Request::Typing { room, .. } | Request::Read { room, .. } | Request::Got { room, .. } => {
+            (room, false)
+        }
         _ => return None,
     };
     (!by_grant || !identity.lists(room)).then_some(room)
@@ -270,7 +285,8 @@ impl Caller {
                 !matches!(request, Ok(Request::Typing { .. } | Request::Read { .. } | Request::Got { .. }));
             // What cannot be read is refused by the session, so that it counts as a request.
             let (number, answer) = self.asks(&reference, request, &mut errand);
-            let done = (!has_answer).then(|| self.asks(&Reference::default(), Ok(Request::Ping), &mut errand).1);
+            let done =
+                (!has_answer).then(|| self.asks(&Reference::default(), Ok(Request::Ping), &mut errand).1);
             all.push(Sent { reference, answer, done, number });
         }
         // Where it has ended meanwhile, nobody would answer.
@@ -340,7 +356,10 @@ impl Caller {
         match timeout_at(end, answer).await {
             Ok(Ok(line)) => Ok(line),
             Ok(Err(_)) => Err(gone(self.outlet.shape().bye.as_ref())),
-            Err(_) => Err(Problem::new(503, "busy", "no answer came in time; send it again with the same id").wait(1_000)),
+            Err(_) => {
+                Err(Problem::new(503, "busy", "no answer came in time; send it again with the same id")
+                    .wait(1_000))
+            }
         }
     }
 }
@@ -358,7 +377,9 @@ fn is_not_joined(line: &[u8]) -> bool {
 fn gone(bye: Option<&Bye>) -> Problem {
     match bye {
         Some(Bye { code: 4101, .. }) => Problem::too_fast(1_000),
-        Some(Bye { code: 4000..=4099, .. }) => Problem::new(403, "not-allowed", "you were sent away; ask the operator"),
+        Some(Bye { code: 4000..=4099, .. }) => {
+            Problem::new(403, "not-allowed", "you were sent away; ask the operator")
+        }
         other => {
             let wait = other.and_then(|bye| bye.wait).unwrap_or(1_000);
             Problem::new(503, "draining", "this node is stopping; send it again with the same id").wait(wait)
@@ -391,7 +412,10 @@ mod tests {
             String::from_utf8(out).unwrap()
         };
         let ack = r#"{"t":"ack","r":"a\",\"i\":7","s":3,"i":7,"id":"x","ts":1}"#;
-        assert_eq!(renumbered(ack, Some(12)), r#"{"t":"ack","r":"a\",\"i\":7","s":3,"i":12,"id":"x","ts":1}"#);
+        assert_eq!(
+            renumbered(ack, Some(12)),
+            r#"{"t":"ack","r":"a\",\"i\":7","s":3,"i":12,"id":"x","ts":1}"#
+        );
         assert_eq!(renumbered(ack, None), r#"{"t":"ack","r":"a\",\"i\":7","s":3,"id":"x","ts":1}"#);
         assert_eq!(renumbered(r#"{"t":"pong"}"#, Some(1)), r#"{"t":"pong"}"#);
     }

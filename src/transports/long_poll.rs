@@ -212,7 +212,8 @@ impl Polled {
         let entrance = Entrance { identity: asker.identity, back, joins, pong: true };
         let house = entry.house().clone();
         let connection = house.core.borrow_mut().attach(link, false);
-        let session = Session::begin(house, connection, Arrival::Http(Box::new(entrance)), BytesMut::new(), place);
+        let session =
+            Session::begin(house, connection, Arrival::Http(Box::new(entrance)), BytesMut::new(), place);
         let poller = Poller { session, outlet, at: Vec::new(), stands: Vec::new(), got: Vec::new(), idle: 0 };
         Ok(Polled { entry: entry.clone(), key, poller: Some(poller) })
     }
@@ -227,7 +228,9 @@ impl Polled {
             timeout(rest, poll_fn(|cx| poller.poll(cx, |lines| lines.has_news))).await.unwrap_or_default();
         } else if !poller.outlet.shape().has_news {
             self.key = None;
-            return Err(Problem::new(503, "busy", "the rooms cannot be entered just now; ask again").wait(1_000));
+            return Err(
+                Problem::new(503, "busy", "the rooms cannot be entered just now; ask again").wait(1_000)
+            );
         }
         Ok(poller.take())
     }
@@ -264,7 +267,8 @@ impl Poller {
         self.stands = lines.standing.stands().map(|(room, offset)| (room.clone(), offset)).collect();
         drop(lines);
         self.outlet.taken();
-        let mut body = Vec::with_capacity(list.iter().map(|line| line.len() + 1).sum::<usize>() + self.at.len() + 32);
+        let mut body =
+            Vec::with_capacity(list.iter().map(|line| line.len() + 1).sum::<usize>() + self.at.len() + 32);
         body.extend_from_slice(b"{\"frames\":[");
         for (at, line) in list.iter().enumerate() {
             if at > 0 {
@@ -282,7 +286,9 @@ impl Poller {
     /// that others have an answer to by now is in this one.
     fn goes_on(&mut self) {
         self.outlet.shape().entered = false;
-        let known = |room: &RoomName| self.got.iter().find(|(known, _)| known == room).map_or(0, |(_, offset)| *offset);
+        let known = |room: &RoomName| {
+            self.got.iter().find(|(known, _)| known == room).map_or(0, |(_, offset)| *offset)
+        };
         let got = |(room, offset): &(RoomName, Offset)| {
             let request = Request::Got { room: room.clone(), offset: *offset };
             (Reference::default(), Ok(request))

@@ -23,6 +23,7 @@ use crate::actors::admission::{Admission, NoPlace};
 use crate::actors::session::{Arrival, Session, SessionHouse};
 use crate::auth::origin::Origins;
 use crate::auth::visitor::{self, Proxies};
+use crate::log::{ACCESS, is_access_logged};
 use crate::metrics::Count;
 use crate::protocols::codes::Problem;
 use crate::server_settings::DemoSettings;
@@ -77,8 +78,12 @@ impl Door {
         });
         let (arrival, place) = match admitted {
             Ok(admitted) => admitted,
-            Err(refusal) => return refuse(socket, &refusal).await,
+            Err(refusal) => {
+                self.note(&request, refusal.problem.code);
+                return refuse(socket, &refusal).await;
+            }
         };
+        self.note(&request, 101);
         let key = request.headers().get("sec-websocket-key").expect("the handshake was checked");
         let answer = accept_head(key.as_bytes());
         // Small frames must not wait for each other. Where the option cannot be set they come a little later.
@@ -146,6 +151,16 @@ impl Door {
         }
         let local = visitor::is_local(peer(request), request.headers(), visitor::host(request.headers()));
         Ok(Arrival::Native { token, user, guest: visitor::demo_open(&self.demo, local) })
+    }
+
+    /// A line in the log, if there is to be one. Without what is behind the `?`: tokens stand there.
+    fn note(&self, request: &Request, status: u16) {
+        if !is_access_logged() {
+            return;
+        }
+        let (method, path) = (request.method().as_str(), request.path());
+        let address = self.address(request).to_string();
+        log::info!(target: ACCESS, method, path, status, address = address.as_str(); "{method} {path} {status}");
     }
 
     fn address(&self, request: &Request) -> IpAddr {

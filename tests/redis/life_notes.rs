@@ -1,6 +1,8 @@
 //! What nodes keep beside the logs: read marks, sessions, a user's rooms, and how many are in which room.
 
 use roomcast::chat::message::Epoch;
+use roomcast::chat::overview::{RoomCount, Shown};
+use roomcast::engines::redis::life::counts::Writing;
 use roomcast::engines::redis::life::lease::State;
 use roomcast::engines::redis::life::{counts, is_lost, notes};
 use roomcast::store::archive::UserRoom;
@@ -102,7 +104,10 @@ async fn a_session_is_gone_on_with_from_where_it_was_last() {
 async fn rooms_and_their_counts_are_known_everywhere() {
     let server = Server::start(&[]).await;
     let (mut a, mut b) = (Sharer::start(&server).await, Sharer::start(&server).await);
-    let of = |list: &[(&str, u32)]| list.iter().map(|(name, n)| (room(name), *n)).collect::<Vec<_>>();
+    let of = |list: &[(&str, u32)]| Writing {
+        anew: false,
+        rooms: list.iter().map(|(name, n)| (room(name), *n)).collect(),
+    };
     let team = of(&[("team?1", 2), ("team?2", 1), ("team-3", 9), ("lobby", 4)]);
     counts::write(&mut a.redis, &a.keys, a.lease, &team).await.unwrap();
     counts::write(&mut b.redis, &b.keys, b.lease, &of(&[("team?1", 40), ("team?0", 1)])).await.unwrap();
@@ -111,12 +116,17 @@ async fn rooms_and_their_counts_are_known_everywhere() {
     let live = a.nodes.live();
     let (redis, keys) = (&mut a.redis, &a.keys);
     let list = async |redis: &mut _, live: &[u32], prefix, n| {
-        let list = counts::rooms(redis, keys, live, prefix, n).await.unwrap();
+        let list = counts::rooms(redis, keys, live, prefix, None, n).await.unwrap();
         list.into_iter().map(|count| (count.room.as_str().to_owned(), count.sessions)).collect::<Vec<_>>()
     };
     assert_eq!(list(redis, &live, "team?", 9).await, [("team?0".into(), 1), ("team?1".into(), 42)]);
     assert_eq!(list(redis, &live, "", 2).await, [("lobby".into(), 4), ("team-3".into(), 9)]);
     assert_eq!(list(redis, &[1], "team?", 9).await, [("team?1".into(), 2)], "only the living count");
+    let after = counts::rooms(redis, keys, &live, "", Some("team-3"), 1).await.unwrap();
+    assert_eq!(after, [RoomCount { room: room("team?0"), sessions: 1 }]);
+    let anew = Writing { anew: true, rooms: vec![(room("lobby"), 4)] };
+    counts::write(redis, keys, a.lease, &anew).await.unwrap();
+    assert_eq!(list(redis, &[1], "", 9).await, [("lobby".into(), 4)], "what stood there before is gone");
 
     a.join("lobby").await;
     b.join("lobby").await;
@@ -127,10 +137,11 @@ async fn rooms_and_their_counts_are_known_everywhere() {
     let (redis, keys) = (&mut a.redis, &a.keys);
     assert_eq!(counts::room(redis, keys, &live, &room("lobby")).await.unwrap(), (4, 2), "bob counts once");
     assert_eq!(counts::room(redis, keys, &[2], &room("lobby")).await.unwrap(), (0, 1));
+    let shown = |who: &str| Shown { user: user(who), info: None };
     let users = counts::users(redis, keys, &live, &room("lobby"), None, 9).await.unwrap();
-    assert_eq!(users, [user("ann"), user("bob")]);
+    assert_eq!(users, [shown("ann"), shown("bob")]);
     let users = counts::users(redis, keys, &live, &room("lobby"), Some("ann"), 9).await.unwrap();
-    assert_eq!(users, [user("bob")]);
+    assert_eq!(users, [shown("bob")]);
 
     let dead = b.lease;
     drop(b);

@@ -19,7 +19,8 @@ use crate::stage::wire::Seen as Frame;
 use crate::stage::{PATIENCE, dice};
 use crate::streaming::Seen;
 
-const SETTINGS: [&str; 3] = ["limits.messages_per_second=0", "limits.connections_per_address=0", "rooms.history=64"];
+const SETTINGS: [&str; 3] =
+    ["limits.messages_per_second=0", "limits.connections_per_address=0", "rooms.history=64"];
 /// Entries that are said.
 const SAID: u64 = 1_500;
 /// Longest that a reader may take to have read all of them.
@@ -31,7 +32,9 @@ async fn writes(hall: &Hall, mut dice: StdRng) {
     let mut last = 0;
     while last < SAID {
         let line = match dice.random_range(0..10) {
-            0 if last > 0 => json!({"t": "react", "r": "lobby", "of": dice.random_range(1..=last), "k": "+1"}),
+            0 if last > 0 => {
+                json!({"t": "react", "r": "lobby", "of": dice.random_range(1..=last), "k": "+1"})
+            }
             _ => json!({"t": "pub", "r": "lobby", "d": "x".repeat(dice.random_range(1..300))}),
         };
         let answer = ann.asks(line).await;
@@ -101,7 +104,8 @@ async fn by_pages(hall: &Hall, mut dice: StdRng) -> Seen {
     let mut seen = Seen::default();
     let mut link = Link::to(hall).await;
     while (seen.count() as u64) < SAID {
-        let path = format!("/v1/rooms/lobby/log?user=page&after={}&n={}", seen.count(), dice.random_range(1..200));
+        let path =
+            format!("/v1/rooms/lobby/log?user=page&after={}&n={}", seen.count(), dice.random_range(1..200));
         if dice.random_ratio(1, 4) {
             link.sends("GET", &path, &[], "").await;
             link = Link::to(hall).await;
@@ -137,7 +141,8 @@ async fn one_room_has_four_doors() {
     let reading = join(by_websocket(&hall, wire), by_stream(&hall, stream));
     let asking = join(by_polls(&hall, poll), by_pages(&hall, page));
     let all = join(writes(&hall, writer), join(reading, asking));
-    let ((), ((wire, stream), (poll, page))) = timeout(ALL, all).await.expect("all have read everything in time");
+    let ((), ((wire, stream), (poll, page))) =
+        timeout(ALL, all).await.expect("all have read everything in time");
     let expected = wire.of("lobby");
     assert_eq!(expected.len() as u64, SAID);
     assert_eq!(stream.of("lobby"), expected);

@@ -17,6 +17,7 @@ mod malformed;
 mod mentions;
 mod operation;
 mod ordering;
+mod overview;
 mod paging;
 mod polling;
 mod posting;

@@ -117,7 +117,8 @@ async fn whatever_is_lost_and_wherever_he_polls_he_sees_each_entry_once() {
 async fn many_rooms_and_much_at_once_come_in_several_answers() {
     let hall = Hall::stored(&[FAST]).await;
     let rooms: Vec<String> = (0..12).map(|n| format!("room-{n}")).collect();
-    let mut reader = Poller::new(&hall, &format!("/v1/poll?rooms={}&last=5000&user=reader", rooms.join(","))).await;
+    let mut reader =
+        Poller::new(&hall, &format!("/v1/poll?rooms={}&last=5000&user=reader", rooms.join(","))).await;
     let mut seen = Seen::default();
     reader.polls(0).await.iter().for_each(|line| seen.takes(line));
     assert!(reader.since.starts_with("~s"), "{}", reader.since);
@@ -126,7 +127,8 @@ async fn many_rooms_and_much_at_once_come_in_several_answers() {
     for room in &rooms {
         ann.joins(room).await;
         for _ in 0..20 {
-            let lines: Vec<String> = (0..5).map(|_| json!({"t": "pub", "r": room, "d": text}).to_string()).collect();
+            let lines: Vec<String> =
+                (0..5).map(|_| json!({"t": "pub", "r": room, "d": text}).to_string()).collect();
             ann.sends(lines.join("\n")).await;
             for _ in 0..5 {
                 ann.hears_a("ack").await;

@@ -12,7 +12,11 @@ use crate::stage::tokens::{SECRET, Token};
 const FAST: &str = "limits.messages_per_second=0";
 
 fn lines_of(answer: &Answer) -> Vec<Line> {
-    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/x-ndjson")), "{answer:?}");
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (200, Some("application/x-ndjson")),
+        "{answer:?}"
+    );
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     assert!(answer.body.ends_with('\n'), "{answer:?}");
     answer.body.lines().map(|line| Line::of(line.to_owned())).collect()
@@ -40,7 +44,8 @@ async fn each_line_has_its_answer_in_its_place() {
         json!({"t": "ping", "i": 15}),
     ];
     let body: Vec<String> = body.iter().map(Value::to_string).collect();
-    let answers = lines_of(&link.post("/v1/send?user=ann", &format!("{}\nnot json\n\n", body.join("\n"))).await);
+    let answers =
+        lines_of(&link.post("/v1/send?user=ann", &format!("{}\nnot json\n\n", body.join("\n"))).await);
     let told: Vec<(&str, Option<u64>, Option<u64>)> =
         answers.iter().map(|line| (line.t(), line.json["i"].as_u64(), line.json["s"].as_u64())).collect();
     assert_eq!(
@@ -69,7 +74,14 @@ async fn each_line_has_its_answer_in_its_place() {
     answers[10].is_err(400, "unknown-type");
     answers[14].is_err(400, "bad-json");
     assert_eq!(answers[11].json["list"], json!([{"u": "bob", "n": 1}]), "who posts is not shown as present");
-    for (t, s) in [("msg", Some(1)), ("typing", None), ("msg", Some(2)), ("edit", Some(3)), ("react", Some(4)), ("read", Some(2))] {
+    for (t, s) in [
+        ("msg", Some(1)),
+        ("typing", None),
+        ("msg", Some(2)),
+        ("edit", Some(3)),
+        ("react", Some(4)),
+        ("read", Some(2)),
+    ] {
         let line = bob.claims(t, |line| line.t() == t && line.json["s"].as_u64() == s).await;
         assert_eq!(line.text("u"), "ann");
     }
@@ -132,10 +144,12 @@ async fn the_rules_of_sessions_hold_for_what_is_posted() {
     link.asks("POST", "/v1/send", &own, &"x".repeat(20_000)).await.is_refusal(413, "too-big");
 
     let long = json!({"t": "pub", "r": "lobby", "d": "x".repeat(1_000)}).to_string();
-    let answers = lines_of(&link.asks("POST", "/v1/send", &own, &format!("{long}\n{}", pub_to("secret", 2))).await);
+    let answers =
+        lines_of(&link.asks("POST", "/v1/send", &own, &format!("{long}\n{}", pub_to("secret", 2))).await);
     answers[0].is_err(413, "too-big");
     assert_eq!(answers[1].is_err(403, "not-allowed").number("i"), 2);
-    let reading = lines_of(&link.asks("POST", &format!("/v1/send?token={reader}"), &[], &pub_to("lobby", 3)).await);
+    let reading =
+        lines_of(&link.asks("POST", &format!("/v1/send?token={reader}"), &[], &pub_to("lobby", 3)).await);
     reading[0].is_err(403, "not-allowed");
 
     // Five a second, over however many requests.

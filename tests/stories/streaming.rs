@@ -103,7 +103,9 @@ async fn a_stream_brings_what_a_websocket_brings_byte_for_byte() {
     assert_eq!(stream.hears_a("typing").await.text("u"), "bob");
     stream.hears_a_comment().await;
     drop(stream);
-    let gone = bob.claims("ann goes at once", |line| line.t() == "pres" && line.raw.contains("\"out\":[\"ann\"]")).await;
+    let gone = bob
+        .claims("ann goes at once", |line| line.t() == "pres" && line.raw.contains("\"out\":[\"ann\"]"))
+        .await;
     assert_eq!(gone.number("who"), 1);
 }
 
@@ -187,14 +189,22 @@ async fn a_server_that_stops_says_when_to_come_back_and_ends_the_stream() {
 #[tokio::test]
 async fn who_does_not_read_is_closed_and_has_missed_nothing_when_he_comes_back() {
     const N: u64 = 12_000;
-    let hall = Hall::with(&[FAST, "limits.outbox_bytes=200000", "rooms.history=20000", "rooms.history_bytes=100000000"]).await;
+    let hall = Hall::with(&[
+        FAST,
+        "limits.outbox_bytes=200000",
+        "rooms.history=20000",
+        "rooms.history_bytes=100000000",
+    ])
+    .await;
     let path = "/v1/stream?rooms=lobby&user=slow";
     let mut stream = Stream::open(&hall, path).await;
     stream.hears_a("live").await;
     let mut ann = hall.join("lobby", "ann").await;
     let text = "x".repeat(1_000);
     for from in (0..N).step_by(50) {
-        let lines: Vec<String> = (from..from + 50).map(|n| json!({"t": "pub", "r": "lobby", "d": text, "id": n.to_string()}).to_string()).collect();
+        let lines: Vec<String> = (from..from + 50)
+            .map(|n| json!({"t": "pub", "r": "lobby", "d": text, "id": n.to_string()}).to_string())
+            .collect();
         ann.sends(lines.join("\n")).await;
         for _ in 0..50 {
             ann.hears_a("ack").await;
@@ -217,11 +227,18 @@ async fn who_does_not_read_is_closed_and_has_missed_nothing_when_he_comes_back()
 
 #[tokio::test]
 async fn what_cannot_be_a_stream_is_refused_with_the_reason() {
-    let strict = Hall::with(&[&format!("auth.secret={SECRET}"), "demo.enabled=off", "store.url=none", "limits.rooms_per_session=3"]).await;
+    let strict = Hall::with(&[
+        &format!("auth.secret={SECRET}"),
+        "demo.enabled=off",
+        "store.url=none",
+        "limits.rooms_per_session=3",
+    ])
+    .await;
     let token = Token::of("ann").rooms(&["lobby", "ops"]).signed();
     let bearer = format!("Bearer {token}");
     let cookie = format!("a=b; roomcast_token={token}");
-    let refused = async |path: &str, headers: &[(&str, &str)]| match Stream::ask(&strict, path, headers).await {
+    let refused = async |path: &str, headers: &[(&str, &str)]| match Stream::ask(&strict, path, headers).await
+    {
         Err(answer) => answer,
         Ok(stream) => panic!("{path} is let in: {stream:?}"),
     };
@@ -248,11 +265,18 @@ async fn what_cannot_be_a_stream_is_refused_with_the_reason() {
     refused(path, &[("Authorization", "Bearer nonsense")]).await.is_refusal(401, "bad-token");
     let old = Token::of("ann").ends_in(-5).signed();
     refused(&format!("{path}&token={old}"), &[]).await.is_refusal(401, "expired");
-    strict.request(&format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")).await.is_refusal(405, "method");
+    strict
+        .request(&format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        ))
+        .await
+        .is_refusal(405, "method");
 
-    for (path, headers) in
-        [(path.to_owned(), vec![good[0]]), (path.to_owned(), vec![("Cookie", &*cookie)]), (format!("{path}&token={token}"), vec![])]
-    {
+    for (path, headers) in [
+        (path.to_owned(), vec![good[0]]),
+        (path.to_owned(), vec![("Cookie", &*cookie)]),
+        (format!("{path}&token={token}"), vec![]),
+    ] {
         let mut stream = Stream::ask(&strict, &path, &headers).await.expect("let in");
         stream.hears_a("live").await;
     }

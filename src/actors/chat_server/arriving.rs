@@ -33,6 +33,7 @@ impl ChatServer {
             Says::Crowd { room, nodes, all } => self.crowd_elsewhere(&room, &nodes, all),
             Says::NodeGone(node) => self.node_gone(node),
             Says::Answered { ticket, answers } => self.answered(ticket, answers),
+            Says::Seen { ticket, view } => self.seen(ticket, view),
             Says::Command(command) => self.carry_out_command(command),
             Says::Health(complaint) => {
                 match &complaint {

@@ -128,7 +128,9 @@ impl ChatServer {
         if member.is_none() {
             room.add_member(connection.worker.into());
             self.members += 1;
+            self.count_members(key);
         }
+        let room = self.rooms.get_mut(key);
         let user = &identity.user;
         let news = match (was_shown, !quiet) {
             (false, true) => {
@@ -270,6 +272,8 @@ impl ChatServer {
         let room = self.rooms.get_mut(key);
         room.remove_member(connection.worker.into());
         self.members -= 1;
+        self.count_members(key);
+        let room = self.rooms.get_mut(key);
         let gone_from_here = !membership.quiet && room.roster.leave(user);
         if gone_from_here {
             self.untold.insert(key);

@@ -50,7 +50,9 @@ fn session_number(text: &str) -> Option<u64> {
 /// Puts what a reader has got into what was kept of its session, which may be older.
 fn go_further(rooms: &mut [Cursor], moved: &[Moved]) {
     for moved in moved {
-        let Some(cursor) = rooms.iter_mut().find(|cursor| mark_of(&cursor.room) == moved.mark) else { continue };
+        let Some(cursor) = rooms.iter_mut().find(|cursor| mark_of(&cursor.room) == moved.mark) else {
+            continue;
+        };
         let epoch = moved.epoch.as_deref().and_then(|text| u64::from_str_radix(text, 36).ok()).map(Epoch);
         match epoch {
             Some(epoch) => (cursor.epoch, cursor.offset) = (epoch, moved.offset),
@@ -121,7 +123,9 @@ impl ChatServer {
                 if let Some(Seat::Session { returning, .. }) = self.seat_mut(connection) {
                     *returning = Some(note.rooms.clone().into());
                 }
-                rest.retain(|ask| !note.rooms.iter().any(|cursor| ask.reference.room.as_ref() == Some(&cursor.room)));
+                rest.retain(|ask| {
+                    !note.rooms.iter().any(|cursor| ask.reference.room.as_ref() == Some(&cursor.room))
+                });
                 let joins = note.rooms.into_iter().map(|cursor| self.join_of(&identity, cursor));
                 let asks = joins.chain(rest).collect();
                 self.ask_first(connection, asks);

@@ -89,6 +89,8 @@ pub(super) struct Work {
     pub(super) told: Told,
     pub(super) tickets: HashMap<u64, Fetching, RandomState>,
     pub(super) next_ticket: u64,
+    /// Rooms that are asked for, with those who want them too: when everybody comes at once, a room is asked for once.
+    pub(super) opening: HashMap<(RoomName, bool), Vec<Job>, RandomState>,
 }
 
 impl ChatServer {
@@ -141,7 +143,7 @@ impl ChatServer {
             }
             let needs = self.needs_of_session(connection);
             if !needs.is_empty() {
-                return self.fetch(needs, Some(Job::Session(connection)));
+                return self.fetch(needs, Job::Session(connection));
             }
             let Some(ask) = self.desk(connection).and_then(|desk| desk.asks.pop_front()) else { return };
             self.answer(connection, ask);
@@ -317,7 +319,7 @@ impl ChatServer {
                 if let Some(batch) = self.work.batches.get_mut(at) {
                     batch.waiting = true;
                 }
-                return self.fetch(needs, Some(Job::Batch(at)));
+                return self.fetch(needs, Job::Batch(at));
             }
             let (draft, place) = self.next_of_batch(at);
             let Some(draft) = draft else { return };

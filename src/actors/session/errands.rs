@@ -59,7 +59,9 @@ impl Session {
         for join in joins {
             let reference = Reference { room: Some(join.room.clone()), ..Reference::default() };
             let allowed = match self.may_ask(now) {
-                Ok(()) => identity.may_join(&join.room, &self.house.rooms.of(&join.room)).map_err(Problem::from),
+                Ok(()) => {
+                    identity.may_join(&join.room, &self.house.rooms.of(&join.room)).map_err(Problem::from)
+                }
                 Err(fast) => Err(Problem::too_fast(fast.wait_ms)),
             };
             let what = allowed.map_or_else(What::Refuse, |()| What::Join(join));

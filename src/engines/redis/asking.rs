@@ -36,7 +36,8 @@ impl Part {
     }
 }
 
-fn gone(_: oneshot::error::RecvError) -> String {
+/// The engine has ended before there was an answer.
+pub fn gone(_: oneshot::error::RecvError) -> String {
     "the engine ends".into()
 }
 

@@ -11,10 +11,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use crate::chat::names::RoomName;
+use crate::chat::overview::Look;
 use crate::engines::engine::Ask;
 use crate::engines::redis::asking;
 use crate::engines::redis::keys::{PARTITIONS, partition_of};
 use crate::engines::redis::letters::Letter;
+use crate::engines::redis::looking;
 use crate::engines::redis::noting::Note;
 use crate::engines::redis::outbox::{Outbox, Queued};
 use crate::engines::redis::partition::Partition;
@@ -33,6 +35,8 @@ enum Call {
     Leave(Vec<RoomName>),
     Tell(Vec<(RoomName, News)>),
     Note(Vec<Note>),
+    Count(Vec<(RoomName, u32)>),
+    Look(u64, Look),
     Command(Command),
     Close(Box<dyn FnOnce() + Send>),
 }
@@ -117,6 +121,14 @@ impl Shared for Engine {
         self.call(Call::Note(notes));
     }
 
+    fn count(&mut self, sessions: Vec<(RoomName, u32)>) {
+        self.call(Call::Count(sessions));
+    }
+
+    fn look(&mut self, ticket: u64, look: Look) {
+        self.call(Call::Look(ticket, look));
+    }
+
     fn command(&mut self, command: Command) {
         self.call(Call::Command(command));
     }
@@ -161,6 +173,15 @@ async fn run(settings: Settings, sink: Sink, waiting: Arc<AtomicU64>, mut calls:
                 }
             }
             Call::Note(notes) => world.note(notes),
+            Call::Count(sessions) => {
+                let sessions = sessions.into_iter().map(|(room, n)| (room.clone(), (room, n))).collect();
+                for (at, sessions) in by_partition(sessions, partitions) {
+                    world.post_at(at, Letter::Count(sessions));
+                }
+            }
+            Call::Look(ticket, look) => {
+                tokio::task::spawn_local(looking::look(world.clone(), ticket, look));
+            }
             Call::Command(command) => world.post_at(0, Letter::Command(command)),
             Call::Close(done) => {
                 if tokio::time::timeout(CLOSE_MAX, close(&world)).await.is_err() {

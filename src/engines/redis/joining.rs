@@ -319,6 +319,7 @@ impl Partition {
 }
 
 /// What Redis says of a room.
+#[derive(Default)]
 pub struct Facts {
     /// Where it is.
     pub meta: Meta,

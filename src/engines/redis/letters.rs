@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::chat::message::Offset;
 use crate::chat::names::RoomName;
+use crate::chat::overview::{Look, View};
 use crate::engines::redis::living::Lived;
 use crate::engines::redis::noting::Note;
 use crate::engines::redis::outbox::Queued;
@@ -38,6 +39,8 @@ pub enum Letter {
     Read(Asked),
     /// News of this node for others.
     Tell(Vec<(RoomName, News)>),
+    /// So many sessions are in rooms on this node.
+    Count(Vec<(RoomName, u32)>),
     /// Something to keep beside the logs.
     Note(Vec<Note>),
     /// A command for all nodes.
@@ -54,6 +57,8 @@ pub enum Asked {
     Question(Question, oneshot::Sender<Result<Answer, String>>),
     /// The newest places of rooms.
     Tops(Vec<RoomName>, oneshot::Sender<Result<Vec<Offset>, String>>),
+    /// What this partition knows of what an operator asks.
+    Look(Look, oneshot::Sender<Result<View, String>>),
 }
 
 /// What has come back.

@@ -8,6 +8,7 @@ use redis::{RedisError, RedisResult};
 
 use crate::chat::names::RoomName;
 use crate::engines::redis::letters::Called;
+use crate::engines::redis::life::counts::{self, Counts, Writing};
 use crate::engines::redis::life::lease::{self, Lease, Tick};
 use crate::engines::redis::life::roster::{self, Limits, RoomNews, Size};
 use crate::engines::redis::life::telling::Telling;
@@ -29,6 +30,7 @@ const LEASE_MAX: Duration = Duration::from_secs(2);
 pub struct Living {
     keys: Keys,
     telling: Telling,
+    counts: Counts,
     noting: Noting,
     commands: VecDeque<Command>,
     /// Rooms whose roster is to be asked for, and when.
@@ -36,6 +38,7 @@ pub struct Living {
     /// What is being told, and written.
     told: Option<Vec<RoomNews>>,
     noted: Option<noting::Call>,
+    counted: Option<Writing>,
     /// When the leases were looked after; none: at once.
     pub(super) looked: Option<Instant>,
     reaping: bool,
@@ -47,6 +50,8 @@ pub enum Lived {
     Told(RedisResult<Vec<Size>>),
     /// Notes were written.
     Noted(RedisResult<()>),
+    /// Counts were written.
+    Counted(RedisResult<()>),
     /// A command was sent; if not, here it is again.
     Sent(Command, RedisResult<u64>),
     /// The leases were looked after.
@@ -63,11 +68,13 @@ impl Living {
         Living {
             keys,
             telling: Telling::default(),
+            counts: Counts::default(),
             noting: Noting::default(),
             commands: VecDeque::new(),
             rosters: VecDeque::new(),
             told: None,
             noted: None,
+            counted: None,
             looked: None,
             reaping: false,
         }
@@ -76,6 +83,11 @@ impl Living {
     /// Something is to be told.
     pub fn tell(&mut self, news: Vec<(RoomName, News)>) {
         news.into_iter().for_each(|(room, news)| self.telling.push(&room, news));
+    }
+
+    /// So many sessions are in rooms on this node.
+    pub fn count(&mut self, sessions: &[(RoomName, u32)]) {
+        sessions.iter().for_each(|(room, sessions)| self.counts.set(room, *sessions));
     }
 
     /// Something is to be kept.
@@ -96,6 +108,10 @@ impl Living {
         if let Some(call) = self.noted.take() {
             self.noting.failed(call);
         }
+        if let Some(call) = self.counted.take() {
+            self.counts.failed(call);
+        }
+        self.counts.all_again();
         self.rosters.clear();
         self.reaping = false;
         for room in self.telling.rooms() {
@@ -176,6 +192,7 @@ impl Partition {
                 Called::Lived(Lived::Noted(call.write(&mut connection, &keys).await))
             }));
         }
+        self.write_counts(live, now);
         while let Some(command) = self.living.commands.pop_front() {
             let (mut connection, keys, _) = self.at(live);
             live.calls.push(Box::pin(async move {
@@ -183,6 +200,21 @@ impl Partition {
                 Called::Lived(Lived::Sent(command, sent))
             }));
         }
+    }
+
+    fn write_counts(&mut self, live: &mut Live, now: Instant) {
+        if self.living.counted.is_some() {
+            return;
+        }
+        let call = self.living.counts.take(now);
+        if call.is_empty() {
+            return;
+        }
+        self.living.counted = Some(call.clone());
+        let (mut connection, keys, own) = self.at(live);
+        live.calls.push(Box::pin(async move {
+            Called::Lived(Lived::Counted(counts::write(&mut connection, &keys, own, &call).await))
+        }));
     }
 
     fn at(&self, live: &Live) -> (redis::aio::MultiplexedConnection, Keys, Lease) {
@@ -252,6 +284,13 @@ impl Partition {
                 let call = self.living.noted.take().unwrap_or_default();
                 if let Err(error) = noted {
                     self.living.noting.failed(call);
+                    return self.forgive(&error);
+                }
+            }
+            Lived::Counted(counted) => {
+                let call = self.living.counted.take().unwrap_or_default();
+                if let Err(error) = counted {
+                    self.living.counts.failed(call);
                     return self.forgive(&error);
                 }
             }

@@ -25,6 +25,7 @@ mod letters;
 pub mod life;
 mod living;
 mod logs;
+mod looking;
 mod memory;
 mod noting;
 mod outbox;

@@ -271,6 +271,7 @@ impl Partition {
             Some(Letter::Read(asked)) => self.questions.push_back((Instant::now(), asked)),
             Some(Letter::Tell(news)) => self.living.tell(news),
             Some(Letter::Note(notes)) => self.living.note(notes),
+            Some(Letter::Count(sessions)) => self.living.count(&sessions),
             Some(Letter::Command(command)) => self.living.command(command),
             Some(Letter::GiveBack(done)) => self.giving_back = Some(done),
             Some(Letter::Close(done)) => self.closing = Some(done),
@@ -291,6 +292,7 @@ impl Partition {
                 match asked {
                     Asked::Question(question, reply) => reply.send(reading.answer(question).await).ok(),
                     Asked::Tops(rooms, reply) => reply.send(reading.tops(&rooms).await).ok(),
+                    Asked::Look(look, reply) => reply.send(reading.look(look).await).ok(),
                 };
             });
         }

@@ -79,6 +79,12 @@ impl Peers {
         gone
     }
 
+    /// The numbers of all nodes that are there, this one included; none before this node has a number.
+    pub fn live(&self) -> Option<Vec<NodeSlot>> {
+        let state = self.state.borrow();
+        state.lease.and(state.nodes.as_ref()).map(Nodes::live)
+    }
+
     /// Whether a node is to be believed; none: before this node has a number.
     pub fn heard(&self, slot: NodeSlot, stamp: u64) -> Option<Heard> {
         self.state.borrow_mut().nodes.as_mut().map(|nodes| nodes.heard(slot, stamp))

@@ -280,7 +280,8 @@ async fn has_all(
     Err("the archive does not have everything yet; try again".into())
 }
 
-fn unread(error: RedisError) -> String {
+/// For people.
+pub fn unread(error: RedisError) -> String {
     format!("Redis cannot be read: {error}")
 }
 

@@ -183,6 +183,7 @@ impl Partition {
             match self.questions.pop_front() {
                 Some((_, Asked::Question(_, reply))) => reply.send(Err(away())).ok().unwrap_or_default(),
                 Some((_, Asked::Tops(_, reply))) => reply.send(Err(away())).ok().unwrap_or_default(),
+                Some((_, Asked::Look(_, reply))) => reply.send(Err(away())).ok().unwrap_or_default(),
                 None => {}
             }
         }

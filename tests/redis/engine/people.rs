@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use roomcast::chat::message::Epoch;
 use roomcast::chat::names::UserName;
+use roomcast::chat::overview::{Look, RoomCount, RoomState, Shown, View};
 use roomcast::engines::shared::{Command, News};
 use roomcast::store::archive::{Answer, Question, UserRoom};
 use roomcast::store::record::{Cursor, ReadMark, Record, SessionNote};
@@ -61,6 +62,89 @@ async fn a_dead_node_is_gone_within_six_seconds_and_one_that_ends_at_once() {
     // What a dead node left may be removed a moment later.
     late.sees("a", &["u1"]).await;
     one.sees("a", &[]).await;
+}
+
+/// What all nodes together say of a room: its top, its oldest entry, sessions, users.
+async fn stands(node: &Node, name: &str) -> Option<(u64, u64, u64, u64)> {
+    match node.look(Look::Room(room(name))).await {
+        Ok(View::Room(state)) => {
+            state.map(|RoomState { top, first, sessions, users, .. }| (top, first, sessions, users))
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The rooms that somebody is in, and whether there are more; nothing while Redis cannot be read.
+async fn in_use(node: &Node, prefix: &str, after: Option<&str>, n: usize) -> (Vec<(String, u64)>, bool) {
+    let look = Look::Rooms { prefix: prefix.into(), after: after.map(str::to_owned), n };
+    let Ok(View::Rooms(list, more)) = node.look(look).await else { return (Vec::new(), false) };
+    let named = |RoomCount { room, sessions }: RoomCount| (room.as_str().to_owned(), sessions);
+    (list.into_iter().map(named).collect(), more)
+}
+
+#[actix_rt::test]
+async fn every_node_sees_all_rooms_without_joining_them() {
+    let server = Server::start(&[]).await;
+    sees_all_rooms(&server.url(), async || {
+        let mut server = server;
+        server.kill();
+        server.restart().await;
+        server
+    })
+    .await;
+}
+
+#[actix_rt::test]
+async fn rooms_of_all_partitions_are_seen_together() {
+    let cluster = Cluster::start().await;
+    sees_all_rooms(&cluster.url(), async || cluster).await;
+}
+
+/// `goes` makes Redis forget, or not.
+async fn sees_all_rooms<T>(url: &str, goes: impl AsyncFnOnce() -> T) {
+    let (one, two) = (Node::start(url, 1), Node::start(url, 2));
+    let late = Node::start(url, 3);
+    for node in [&one, &two, &late] {
+        node.is_well().await;
+    }
+    assert_eq!(stands(&late, "a").await, None, "nobody has heard of it");
+    one.join("a").await;
+    two.join("a").await;
+    one.tell("a", News::Came(user("ann"), None));
+    one.tell("a", News::Came(user("bob"), None));
+    two.tell("a", News::Came(user("bob"), None));
+    one.count("a", 3);
+    two.count("a", 2);
+    for name in ["b", "c", "team-1", "team-2"] {
+        two.count(name, 1);
+    }
+    let id = one.say("a", "m1");
+    one.place(id).await;
+    one.say("silent", "m2");
+    let all: Vec<(String, u64)> =
+        [("a", 5), ("b", 1), ("c", 1), ("team-1", 1), ("team-2", 1)].map(|(name, n)| (name.into(), n)).into();
+    for node in [&one, &two, &late] {
+        let complete = async || (in_use(node, "", None, 9).await == (all.clone(), false)).then_some(());
+        eventually("all rooms", complete).await;
+        eventually("all users", async || (stands(node, "a").await == Some((1, 1, 5, 2))).then_some(())).await;
+        eventually("what was said", async || stands(node, "silent").await.filter(|at| *at == (1, 1, 0, 0)))
+            .await;
+        assert_eq!(in_use(node, "", None, 2).await, (all[..2].to_vec(), true));
+        assert_eq!(in_use(node, "", Some("b"), 2).await, (all[2..4].to_vec(), true));
+        assert_eq!(in_use(node, "team-", Some("team-1"), 2).await, (all[4..].to_vec(), false));
+        let who = |after: Option<&str>, n| Look::Who { room: room("a"), after: after.map(str::to_owned), n };
+        let shown = |name: &str| Shown { user: user(name), info: None };
+        assert_eq!(node.look(who(None, 1)).await, Ok(View::Who(vec![shown("ann")], true)));
+        assert_eq!(node.look(who(Some("ann"), 9)).await, Ok(View::Who(vec![shown("bob")], false)));
+    }
+    assert!(late.life().is_empty() && late.seen("a").top == 0, "who looks does not join");
+    two.count("b", 0);
+    let _redis = goes().await;
+    let left: Vec<(String, u64)> = all.iter().filter(|(name, _)| name != "b").cloned().collect();
+    eventually("what is left", async || (in_use(&late, "", None, 9).await.0 == left).then_some(())).await;
+    drop(two);
+    let living = async || (in_use(&late, "", None, 9).await.0 == [("a".to_owned(), 3)]).then_some(());
+    eventually("those who live", living).await;
 }
 
 #[actix_rt::test]

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use roomcast::chat::entry::{Entry, Kind};
 use roomcast::chat::message::{Epoch, Offset};
 use roomcast::chat::names::{MessageId, RoomName, UserName};
+use roomcast::chat::overview::{Look, View};
 use roomcast::engines::engine::Ask;
 use roomcast::engines::redis::{RoomKeep, Settings, open};
 use roomcast::engines::shared::{Command, News, Outcome, Proposal, Safety, Says, Shared};
@@ -35,6 +36,8 @@ struct Heard {
     settled: HashMap<u64, (Instant, Outcome)>,
     order: Vec<u64>,
     answers: HashMap<u64, Result<Vec<Answer>, String>>,
+    /// What was seen of all nodes together.
+    views: HashMap<u64, Result<View, String>>,
     health: Vec<Option<String>>,
     /// What was told beside the logs.
     life: Vec<String>,
@@ -117,6 +120,7 @@ impl Heard {
                 self.people.values_mut().for_each(|people| people.retain(|(node, _)| *node != gone));
                 self.life.push("a node is gone".into());
             }
+            Says::Seen { ticket, view } => drop(self.views.insert(ticket, view)),
             Says::Command(command) => self.life.push(format!("{command:?}")),
         }
     }
@@ -298,6 +302,16 @@ impl Node {
 
     pub fn note(&self, records: Vec<Record>) {
         self.with(|engine| engine.note(records));
+    }
+
+    pub fn count(&self, name: &str, sessions: u32) {
+        self.with(|engine| engine.count(vec![(room(name), sessions)]));
+    }
+
+    pub async fn look(&self, look: Look) -> Result<View, String> {
+        let ticket = self.ticket();
+        self.with(|engine| engine.look(ticket, look));
+        eventually("a view", async || self.heard.lock().unwrap().views.remove(&ticket)).await
     }
 
     pub fn command(&self, command: Command) {

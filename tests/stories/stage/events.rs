@@ -42,7 +42,8 @@ impl Stream {
     /// Asks for a stream; the refusal when there is none.
     pub async fn ask(hall: &Hall, path: &str, headers: &[(&str, &str)]) -> Result<Stream, Answer> {
         let mut socket = hall.socket().await;
-        let mut request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n", hall.address());
+        let mut request =
+            format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n", hall.address());
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -75,14 +76,17 @@ impl Stream {
         let last_id = self.last_id.clone();
         drop(self);
         let headers: &[(&str, &str)] = if last_id.is_empty() { &[] } else { &[("Last-Event-ID", &last_id)] };
-        let mut stream = Stream::ask(hall, path, headers).await.unwrap_or_else(|answer| panic!("refused: {answer:?}"));
+        let mut stream =
+            Stream::ask(hall, path, headers).await.unwrap_or_else(|answer| panic!("refused: {answer:?}"));
         stream.last_id = last_id;
         stream
     }
 
     /// The next event; none at the end of the stream.
     pub async fn next(&mut self) -> Option<Event> {
-        self.next_before(Instant::now() + PATIENCE).await.expect("no event within the time that a story waits")
+        self.next_before(Instant::now() + PATIENCE)
+            .await
+            .expect("no event within the time that a story waits")
     }
 
     /// The same; an error when there is none before `end`.
@@ -143,7 +147,8 @@ impl Stream {
     fn unchunk(&mut self) {
         while let Some(at) = self.buffer.windows(2).position(|two| two == b"\r\n") {
             let size = std::str::from_utf8(&self.buffer[..at]).expect("a size is ASCII");
-            let size = usize::from_str_radix(size, 16).unwrap_or_else(|_| panic!("no size of a chunk: {size:?}"));
+            let size =
+                usize::from_str_radix(size, 16).unwrap_or_else(|_| panic!("no size of a chunk: {size:?}"));
             if self.buffer.len() < at + 2 + size + 2 {
                 return;
             }

@@ -160,6 +160,14 @@ impl Hall {
         Guest::welcomed(wire, name).await
     }
 
+    /// The same with a name that a URL cannot hold as it is.
+    pub async fn enter_as(&self, name: &str) -> Guest {
+        let mut guest = Guest::silent(self.wire("/v1/ws").await, name);
+        guest.sends(serde_json::json!({"t": "hello", "v": 1, "u": name}).to_string()).await;
+        assert_eq!(guest.hears_a("welcome").await.text("u"), name);
+        guest
+    }
+
     /// Somebody who is in a room.
     pub async fn join(&self, room: &str, name: &str) -> Guest {
         let mut guest = self.enter(name).await;

@@ -168,7 +168,8 @@ fn user(left: &mut Left<'_>) -> Result<UserName, Unreadable> {
 }
 
 /// JSON is never empty, so nothing stands for none.
-fn info(json: &[u8]) -> Result<Option<Arc<Data>>, Unreadable> {
+/// What a token says about a user, as it stands in a roster; nothing is none.
+pub(super) fn info(json: &[u8]) -> Result<Option<Arc<Data>>, Unreadable> {
     if json.is_empty() {
         return Ok(None);
     }

@@ -1,0 +1,108 @@
+//! Which rooms are in use, how they stand and who is there: every node says the same, without asking another one,
+//! also when one of them dies.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use roomcast_rig::client::Guest;
+use roomcast_rig::eventually;
+use roomcast_rig::server::{Server, get};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::redis::Shape;
+use crate::stage::{Plan, Stage};
+use crate::story::{TURN, folder, seed};
+
+/// When all nodes have to be right again.
+const RIGHT_AFTER: Duration = Duration::from_secs(6);
+
+/// What a node says; nothing while it says no.
+async fn told(node: SocketAddr, path: &str) -> Option<Value> {
+    let (status, body) = get(node, path).await?;
+    (status == 200).then(|| serde_json::from_str(&body).expect("answers are JSON"))
+}
+
+/// All that one node says, without the epoch, which the story does not know beforehand.
+async fn all_of(node: SocketAddr) -> Option<[Value; 3]> {
+    let rooms = told(node, "/api/rooms?n=5").await?;
+    let mut lobby = told(node, "/api/rooms/lobby").await?;
+    assert!(lobby["e"].as_str().is_some_and(|epoch| !epoch.is_empty()), "{lobby}");
+    lobby["e"] = json!("");
+    Some([rooms, lobby, told(node, "/api/rooms/lobby/who").await?])
+}
+
+fn expected(lobby: (u64, &[&str]), team: u64) -> [Value; 3] {
+    let (sessions, users) = lobby;
+    let list: Vec<Value> = users.iter().map(|user| json!({"u": user})).collect();
+    let state =
+        json!({"r": "lobby", "e": "", "s": 1, "first": 1, "sessions": sessions, "users": users.len()});
+    [
+        json!({"list": [{"r": "lobby", "sessions": sessions}, {"r": "team-1", "sessions": team}], "more": false}),
+        state,
+        json!({"r": "lobby", "list": list, "more": false}),
+    ]
+}
+
+async fn agree(nodes: &[SocketAddr], wanted: &[Value; 3]) {
+    for node in nodes {
+        let right = async || (all_of(*node).await.as_ref() == Some(wanted)).then_some(());
+        eventually(&format!("{node} to say {wanted:?}"), right).await;
+    }
+}
+
+#[tokio::test]
+async fn every_node_tells_the_same_of_all_rooms() {
+    let folder = folder("overview", seed());
+    // Nobody reads while the nodes are asked, so nobody answers their pings either.
+    let plan = Plan::of(Shape::Single).with("limits.ping=60s");
+    let mut stage = Stage::open(&plan, &folder).await;
+    let _turn = TURN.lock().await;
+    let nodes: Vec<SocketAddr> = stage.nodes.iter().map(Server::address).collect();
+    let diaries = folder.join("diaries");
+    let mut guests = Vec::new();
+    for (at, name, rooms) in [
+        (0, "ann", json!({"lobby": {}, "team-1": {}})),
+        (1, "ann", json!({"lobby": {}})),
+        (1, "bob", json!({"lobby": {}})),
+        (2, "zoe", json!({"lobby": {}, "team-1": {}})),
+        (2, "eve", json!({"lobby": {"quiet": true}})),
+    ] {
+        guests.push(Guest::enter(nodes[at], &diaries, name, json!({"rooms": rooms})).await);
+    }
+    guests[0].asks(&json!({"t": "pub", "r": "lobby", "d": "hi", "id": "hi-1"})).await;
+    agree(&nodes, &expected((5, &["ann", "bob", "zoe"]), 2)).await;
+    let page = told(nodes[1], "/api/rooms?prefix=&n=1").await;
+    assert_eq!(page, Some(json!({"list": [{"r": "lobby", "sessions": 5}], "more": true})));
+    let next = told(nodes[2], "/api/rooms?after=lobby").await;
+    assert_eq!(
+        next,
+        Some(json!({"list": [{"r": "team-1", "sessions": 2}], "more": false})),
+        "from another node"
+    );
+    let who = told(nodes[0], "/api/rooms/lobby/who?after=ann&n=1").await;
+    assert_eq!(who, Some(json!({"r": "lobby", "list": [{"u": "bob"}], "more": true})));
+    for node in &nodes {
+        assert_eq!(get(*node, "/api/rooms/never").await.map(|(status, _)| status), Some(404));
+    }
+
+    let killed = Instant::now();
+    stage.nodes[2].kill();
+    agree(&nodes[..2], &expected((3, &["ann", "bob"]), 1)).await;
+    let took = killed.elapsed();
+    assert!(took < RIGHT_AFTER, "right only after {took:?}");
+    println!("overview: right {took:.1?} after kill -9 of a node");
+    stage.node_comes_back(2);
+    stage.nodes[2].is_ready().await;
+    agree(&nodes, &expected((3, &["ann", "bob"]), 1)).await;
+    for guest in guests.drain(..).take(3) {
+        guest.goes().await;
+    }
+    for node in &nodes {
+        let empty =
+            async || (told(*node, "/api/rooms").await? == json!({"list": [], "more": false})).then_some(());
+        eventually("nobody to be anywhere", empty).await;
+    }
+    stage.closes().await;
+    std::fs::remove_dir_all(&folder).expect("the folder was made by this story");
+}
