@@ -25,5 +25,6 @@ mod presence;
 mod recovery;
 mod resuming;
 mod slow_rooms;
+mod starts;
 mod streaming;
 mod unread;

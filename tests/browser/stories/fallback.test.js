@@ -1,5 +1,6 @@
 /** Where no WebSocket gets through, and where no event stream does either: the same talk, nothing lost, and back up. */
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
 import test from 'node:test';
 import { until } from '../stage/ports.js';
 import { stage } from '../stage/theatre.js';
@@ -153,4 +154,20 @@ test('who may not come in is told so over each kind, and does not knock for ever
     }, wire);
     assert.deepEqual([state.code, state.why], [401, 'bad-token']);
   }
+});
+
+test('what docs/http.md gives to pages works as it stands there', async (t) => {
+  const text = await readFile(new URL('../../../docs/http.md', import.meta.url), 'utf8');
+  const blocks = [...text.matchAll(/```js\n([^]*?)```/g)].map(([, block]) => block);
+  assert.equal(blocks.length, 3);
+  const [stream, say, poll] = blocks.map((block) => `void (async () => { ${block} })()`);
+  const { page } = await stage(t);
+  const tab = await page();
+  const printed = [];
+  tab.on('console', (line) => line.type() === 'log' && printed.push(line.text()));
+  await tab.evaluate(stream);
+  await tab.evaluate(poll);
+  await tab.evaluate(say);
+  const times = (line) => printed.filter((one) => one === line).length;
+  await until('the page is told', () => times('ack') === 1 && times('ann hello from a page') === 2);
 });
