@@ -153,11 +153,55 @@ async fn polls_and_streams_see_each_entry_once_while_a_node_is_killed() {
     stage.nodes[1].kill();
     stage.node_comes_back(1);
     timeout(PATIENCE, writing).await.expect("all is said in time").expect("the writer lives");
-    let (polled, streamed) = timeout(PATIENCE, reading).await.expect("all is read in time").expect("readers live");
+    let (polled, streamed) =
+        timeout(PATIENCE, reading).await.expect("all is read in time").expect("readers live");
     assert_eq!(polled.0, streamed.0);
     let data: Vec<u64> = polled.0.iter().filter_map(|line| line["d"].as_u64()).collect();
     assert_eq!(data, (1..=SAID).collect::<Vec<_>>(), "in the order in which it was said");
     stage.nodes[1].is_ready().await;
     stage.closes().await;
     std::fs::remove_dir_all(&folder).expect("the folder was made by this story");
+}
+
+/// A stream of an only node through a load balancer: what is said comes at once, and not when some buffer is full.
+async fn events_come_as_they_happen(kind: Kind) {
+    let folder = folder(&format!("doors-{kind:?}"), 0);
+    let stage = Stage::open(&Plan { balancer: kind, ..Plan::alone() }, &folder).await;
+    let front = stage.balancer.address;
+    let mut socket = TcpStream::connect(front).await.expect("the load balancer listens");
+    let request = format!("GET /v1/stream?rooms=lobby&user=ann HTTP/1.1\r\nHost: {front}\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.expect("it reads the request");
+    let mut lines = BufReader::new(socket).lines();
+    let mut until = async |what: &str| {
+        loop {
+            let line =
+                timeout(SILENCE, lines.next_line()).await.unwrap_or_else(|_| panic!("{what} does not come"));
+            let line =
+                line.expect("the link holds").unwrap_or_else(|| panic!("the stream ends before {what}"));
+            if line.contains(what) {
+                return;
+            }
+        }
+    };
+    until("\"t\":\"live\"").await;
+    for n in 0..5 {
+        let answer = posts(front, &json!({"t": "pub", "r": "lobby", "d": format!("line {n}")})).await;
+        assert_eq!(answer.expect("an answer")["t"], "ack");
+        until(&format!("line {n}")).await;
+    }
+    // Nothing is said; it is kept open all the same.
+    until(": ping").await;
+    drop(lines);
+    stage.closes().await;
+    std::fs::remove_dir_all(&folder).expect("the folder was made by this story");
+}
+
+#[tokio::test]
+async fn haproxy_passes_events_on_as_they_happen() {
+    events_come_as_they_happen(Kind::HaProxy).await;
+}
+
+#[tokio::test]
+async fn nginx_passes_events_on_as_they_happen() {
+    events_come_as_they_happen(Kind::Nginx).await;
 }
