@@ -43,6 +43,7 @@ use behind::{Behind, Fed};
 use keeping::{Keeping, Then};
 use work::{Desk, Work};
 
+mod ahead;
 mod altering;
 mod arriving;
 mod asking;
@@ -206,6 +207,8 @@ pub struct ChatServer {
     uncounted: HashMap<RoomName, u32, RandomState>,
     /// Rooms that have not been told how far their members have got.
     receipts: BTreeSet<RoomKey>,
+    /// Readers who have seen more than this node.
+    ahead: Vec<ahead::Ahead>,
     line: Vec<u8>,
 }
 
@@ -251,6 +254,7 @@ impl ChatServer {
             unkept_reads: HashMap::default(),
             uncounted: HashMap::default(),
             receipts: BTreeSet::new(),
+            ahead: Vec::new(),
             line: Vec::new(),
         };
         chat.restore();
