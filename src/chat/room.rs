@@ -504,7 +504,10 @@ mod tests {
         assert!(is_behind(&room, 7, Some(later)), "a life that begins elsewhere first");
         assert!(!is_behind(&room, 0, Some(later)), "who has seen nothing waits for nothing");
         room.begin_life(later, 131);
-        assert!(!is_behind(&room, 130, Some(first)) && !is_behind(&room, 900, Some(first)), "an ended life grows no more");
+        assert!(
+            !is_behind(&room, 130, Some(first)) && !is_behind(&room, 900, Some(first)),
+            "an ended life grows no more"
+        );
         assert!(!is_behind(&room, 5, Some(Epoch(first.0 - 1))), "one that is not known is not waited for");
         assert!(!room.is_behind(&Resume::Last(9)) && !room.is_behind(&Resume::FromNow));
     }

@@ -204,10 +204,10 @@ async fn with_one_who_does_not_read(rule: &str) -> (Hall, Stream) {
     stream.hears_a("live").await;
     let mut ann = hall.join("lobby", "ann").await;
     let text = "x".repeat(1_000);
-    for from in (0..MUCH).step_by(100) {
+    for from in (0..MUCH).step_by(50) {
         let line = |n: u64| json!({"t": "pub", "r": "lobby", "d": text, "id": n.to_string()}).to_string();
-        ann.sends((from..from + 100).map(line).collect::<Vec<_>>().join("\n")).await;
-        for _ in 0..100 {
+        ann.sends((from..from + 50).map(line).collect::<Vec<_>>().join("\n")).await;
+        for _ in 0..50 {
             ann.hears_a("ack").await;
         }
     }

@@ -30,7 +30,8 @@ impl ChatServer {
         }
         let Some(Seat::Session { desk: Some(desk), .. }) = self.seat(connection) else { return false };
         let Some(What::Join(join)) = desk.next() else { return false };
-        let is_behind = self.rooms.find(&join.room).is_some_and(|key| self.rooms.get(key).is_behind(&join.resume));
+        let is_behind =
+            self.rooms.find(&join.room).is_some_and(|key| self.rooms.get(key).is_behind(&join.resume));
         let room = join.room.clone();
         let known = self.ahead.iter().position(|ahead| ahead.connection == connection && ahead.room == room);
         match known {
