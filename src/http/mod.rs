@@ -4,9 +4,11 @@
 pub mod answer;
 pub mod api;
 pub mod asked;
+pub mod batch;
 pub mod demo;
 pub mod health;
 pub mod house;
+pub mod log;
 pub mod metrics;
 pub mod orders;
 pub mod publish;

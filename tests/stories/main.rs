@@ -21,5 +21,6 @@ mod paging;
 mod presence;
 mod recovery;
 mod resuming;
+mod server_api;
 mod slow_rooms;
 mod unread;
