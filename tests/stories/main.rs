@@ -24,6 +24,7 @@ mod posting;
 mod presence;
 mod recovery;
 mod resuming;
+mod server_api;
 mod slow_rooms;
 mod streaming;
 mod unread;
