@@ -19,7 +19,8 @@ const coded = (room) => room.replace(/[%,]/g, (sign) => (sign === '%' ? '%25' : 
 /** What both ways have in common: rooms, the cursor, and the way out. */
 class HttpWire {
   readyState = 0;
-  rooms = new Map(); // name: {last, since, e, quiet}, the joins that the server has not answered
+  rooms = new Map(); // name: {last, since, e, quiet}, the joins that have no answer yet
+  asked = new Set(); // those of them that the reader of this moment asks for
   entered = new Map(); // name: whether quiet
   since = '';
 
@@ -50,10 +51,11 @@ class HttpWire {
         return; // for what comes next; the stream ends with the old token and begins with the new one
       case 'join':
         this.#forget(frame.r);
+        this.asked.delete(frame.r);
         this.rooms.set(frame.r, frame);
         return this.change();
       case 'leave':
-        if (this.rooms.delete(frame.r) || this.entered.has(frame.r)) this.change();
+        if (this.rooms.has(frame.r) || this.entered.has(frame.r)) this.change();
         return this.#forget(frame.r);
       case 'bye':
         return this.end(1000, 'bye');
@@ -80,18 +82,27 @@ class HttpWire {
     this.onclose?.({ code, reason });
   }
 
-  /** @protected Hands on what came. A room that was refused is asked for no more. */
+  /** @protected Hands on what came. */
   hear(data) {
-    if (this.readyState !== 1) return;
-    if (data.startsWith('{"t":"err"') && !data.includes('\n')) {
-      const { i, r } = JSON.parse(data);
-      if (r !== undefined && i === undefined) this.#forget(r);
+    if (this.readyState === 1) this.onmessage?.({ data });
+  }
+
+  /** @protected Hands on a line of the reader, which may answer a join. */
+  read(data) {
+    if (data.startsWith('{"t":"joined"')) {
+      const { r } = JSON.parse(data);
+      if (this.rooms.has(r)) this.entered.set(r, Boolean(this.rooms.get(r).quiet));
+      this.rooms.delete(r);
+    } else if (data.startsWith('{"t":"err"')) {
+      const { r } = JSON.parse(data);
+      if (r !== undefined) this.#forget(r); // refused, it is asked for no more
     }
-    this.onmessage?.({ data });
+    this.hear(data);
   }
 
   /** What was known of a room. */
   #forget(room) {
+    this.rooms.delete(room);
     this.entered.delete(room);
     if (this.since.startsWith('~')) return;
     const isOther = (one) => decodeURIComponent(one.slice(0, one.lastIndexOf('@'))) !== room;
@@ -122,16 +133,13 @@ class HttpWire {
     if (since) query.set('since', since);
     if (first?.last) query.set('last', first.last);
     if (quiet.length > 0) query.set('quiet', quiet.map(coded).join());
-    for (const [r, join] of now) {
-      this.rooms.delete(r);
-      this.entered.set(r, Boolean(join.quiet));
-    }
+    this.asked = new Set(now.map(([r]) => r));
     return `${this.base}${path}?${query}`;
   }
 
-  /** @protected Whether rooms are still to be entered. */
+  /** @protected Whether all who were asked for have an answer, and others are next. */
   get hasMore() {
-    return this.rooms.size > 0;
+    return this.rooms.size > 0 && ![...this.rooms.keys()].some((room) => this.asked.has(room));
   }
 
   #name() {
@@ -186,7 +194,7 @@ class StreamWire extends HttpWire {
       if (lastEventId) this.since = lastEventId;
       // The one who reads has one welcome; those of further streams are the server's names for the same stay.
       if (data.startsWith('{"t":"welcome"') && (this.#greeted || !(this.#greeted = true))) return;
-      this.hear(data);
+      this.read(data);
       if (this.hasMore && source === this.#source) this.change();
     };
     // It would come back by itself; when, and whether, is for the client to say, as with a WebSocket.
@@ -244,7 +252,7 @@ class PollWire extends HttpWire {
       const asked = (this.#asked = new AbortController());
       const late = setTimeout(() => asked.abort(), POLL_MS);
       try {
-        const url = this.reader('/v1/poll', this.hasMore ? { enter: 1, wait: 0 } : { wait: this.#greeted ? WAIT_S : 0 });
+        const url = this.reader('/v1/poll', this.rooms.size > 0 ? { enter: 1 } : { wait: this.#greeted ? WAIT_S : 0 });
         const answer = await fetch(url, { signal: asked.signal, cache: 'no-store' });
         const text = await answer.text();
         if (turn !== this.#turn) return;
@@ -256,9 +264,9 @@ class PollWire extends HttpWire {
         this.since = next;
         const told = frames.filter(({ t }) => t !== 'welcome' || !this.#greeted);
         this.#greeted = true;
-        for (const frame of told) this.hear(JSON.stringify(frame));
+        for (const frame of told) if (turn === this.#turn) this.read(JSON.stringify(frame));
         if (turn === this.#turn && told.some(({ t }) => t === 'bye')) return this.end(1006, 'bye');
-        if (this.entered.size === 0 && !this.hasMore) return; // until a room is entered
+        if (this.entered.size === 0 && this.rooms.size === 0) return; // until a room is entered
       } catch {
         if (turn === this.#turn) this.end(1006, 'poll');
         return;

@@ -11,6 +11,7 @@ mod alone;
 mod archives;
 mod balancer;
 mod balancers;
+mod doors;
 mod figures;
 mod local_cluster;
 mod nodes;

@@ -26,5 +26,6 @@ mod recovery;
 mod resuming;
 mod server_api;
 mod slow_rooms;
+mod starts;
 mod streaming;
 mod unread;

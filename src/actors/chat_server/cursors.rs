@@ -120,6 +120,10 @@ impl ChatServer {
         match note {
             Some(mut note) => {
                 go_further(&mut note.rooms, &moved);
+                // Who names rooms wants no others: it may have left some meanwhile.
+                let wanted =
+                    |room: &RoomName| rest.iter().any(|ask| ask.reference.room.as_ref() == Some(room));
+                note.rooms.retain(|cursor| rest.is_empty() || wanted(&cursor.room));
                 if let Some(Seat::Session { returning, .. }) = self.seat_mut(connection) {
                     *returning = Some(note.rooms.clone().into());
                 }
