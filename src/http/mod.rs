@@ -10,6 +10,7 @@ pub mod health;
 pub mod house;
 pub mod log;
 pub mod metrics;
+pub mod openapi;
 pub mod orders;
 pub mod publish;
 pub mod readiness;
