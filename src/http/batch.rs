@@ -41,6 +41,9 @@ pub async fn batch(request: HttpRequest, payload: web::Payload, house: web::Data
 }
 
 async fn say_lines(caller: &Caller<'_>, body: &[u8], house: &House) -> Result<HttpResponse, Problem> {
+    if body.is_empty() {
+        return Err(Problem::bad_json("write one message per line: {\"r\":\"room\",\"d\":any JSON}"));
+    }
     let body = body.strip_suffix(b"\n").unwrap_or(body);
     let lines: Vec<&[u8]> = body.split(|byte| *byte == b'\n').collect();
     if lines.len() > MANY_MAX {

@@ -42,8 +42,8 @@ struct Erased<'a> {
     e: String,
 }
 
-/// `GET /api/rooms/{room}/log?after=100&n=50`: entries after a place, before one (`before`), or the newest ones, oldest
-/// first; the same object as the native protocol's `page`.
+/// `GET /api/rooms/{room}/log?after=100&n=50`: entries after a place, before one (`before`), between two, or the newest
+/// ones, oldest first; the same object as the native protocol's `page`.
 pub async fn read(request: HttpRequest, payload: web::Payload, house: web::Data<House>) -> HttpResponse {
     match admit_asking(&request, payload, &house, Scope::Read).await {
         Ok(caller) => answer(&house, page(&caller, &request, &house).await),
@@ -56,15 +56,22 @@ async fn page(caller: &Caller<'_>, request: &HttpRequest, house: &House) -> Resu
     caller.room(&room)?;
     let asked: LogAsked = query(request)?;
     let n = page_size(asked.n.as_deref())?;
-    let from = match (asked.before.as_deref(), asked.after.as_deref()) {
-        (None, None) => PageFrom::Before(Offset::MAX),
-        (Some(before), None) => PageFrom::Before(offset("before", before)?),
-        (None, Some(after)) => PageFrom::After(offset("after", after)?),
-        (Some(_), Some(_)) => return Err(bad_query("before and after: write one of them")),
+    let read = |name: &str, text: Option<&str>| text.map(|text| offset(name, text)).transpose();
+    let (before, after) = (read("before", asked.before.as_deref())?, read("after", asked.after.as_deref())?);
+    let from = match after {
+        Some(after) => PageFrom::After(after),
+        None => PageFrom::Before(before.unwrap_or(Offset::MAX)),
     };
     let look = Look::Log { room: room.clone(), from, n, bytes: PAGE_BYTES };
     let view = house.looks.send(LookAt(look)).await.map_err(|_| Problem::draining())??;
-    let View::Log(Some(page)) = view else { return Err(Problem::no_room()) };
+    let View::Log(Some(mut page)) = view else { return Err(Problem::no_room()) };
+    if after.is_some()
+        && let Some(before) = before
+    {
+        let all = page.list.len();
+        page.list.retain(|(offset, _)| *offset < before);
+        page.more &= page.list.len() == all;
+    }
     let mut line = Vec::new();
     let entries = page.list.iter().map(|(offset, line)| (*offset, line.as_deref()));
     frames::page(&mut line, &room, &page.epoch.to_text(), None, entries, page.more);

@@ -22,7 +22,8 @@ const WHY_BYTES_MAX: usize = 64;
 #[derive(Deserialize)]
 struct Disconnect {
     u: String,
-    code: Option<u16>,
+    /// A whole number, which JSON may also write as `4003.0`.
+    code: Option<f64>,
     why: Option<String>,
 }
 
@@ -79,10 +80,8 @@ fn read_disconnect(body: &[u8]) -> Result<Command, Problem> {
     let Disconnect { u, code, why } = serde_json::from_slice(body).map_err(|error| {
         Problem::bad_json(format!("write {{\"u\":\"bob\"}}, optional \"code\" and \"why\": {error}"))
     })?;
-    let code = code.unwrap_or(4003);
-    if !CODES.contains(&code) {
-        return Err(Problem::bad_json("code: write one of 4000 to 4299"));
-    }
+    let code = CODES.into_iter().find(|known| f64::from(*known) == code.unwrap_or(4003.0));
+    let code = code.ok_or_else(|| Problem::bad_json("code: write one of 4000 to 4299"))?;
     let why = why.unwrap_or_else(|| "disconnected".into());
     if why.len() > WHY_BYTES_MAX || why.chars().any(char::is_control) {
         return Err(Problem::bad_json(format!(
@@ -141,6 +140,7 @@ mod tests {
         assert_eq!((refused.code, refused.why), (403, "not-allowed"));
         for (body, word) in [
             (&br#"{"u":"bob","code":1000}"#[..], "4000 to 4299"),
+            (br#"{"u":"bob","code":4003.5}"#, "4000 to 4299"),
             (br#"{"u":"bob","why":"a\nb"}"#, "control"),
             (br#"{"u":""}"#, "u: "),
             (br#"{}"#, "missing field"),

@@ -7,7 +7,7 @@ use actix_web::{HttpResponse, Resource, Route, web};
 use crate::http::answer::refuse;
 use crate::http::api::{throw_away, with_end};
 use crate::http::house::House;
-use crate::http::{batch, demo, health, log, metrics, orders, publish, rooms, v1};
+use crate::http::{batch, demo, health, log, metrics, openapi, orders, publish, rooms, v1};
 use crate::protocols::codes::Problem;
 
 /// All routes; whatever is not among them gets a 404, another method a 405.
@@ -22,6 +22,11 @@ pub fn configure(table: &mut web::ServiceConfig) {
         .service(page("/healthz").route(web::get().to(health::alive)).route(web::head().to(health::alive)))
         .service(page("/readyz").route(web::get().to(health::ready)).route(web::head().to(health::ready)))
         .service(page("/metrics").route(web::get().to(metrics::show)).route(web::head().to(metrics::show)))
+        .service(
+            page("/api/openapi.json")
+                .route(web::get().to(openapi::show))
+                .route(web::head().to(openapi::show)),
+        )
         .service(only_posts("/api/publish").route(web::post().to(publish::publish)))
         .service(only_posts("/api/batch").route(web::post().to(batch::batch)))
         .service(only_posts("/api/broadcast").route(web::post().to(batch::broadcast)))

@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::protocols::codes::Problem;
 use crate::server_settings::{DemoAccess, DemoSettings};
 
+mod openapi;
 mod server_api;
 
 const LOCAL: &str = "127.0.0.1:50000";

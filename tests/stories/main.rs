@@ -6,6 +6,7 @@ mod stage;
 
 mod attacks;
 mod auth;
+mod backends;
 mod direct;
 mod doors;
 mod editing;

@@ -103,6 +103,7 @@ async fn a_batch_has_its_bounds() {
         is_refusal(&json_of(answer).await, 413, "too-big");
     }
     assert!(heard.lock().unwrap().is_empty(), "nothing of it was said");
+    is_refusal(&json_of(ask(&house, FAR, post("/api/batch", "")).await).await, 400, "bad-json");
     let stranger = TestRequest::post().uri("/api/batch").set_payload(line);
     is_refusal(&json_of(ask(&house, FAR, stranger).await).await, 401, "bad-key");
 }
@@ -168,10 +169,12 @@ async fn a_backend_reads_the_log_and_blanks_an_entry() {
             _ => None,
         })
         .collect();
+    let between = json_of(ask(&house, FAR, get("/api/rooms/lobby/log?after=6&before=8")).await).await;
+    assert_eq!((&between["list"], &between["more"]), (&json!([list[0]]), &json!(false)));
     let newest = PageFrom::Before(u64::MAX);
     assert_eq!(froms, [(PageFrom::After(6), 2), (PageFrom::Before(6), 100), (newest, 100)]);
     for (uri, code, why) in [
-        ("/api/rooms/lobby/log?before=1&after=2", 400, "bad-query"),
+        ("/api/rooms/lobby/log?before=-1", 400, "bad-query"),
         ("/api/rooms/lobby/log?after=x", 400, "bad-query"),
         ("/api/rooms/none/log", 404, "no-room"),
     ] {
