@@ -186,30 +186,39 @@ async fn a_server_that_stops_says_when_to_come_back_and_ends_the_stream() {
     assert!(!hall.log().contains("are cut"), "{}", hall.log());
 }
 
-#[tokio::test]
-async fn who_does_not_read_is_closed_and_has_missed_nothing_when_he_comes_back() {
-    const N: u64 = 12_000;
+/// Messages that a slow reader does not read in time: more than kernels keep between two sockets.
+const MUCH: u64 = 11_000;
+
+/// A hall with a rule for slow readers, in which somebody listens by a stream and does not read what is said.
+async fn with_one_who_does_not_read(rule: &str) -> (Hall, Stream) {
+    let rule = format!("rooms.slow_reader={rule}");
     let hall = Hall::with(&[
         FAST,
+        &rule,
         "limits.outbox_bytes=200000",
         "rooms.history=20000",
         "rooms.history_bytes=100000000",
     ])
     .await;
-    let path = "/v1/stream?rooms=lobby&user=slow";
-    let mut stream = Stream::open(&hall, path).await;
+    let mut stream = Stream::open(&hall, SLOW).await;
     stream.hears_a("live").await;
     let mut ann = hall.join("lobby", "ann").await;
     let text = "x".repeat(1_000);
-    for from in (0..N).step_by(50) {
-        let lines: Vec<String> = (from..from + 50)
-            .map(|n| json!({"t": "pub", "r": "lobby", "d": text, "id": n.to_string()}).to_string())
-            .collect();
-        ann.sends(lines.join("\n")).await;
+    for from in (0..MUCH).step_by(50) {
+        let line = |n: u64| json!({"t": "pub", "r": "lobby", "d": text, "id": n.to_string()}).to_string();
+        ann.sends((from..from + 50).map(line).collect::<Vec<_>>().join("\n")).await;
         for _ in 0..50 {
             ann.hears_a("ack").await;
         }
     }
+    (hall, stream)
+}
+
+const SLOW: &str = "/v1/stream?rooms=lobby&user=slow";
+
+#[tokio::test]
+async fn who_does_not_read_is_closed_and_has_missed_nothing_when_he_comes_back() {
+    let (hall, mut stream) = with_one_who_does_not_read("close").await;
     hall.figure_becomes("roomcast_deliveries_dropped_total{reason=\"slow\"}", |n| n > 0.0).await;
     let mut seen = Seen::default();
     let end = Instant::now() + PATIENCE;
@@ -220,9 +229,35 @@ async fn who_does_not_read_is_closed_and_has_missed_nothing_when_he_comes_back()
         seen.takes(&line);
     }
     let before = seen.count();
-    assert!(before < N as usize, "he was closed before the end");
-    let mut again = stream.again(&hall, path).await;
-    reads(&mut again, &mut seen, N as usize - before).await;
+    assert!(before < MUCH as usize, "he was closed before the end");
+    let mut again = stream.again(&hall, SLOW).await;
+    reads(&mut again, &mut seen, MUCH as usize - before).await;
+}
+
+#[tokio::test]
+async fn where_rooms_wait_for_slow_readers_a_stream_is_led_on_at_its_own_pace() {
+    let (hall, mut stream) = with_one_who_does_not_read("wait").await;
+    assert!(hall.figure("roomcast_lanes_cut_total").await > 0.0, "he fell behind");
+    assert!(hall.figure("roomcast_outbox_bytes").await < 1_000_000.0);
+    let mut seen = Seen::default();
+    reads(&mut stream, &mut seen, MUCH as usize).await;
+    assert_eq!(hall.figure("roomcast_deliveries_dropped_total{reason=\"slow\"}").await, 0.0);
+}
+
+#[tokio::test]
+async fn who_names_fewer_rooms_than_before_enters_no_others() {
+    let hall = Hall::with(&[FAST]).await;
+    let path = |rooms: u64| {
+        let rooms: Vec<String> = (0..rooms).map(|n| format!("room-{n}")).collect();
+        format!("/v1/stream?rooms={}&user=ann", rooms.join(","))
+    };
+    let mut stream = Stream::open(&hall, &path(MANY)).await;
+    let last = format!("room-{}", MANY - 1);
+    stream.until("the last room", |line| line.t() == "live" && line.json["r"] == last.as_str()).await;
+    let mut fewer = stream.again(&hall, &path(MANY - 2)).await;
+    let last = format!("room-{}", MANY - 3);
+    fewer.until("the last of fewer", |line| line.t() == "live" && line.json["r"] == last.as_str()).await;
+    hall.figure_becomes("roomcast_members", |n| n == (MANY - 2) as f64).await;
 }
 
 #[tokio::test]

@@ -50,6 +50,13 @@ pub(super) struct Desk {
     working: bool,
 }
 
+impl Desk {
+    /// What is dealt with next.
+    pub(super) fn next(&self) -> Option<&What> {
+        self.asks.front().map(|ask| &ask.what)
+    }
+}
+
 /// Messages of a backend, said one after the other.
 pub(super) struct Batch {
     drafts: VecDeque<Draft>,
@@ -158,6 +165,9 @@ impl ChatServer {
             let needs = self.needs_of_session(connection);
             if !needs.is_empty() {
                 return self.fetch(needs, Job::Session(connection));
+            }
+            if self.waits_for_room(connection) {
+                return;
             }
             let Some(ask) = self.desk(connection).and_then(|desk| desk.asks.pop_front()) else { return };
             self.answer(connection, ask);
