@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
+use crate::auth::api_key::Scope;
 use crate::auth::token::{Grant, issue};
 use crate::config::Config;
 use crate::config::layers::{self, Flag, Given, Loaded};
@@ -305,7 +306,8 @@ fn say(send: &Send, config: &Config) -> Result<String, Failure> {
     if let Some(id) = &send.id {
         body["id"] = json!(id);
     }
-    let key = config.auth.api_keys.first().map(|key| key.expose().to_owned());
+    let key = config.auth.api_keys.iter().find(|key| key.may(Scope::Publish) && key.covers(&send.room));
+    let key = key.map(|key| key.key.expose().to_owned());
     actix_rt::System::new().block_on(post(&url, key, &body))
 }
 

@@ -285,6 +285,7 @@ impl Plan {
             ready: self.ready.clone(),
             publish: worker.house.chat.clone().recipient(),
             orders: worker.house.chat.clone().recipient(),
+            erase: worker.house.chat.clone().recipient(),
             looks: worker.house.chat.clone().recipient(),
         }
     }

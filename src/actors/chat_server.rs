@@ -22,8 +22,8 @@ use tokio::sync::oneshot;
 
 use crate::actors::events::{self, Incoming, Verdict};
 use crate::actors::letters::{
-    Bury, Closed, ConnectionId, Depart, Drain, Failed, Finish, FromEngine, FromHub, FromService, Hello,
-    LookAt, Open, OpenRaw, Order, PublishBatch, RawMessage, Said, SaidRaw, ToHub, Turn,
+    Bury, Closed, ConnectionId, Depart, Drain, Erase, Failed, Finish, FromEngine, FromHub, FromService,
+    Hello, LookAt, Open, OpenRaw, Order, PublishBatch, RawMessage, Said, SaidRaw, ToHub, Turn,
 };
 use crate::chat::dedup::IdKeys;
 use crate::chat::message::{Accepted, Offset, Refused};
@@ -39,6 +39,7 @@ use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::websocket::frame::{Opcode, encode_frame, payload_of};
 use crate::store::record::{Cursor, Lsn, Record};
 
+use altering::Erasing;
 use behind::{Behind, Fed};
 use keeping::{Keeping, Then};
 use work::{Desk, Work};
@@ -572,6 +573,16 @@ impl Handler<Order> for ChatServer {
         for command in order.0 {
             self.command(command);
         }
+    }
+}
+
+impl Handler<Erase> for ChatServer {
+    type Result = ResponseFuture<Result<Accepted, Problem>>;
+
+    fn handle(&mut self, what: Erase, _: &mut Self::Context) -> Self::Result {
+        let (reply, place) = oneshot::channel();
+        self.erase(Erasing { what, reply });
+        Box::pin(async move { place.await.unwrap_or_else(|_| Err(Problem::draining())) })
     }
 }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::chat::history::PageFrom;
 use crate::chat::message::{Accepted, Alteration, Draft, Offset, Refused};
-use crate::chat::names::RoomName;
+use crate::chat::names::{RoomName, UserName};
 use crate::chat::overview::{Look, View};
 use crate::chat::permission::Identity;
 use crate::chat::rooms::RoomKey;
@@ -259,6 +259,18 @@ pub struct Depart;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Order(pub Vec<Command>);
+
+/// Server API → chat server: an entry is to be blanked, whoever has said it. Answered when that is kept.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Accepted, Problem>")]
+pub struct Erase {
+    /// In whose log.
+    pub room: RoomName,
+    /// Which.
+    pub of: Offset,
+    /// Who is shown to have done it.
+    pub user: Option<UserName>,
+}
 
 /// Server API → chat server: how rooms stand on all nodes.
 #[derive(Debug, Message)]

@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize, Serializer};
 use subtle::ConstantTimeEq;
 
+use crate::auth::api_key::ApiKey;
+
 /// Shortest secret that is not called short: HS256 wants as many bits as can be guessed by nobody.
 pub const SECRET_BYTES_GOOD: usize = 16;
 
@@ -60,7 +62,7 @@ pub struct AuthSettings {
     pub jwks_url: String,
     /// Keys of the server API. Default none: the API is closed, except to visitors on the same machine
     /// while the demo is enabled.
-    pub api_keys: Vec<Secret>,
+    pub api_keys: Vec<ApiKey>,
 }
 
 impl AuthSettings {
@@ -72,8 +74,13 @@ impl AuthSettings {
                 "auth.public_key and auth.jwks_url are both set; keep the one that your issuer offers".into(),
             );
         }
-        if self.api_keys.iter().any(|key| !key.is_set()) {
-            return Err("auth.api_keys: an empty key would let everybody in; take it out".into());
+        for (at, key) in self.api_keys.iter().enumerate() {
+            key.check()?;
+            if self.api_keys[..at].iter().any(|other| other.key == key.key) {
+                return Err(
+                    "auth.api_keys: a key stands there twice; put its scopes and rooms together".into()
+                );
+            }
         }
         if self.jwks_url.is_empty() {
             return Ok(());
@@ -95,7 +102,7 @@ impl AuthSettings {
                 "auth.secret is shorter than {SECRET_BYTES_GOOD} bytes and may be guessed; use 32 random ones"
             ));
         }
-        if self.api_keys.iter().any(|key| key.expose().len() < SECRET_BYTES_GOOD) {
+        if self.api_keys.iter().any(|key| key.key.expose().len() < SECRET_BYTES_GOOD) {
             warnings.push(format!(
                 "auth.api_keys has a key shorter than {SECRET_BYTES_GOOD} bytes; it may be guessed"
             ));
@@ -106,9 +113,9 @@ impl AuthSettings {
         warnings
     }
 
-    /// Whether one of the API keys is this one. All are compared, so that the time does not tell which.
-    pub fn is_api_key(&self, key: &str) -> bool {
-        self.api_keys.iter().fold(false, |found, known| found | known.is(key))
+    /// The API key that this is. All are compared, so that the time does not tell which.
+    pub fn api_key(&self, key: &str) -> Option<&ApiKey> {
+        self.api_keys.iter().fold(None, |found, known| if known.key.is(key) { Some(known) } else { found })
     }
 }
 
@@ -120,7 +127,7 @@ mod tests {
     fn a_secret_does_not_show_itself() {
         let auth = AuthSettings {
             secret: Secret::new("open sesame"),
-            api_keys: vec![Secret::new("key-one")],
+            api_keys: vec![ApiKey::new("key-one")],
             ..AuthSettings::default()
         };
         let shown = format!("{auth:?}");
@@ -133,14 +140,15 @@ mod tests {
     #[test]
     fn an_api_key_is_the_whole_key() {
         let auth = AuthSettings {
-            api_keys: vec![Secret::new("first"), Secret::new("second")],
+            api_keys: vec![ApiKey::new("first"), ApiKey::new("second")],
             ..AuthSettings::default()
         };
-        assert!(auth.is_api_key("first") && auth.is_api_key("second"));
+        assert_eq!(auth.api_key("first"), Some(&auth.api_keys[0]));
+        assert_eq!(auth.api_key("second"), Some(&auth.api_keys[1]));
         for wrong in ["", "firs", "firstt", "FIRST", "first,second"] {
-            assert!(!auth.is_api_key(wrong), "{wrong}");
+            assert!(auth.api_key(wrong).is_none(), "{wrong}");
         }
-        assert!(!AuthSettings::default().is_api_key(""), "no key at all is no key");
+        assert!(AuthSettings::default().api_key("").is_none(), "no key at all is no key");
     }
 
     #[test]
@@ -150,8 +158,10 @@ mod tests {
             change(&mut auth);
             auth
         };
+        let twice = auth(|a| a.api_keys = vec![ApiKey::new("same"), ApiKey::new("same")]).check();
+        assert!(twice.unwrap_err().contains("twice"));
         assert!(
-            auth(|a| a.api_keys.push(Secret::default())).check().unwrap_err().starts_with("auth.api_keys")
+            auth(|a| a.api_keys.push(ApiKey::default())).check().unwrap_err().starts_with("auth.api_keys")
         );
         assert!(
             auth(|a| a.jwks_url = "id.example.com".into()).check().unwrap_err().starts_with("auth.jwks_url")

@@ -69,8 +69,8 @@ pub struct Draft {
 pub struct Alteration {
     /// In whose log.
     pub room: RoomName,
-    /// Who asks.
-    pub user: UserName,
+    /// Who asks; none: an operator.
+    pub user: Option<UserName>,
     /// The sender's own id.
     pub id: Option<MessageId>,
     /// The entry that it is about.

@@ -4,9 +4,12 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::chat::data::Data;
+use crate::chat::history::PageFrom;
 use crate::chat::message::{Epoch, Offset};
-use crate::chat::names::{RoomName, UserName};
+use crate::chat::names::{Pattern, RoomName, UserName};
 
 /// What an operator asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +18,8 @@ pub enum Look {
     Rooms {
         /// Only names that start with this; empty for all.
         prefix: String,
+        /// Only names that one of these covers; none for all.
+        only: Option<Vec<Pattern>>,
         /// Only names that come after this one.
         after: Option<String>,
         /// At most so many.
@@ -22,6 +27,17 @@ pub enum Look {
     },
     /// One room.
     Room(RoomName),
+    /// A page of a room's log.
+    Log {
+        /// Whose.
+        room: RoomName,
+        /// From which place, in which direction.
+        from: PageFrom,
+        /// At most so many entries.
+        n: usize,
+        /// And about so many bytes of them; one entry at the least.
+        bytes: usize,
+    },
     /// The users who are shown in a room, each once, in order of their names.
     Who {
         /// Which room.
@@ -40,8 +56,28 @@ pub enum View {
     Rooms(Vec<RoomCount>, bool),
     /// A room; none if nobody is in it and nothing was ever said there.
     Room(Option<RoomState>),
+    /// Some entries; none if nothing was ever said there.
+    Log(Option<LogPage>),
     /// Some users, and whether there are more.
     Who(Vec<Shown>, bool),
+}
+
+/// Which names are meant by [`Look::Rooms`].
+pub fn is_meant(name: &str, prefix: &str, only: Option<&[Pattern]>, after: Option<&str>) -> bool {
+    name.starts_with(prefix)
+        && after.is_none_or(|after| name > after)
+        && only.is_none_or(|only| only.iter().any(|pattern| pattern.matches(name)))
+}
+
+/// Some entries of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPage {
+    /// The present life of the log.
+    pub epoch: Epoch,
+    /// Offsets and lines, oldest first; a place that is not shown any more has no line.
+    pub list: Vec<(Offset, Option<Bytes>)>,
+    /// Whether there are more in the direction that was asked for.
+    pub more: bool,
 }
 
 /// A room that somebody is in.

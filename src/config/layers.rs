@@ -285,7 +285,7 @@ mod tests {
         assert_eq!(config.server.trusted_proxies, ["10.0.0.1"]);
         assert_eq!((config.rooms.presence, config.rooms.history), (false, 1000));
         assert_eq!((config.rooms.rule.len(), config.queue.lists.len()), (1, 2));
-        assert!(config.auth.is_api_key("second-key-of-the-shop"));
+        assert!(config.auth.api_key("second-key-of-the-shop").is_some());
     }
 
     #[test]

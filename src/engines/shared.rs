@@ -143,6 +143,13 @@ pub enum Command {
         /// Why, for the client.
         why: Box<str>,
     },
+    /// All sessions of a user enter a room, from now on.
+    Join {
+        /// Who.
+        user: UserName,
+        /// Which room.
+        room: RoomName,
+    },
     /// All sessions of a user leave a room.
     Kick {
         /// Who.

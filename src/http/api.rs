@@ -1,5 +1,5 @@
-//! The way into the server API that all its calls share: who may ask, and how a body is read. What is asked is
-//! the calls' own business.
+//! The way into the server API that all its calls share: who may ask, for what and in which rooms, and how a body is
+//! read. What is asked is the calls' own business.
 
 use std::time::Duration;
 
@@ -8,46 +8,132 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 
+use crate::auth::api_key::{ApiKey, Scope};
+use crate::chat::names::{Pattern, RoomName};
 use crate::http::answer::refuse;
 use crate::http::house::House;
 use crate::protocols::codes::Problem;
 
-/// How much of a body that is too long is read and thrown away, so that the connection can be kept.
+/// How much of a body that is not wanted is read and thrown away, so that the connection can be kept.
 const EXCESS_BYTES_MAX: usize = 1 << 20;
 
-/// The body of a call that is allowed; or the answer that refuses it.
-pub async fn admit(
+/// Who asks: somebody who may.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'a> {
+    /// None: somebody on this machine, where no key is set.
+    key: Option<&'a ApiKey>,
+}
+
+impl Caller<'_> {
+    /// Somebody on this machine.
+    #[cfg(test)]
+    pub fn of_this_machine() -> Caller<'static> {
+        Caller { key: None }
+    }
+
+    /// Whether the key is for this room.
+    pub fn room(&self, room: &RoomName) -> Result<(), Problem> {
+        match self.key.is_none_or(|key| key.covers(room.as_str())) {
+            true => Ok(()),
+            false => Err(not_allowed("this API key is not for this room; see its rooms in auth.api_keys")),
+        }
+    }
+
+    /// Whether the key is for all rooms.
+    pub fn all_rooms(&self) -> Result<(), Problem> {
+        match self.patterns() {
+            None => Ok(()),
+            Some(_) => {
+                Err(not_allowed("this API key is for some rooms, and this is about all; use another key"))
+            }
+        }
+    }
+
+    /// The rooms that the key is for; none: all.
+    pub fn patterns(&self) -> Option<Vec<Pattern>> {
+        self.key.and_then(ApiKey::patterns)
+    }
+}
+
+fn not_allowed(msg: &'static str) -> Problem {
+    Problem::new(403, "not-allowed", msg)
+}
+
+/// Who asks, and the body of the call, which is at most `limit` bytes long; or the answer that refuses it. A body is
+/// read to its end in any case: an answer before its end would cost the connection.
+pub async fn admit<'a>(
     request: &HttpRequest,
     payload: web::Payload,
-    house: &House,
-) -> Result<Bytes, HttpResponse> {
-    // The body is read first in any case: an answer before its end would cost the connection.
-    let body = read_body(payload, house.message_bytes, house.handshake).await;
+    house: &'a House,
+    scope: Scope,
+    limit: usize,
+) -> Result<(Caller<'a>, Bytes), HttpResponse> {
+    let caller = may_call(request, house, scope);
+    // Of those who may not call nothing is kept in memory.
+    let wanted = if caller.is_ok() { limit } else { 0 };
+    let body = read_body(payload, wanted, house.handshake).await;
+    let caller = caller.map_err(|problem| {
+        let keep = body.as_ref().map_or_else(|unread| unread.keep, |_| true);
+        with_end(refused(house, &problem), keep)
+    })?;
     let body = body.map_err(|unread| unread.answer(house))?;
-    may_call(request, house).map_err(|problem| refused(house, &problem))?;
-    Ok(body)
+    Ok((caller, body))
+}
+
+/// The same for a call that needs no body; one that comes is thrown away.
+pub async fn admit_asking<'a>(
+    request: &HttpRequest,
+    payload: web::Payload,
+    house: &'a House,
+    scope: Scope,
+) -> Result<Caller<'a>, HttpResponse> {
+    let keep = throw_away(payload, house.handshake).await;
+    may_call(request, house, scope).map_err(|problem| with_end(refused(house, &problem), keep))
+}
+
+/// Reads a body that nobody wants. Returns whether the connection can be kept.
+pub async fn throw_away(payload: web::Payload, time: Duration) -> bool {
+    match read_body(payload, 0, time).await {
+        Ok(_) => true,
+        Err(unread) => unread.keep,
+    }
+}
+
+/// An answer after which the connection is kept, or not.
+pub fn with_end(mut answer: HttpResponse, keep: bool) -> HttpResponse {
+    if !keep {
+        answer.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
+    }
+    answer
 }
 
 /// A key opens the API. Where no key is set it is closed, except to this very machine while the demo is
 /// enabled. A page of a foreign origin is refused even then: it would speak in its visitor's name.
-pub fn may_call(request: &HttpRequest, house: &House) -> Result<(), Problem> {
+fn may_call<'a>(request: &HttpRequest, house: &'a House, scope: Scope) -> Result<Caller<'a>, Problem> {
     if !house.origins.allow_request(request.headers(), request.uri().authority().map(|host| host.as_str())) {
         return Err(Problem::new(403, "foreign-origin", "this page's origin is not in server.origins"));
     }
     if house.auth.api_keys.is_empty() {
         return match house.demo_is_enabled_for_local(request) {
-            true => Ok(()),
+            true => Ok(Caller { key: None }),
             false => {
                 Err(Problem::new(403, "closed", "the server API is closed; set auth.api_keys to open it"))
             }
         };
     }
-    match bearer(request) {
-        Some(key) if house.auth.is_api_key(key) => Ok(()),
-        Some(_) => {
-            Err(Problem::new(401, "bad-key", "this API key is not known; it must be one of auth.api_keys"))
+    let Some(text) = bearer(request) else {
+        return Err(Problem::new(401, "bad-key", "send an API key: Authorization: Bearer <key>"));
+    };
+    let key = house.auth.api_key(text).ok_or_else(|| {
+        Problem::new(401, "bad-key", "this API key is not known; it must be one of auth.api_keys")
+    })?;
+    match key.may(scope) {
+        true => Ok(Caller { key: Some(key) }),
+        false => {
+            let word = scope.word();
+            let msg = format!("this API key has no scope \"{word}\"; give it one in auth.api_keys");
+            Err(Problem::new(403, "not-allowed", msg))
         }
-        None => Err(Problem::new(401, "bad-key", "send an API key: Authorization: Bearer <key>")),
     }
 }
 
@@ -66,6 +152,11 @@ pub fn refused(house: &House, problem: &Problem) -> HttpResponse {
     answer
 }
 
+/// The answer, or the one that says what is wrong.
+pub fn answer(house: &House, answer: Result<HttpResponse, Problem>) -> HttpResponse {
+    answer.unwrap_or_else(|problem| refused(house, &problem))
+}
+
 /// Why a body was not taken, and whether it was read to its end.
 pub struct Unread {
     problem: Problem,
@@ -75,11 +166,7 @@ pub struct Unread {
 impl Unread {
     /// The answer that says so. Where the body was not read to its end, it is the connection's last.
     pub fn answer(&self, house: &House) -> HttpResponse {
-        let mut answer = refused(house, &self.problem);
-        if !self.keep {
-            answer.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
-        }
-        answer
+        with_end(refused(house, &self.problem), self.keep)
     }
 }
 

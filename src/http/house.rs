@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix::Recipient;
 use actix_web::HttpRequest;
 
-use crate::actors::letters::{LookAt, Order, PublishBatch};
+use crate::actors::letters::{Erase, LookAt, Order, PublishBatch};
 use crate::auth::origin::Origins;
 use crate::auth::settings::AuthSettings;
 use crate::auth::visitor;
@@ -36,6 +36,8 @@ pub struct House {
     pub publish: Recipient<PublishBatch>,
     /// The same, for what operators have all nodes do.
     pub orders: Recipient<Order>,
+    /// The same, for entries that are to be blanked.
+    pub erase: Recipient<Erase>,
     /// The same, for how rooms stand.
     pub looks: Recipient<LookAt>,
 }

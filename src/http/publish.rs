@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::actors::letters::PublishBatch;
+use crate::auth::api_key::Scope;
 use crate::chat::data::{DEPTH_MAX, Data};
-use crate::chat::message::{Accepted, Draft, Via};
+use crate::chat::message::{Accepted, Draft, Refused, Via};
 use crate::chat::names::{MessageId, RoomName, UserName};
-use crate::http::api::{admit, refused};
+use crate::http::answer::told;
+use crate::http::api::{Caller, admit, answer};
 use crate::http::house::House;
 use crate::protocols::codes::Problem;
 
@@ -22,48 +24,54 @@ struct Ask<'a> {
     id: Option<String>,
 }
 
+/// The place that a message got.
 #[derive(Serialize)]
-struct Told<'a> {
+pub struct Told<'a> {
     r: &'a str,
     s: u64,
     e: String,
     dup: bool,
 }
 
-/// `POST /api/publish`.
-pub async fn publish(request: HttpRequest, payload: web::Payload, house: web::Data<House>) -> HttpResponse {
-    let body = match admit(&request, payload, &house).await {
-        Ok(body) => body,
-        Err(refusal) => return refusal,
-    };
-    match say(&body, &house).await {
-        Ok((room, accepted)) => {
-            let told = Told {
-                r: room.as_str(),
-                s: accepted.offset,
-                e: accepted.epoch.to_text(),
-                dup: accepted.duplicate,
-            };
-            HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(told)
-        }
-        Err(problem) => refused(&house, &problem),
+impl<'a> Told<'a> {
+    /// Of a message in a room.
+    pub fn of(room: &'a RoomName, accepted: &Accepted) -> Told<'a> {
+        let Accepted { offset, epoch, duplicate, .. } = accepted;
+        Told { r: room.as_str(), s: *offset, e: epoch.to_text(), dup: *duplicate }
     }
 }
 
-async fn say(body: &[u8], house: &House) -> Result<(RoomName, Accepted), Problem> {
+/// `POST /api/publish`.
+pub async fn publish(request: HttpRequest, payload: web::Payload, house: web::Data<House>) -> HttpResponse {
+    match admit(&request, payload, &house, Scope::Publish, house.message_bytes).await {
+        Ok((caller, body)) => answer(&house, say(&caller, &body, &house).await),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn say(caller: &Caller<'_>, body: &[u8], house: &House) -> Result<HttpResponse, Problem> {
     let draft = read_draft(body)?;
+    caller.room(&draft.room)?;
     let room = draft.room.clone();
+    let answer = say_all(house, vec![draft]).await?.remove(0);
+    Ok(told(Told::of(&room, &answer?)))
+}
+
+/// Says some messages in this order; one answer for each.
+pub async fn say_all(house: &House, drafts: Vec<Draft>) -> Result<Vec<Result<Accepted, Refused>>, Problem> {
+    let n = drafts.len();
     let stopping = |_| {
         Problem::new(503, "draining", "the server is stopping, send it again with the same id").wait(1_000)
     };
-    let answers = house.publish.send(PublishBatch(vec![draft])).await.map_err(stopping)?;
-    let answer = answers.into_iter().next();
-    let answer =
-        answer.ok_or_else(|| Problem::new(500, "internal", "no answer; send it again with the same id"))?;
-    Ok((room, answer?))
+    let answers = house.publish.send(PublishBatch(drafts)).await.map_err(stopping)?;
+    match answers.len() == n {
+        true => Ok(answers),
+        false => Err(Problem::new(500, "internal", "an answer is missing; send it again with the same id")),
+    }
 }
 
-fn read_draft(body: &[u8]) -> Result<Draft, Problem> {
+/// Reads one message: `{"r":"lobby","d":…}` with `u` and `id` if they are there.
+pub fn read_draft(body: &[u8]) -> Result<Draft, Problem> {
     // A list could be read as an object whose keys are left out.
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(Problem::bad_json("write an object: {\"r\":\"room\",\"d\":any JSON}"));
@@ -73,18 +81,26 @@ fn read_draft(body: &[u8]) -> Result<Draft, Problem> {
             "write {{\"r\":\"room\",\"d\":any JSON}}, optional \"u\" and \"id\": {error}"
         ))
     })?;
-    let bad = |key: &str, why: &str| Problem::bad_json(format!("{key}: {why}"));
-    let user = ask.u.map(|text| UserName::new(&text)).transpose().map_err(|error| bad("u", error.0))?;
-    let id = ask.id.map(|text| MessageId::new(&text)).transpose().map_err(|error| bad("id", error.0))?;
-    let data = Data::new(ask.d).map_err(|_| bad("d", &format!("nested deeper than {DEPTH_MAX} levels")))?;
-    Ok(Draft {
-        room: RoomName::named_by_client(&ask.r)?,
-        user,
-        id,
-        data,
-        kind: None,
-        reply_to: None,
-        keep: true,
-        via: Via::Api,
-    })
+    let (user, id) = (read_user(ask.u.as_deref())?, read_id(ask.id.as_deref())?);
+    Ok(draft(RoomName::named_by_client(&ask.r)?, user, id, read_data(ask.d)?))
+}
+
+/// Who says it.
+pub fn read_user(u: Option<&str>) -> Result<Option<UserName>, Problem> {
+    u.map(UserName::new).transpose().map_err(|error| Problem::bad_json(format!("u: {}", error.0)))
+}
+
+/// What makes a repeat harmless.
+pub fn read_id(id: Option<&str>) -> Result<Option<MessageId>, Problem> {
+    id.map(MessageId::new).transpose().map_err(|error| Problem::bad_json(format!("id: {}", error.0)))
+}
+
+/// What is said.
+pub fn read_data(d: &RawValue) -> Result<Data, Problem> {
+    Data::new(d).map_err(|_| Problem::bad_json(format!("d: nested deeper than {DEPTH_MAX} levels")))
+}
+
+/// A message of a backend.
+pub fn draft(room: RoomName, user: Option<UserName>, id: Option<MessageId>, data: Data) -> Draft {
+    Draft { room, user, id, data, kind: None, reply_to: None, keep: true, via: Via::Api }
 }

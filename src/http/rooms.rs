@@ -6,11 +6,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::actors::letters::LookAt;
+use crate::auth::api_key::Scope;
 use crate::chat::names::RoomName;
 use crate::chat::overview::{Look, RoomCount, RoomState, Shown, View};
 use crate::http::answer::told;
-use crate::http::api::{may_call, refused};
-use crate::http::asked::{PageAsked, query, room};
+use crate::http::api::{Caller, admit_asking, answer};
+use crate::http::asked::{PageAsked, bad_query, query, room};
 use crate::http::house::House;
 use crate::protocols::codes::Problem;
 
@@ -52,38 +53,43 @@ struct Here<'a> {
 
 /// `GET /api/rooms?prefix=team-&n=100`: the rooms that somebody is in, in order of their names. The next page:
 /// `after=<the last name>`.
-pub async fn list(request: HttpRequest, house: web::Data<House>) -> HttpResponse {
-    answer(&house, listed(&request, &house).await)
+pub async fn list(request: HttpRequest, payload: web::Payload, house: web::Data<House>) -> HttpResponse {
+    match admit_asking(&request, payload, &house, Scope::Read).await {
+        Ok(caller) => answer(&house, listed(&caller, &request, &house).await),
+        Err(refusal) => refusal,
+    }
 }
 
 /// `GET /api/rooms/{room}`: how a room stands.
-pub async fn state(request: HttpRequest, house: web::Data<House>) -> HttpResponse {
-    answer(&house, stands(&request, &house).await)
+pub async fn state(request: HttpRequest, payload: web::Payload, house: web::Data<House>) -> HttpResponse {
+    match admit_asking(&request, payload, &house, Scope::Read).await {
+        Ok(caller) => answer(&house, stands(&caller, &request, &house).await),
+        Err(refusal) => refusal,
+    }
 }
 
 /// `GET /api/rooms/{room}/who`: the users who are shown there. The next page: `after=<the last name>`.
-pub async fn who(request: HttpRequest, house: web::Data<House>) -> HttpResponse {
-    answer(&house, shown(&request, &house).await)
+pub async fn who(request: HttpRequest, payload: web::Payload, house: web::Data<House>) -> HttpResponse {
+    match admit_asking(&request, payload, &house, Scope::Read).await {
+        Ok(caller) => answer(&house, shown(&caller, &request, &house).await),
+        Err(refusal) => refusal,
+    }
 }
 
-fn answer(house: &House, answer: Result<HttpResponse, Problem>) -> HttpResponse {
-    answer.unwrap_or_else(|problem| refused(house, &problem))
-}
-
-async fn listed(request: &HttpRequest, house: &House) -> Result<HttpResponse, Problem> {
-    may_call(request, house)?;
+async fn listed(caller: &Caller<'_>, request: &HttpRequest, house: &House) -> Result<HttpResponse, Problem> {
     let asked: PageAsked = query(request)?;
     let n = asked.n()?;
-    let look = Look::Rooms { prefix: asked.prefix.unwrap_or_default(), after: asked.after, n };
+    let prefix = asked.prefix.unwrap_or_default();
+    let look = Look::Rooms { prefix, only: caller.patterns(), after: asked.after, n };
     let View::Rooms(rooms, more) = ask(house, look).await? else { return Err(odd()) };
     let list =
         rooms.iter().map(|RoomCount { room, sessions }| Listed { r: room.as_str(), sessions: *sessions });
     Ok(told(RoomList { list: list.collect(), more }))
 }
 
-async fn stands(request: &HttpRequest, house: &House) -> Result<HttpResponse, Problem> {
-    may_call(request, house)?;
+async fn stands(caller: &Caller<'_>, request: &HttpRequest, house: &House) -> Result<HttpResponse, Problem> {
     let name = room(request)?;
+    caller.room(&name)?;
     let View::Room(state) = ask(house, Look::Room(name.clone())).await? else { return Err(odd()) };
     state.map(|state| told(state_of(&name, state))).ok_or_else(Problem::no_room)
 }
@@ -93,13 +99,13 @@ fn state_of(name: &RoomName, state: RoomState) -> State<'_> {
     State { r: name.as_str(), e: epoch.to_text(), s: top, first, sessions, users }
 }
 
-async fn shown(request: &HttpRequest, house: &House) -> Result<HttpResponse, Problem> {
-    may_call(request, house)?;
+async fn shown(caller: &Caller<'_>, request: &HttpRequest, house: &House) -> Result<HttpResponse, Problem> {
     let name = room(request)?;
+    caller.room(&name)?;
     let asked: PageAsked = query(request)?;
     let n = asked.n()?;
     if asked.prefix.is_some() {
-        return Err(crate::http::asked::bad_query("prefix: rooms have it, users do not; leave it out"));
+        return Err(bad_query("prefix: rooms have it, users do not; leave it out"));
     }
     let look = Look::Who { room: name.clone(), after: asked.after, n };
     let View::Who(users, more) = ask(house, look).await? else { return Err(odd()) };

@@ -5,8 +5,9 @@ use actix_web::http::header::{CONNECTION, HeaderValue, UPGRADE};
 use actix_web::{HttpResponse, Resource, Route, web};
 
 use crate::http::answer::refuse;
+use crate::http::api::{throw_away, with_end};
 use crate::http::house::House;
-use crate::http::{demo, health, metrics, orders, publish, rooms, v1};
+use crate::http::{batch, demo, health, log, metrics, openapi, orders, publish, rooms, v1};
 use crate::protocols::codes::Problem;
 
 /// All routes; whatever is not among them gets a 404, another method a 405.
@@ -21,8 +22,16 @@ pub fn configure(table: &mut web::ServiceConfig) {
         .service(page("/healthz").route(web::get().to(health::alive)).route(web::head().to(health::alive)))
         .service(page("/readyz").route(web::get().to(health::ready)).route(web::head().to(health::ready)))
         .service(page("/metrics").route(web::get().to(metrics::show)).route(web::head().to(metrics::show)))
+        .service(
+            page("/api/openapi.json")
+                .route(web::get().to(openapi::show))
+                .route(web::head().to(openapi::show)),
+        )
         .service(only_posts("/api/publish").route(web::post().to(publish::publish)))
+        .service(only_posts("/api/batch").route(web::post().to(batch::batch)))
+        .service(only_posts("/api/broadcast").route(web::post().to(batch::broadcast)))
         .service(only_posts("/api/disconnect").route(web::post().to(orders::disconnect)))
+        .service(only_posts("/api/join").route(web::post().to(orders::join)))
         .service(only_posts("/api/leave").route(web::post().to(orders::leave)))
         .service(page("/api/rooms").route(web::get().to(rooms::list)).route(web::head().to(rooms::list)))
         .service(
@@ -38,6 +47,14 @@ pub fn configure(table: &mut web::ServiceConfig) {
             only_posts("/v1/send")
                 .route(web::post().to(v1::send))
                 .route(web::method(Method::OPTIONS).to(v1::preflight)),
+        )
+        .service(
+            page("/api/rooms/{room}/log").route(web::get().to(log::read)).route(web::head().to(log::read)),
+        )
+        .service(
+            web::resource("/api/rooms/{room}/log/{s}")
+                .default_service(wrong_method("DELETE"))
+                .route(web::delete().to(log::erase)),
         )
         .service(page("/v1/ws").route(web::get().to(upgrade_wanted)).route(web::head().to(upgrade_wanted)))
         .default_service(web::to(not_found));
@@ -58,20 +75,23 @@ fn only_posts(path: &str) -> Resource {
 }
 
 fn wrong_method(allowed: &'static str) -> Route {
-    web::to(move |house: web::Data<House>| async move {
+    web::to(move |payload: web::Payload, house: web::Data<House>| async move {
+        let keep = throw_away(payload, house.handshake).await;
         let problem = Problem::new(405, "method", format!("only {allowed} works here"));
         house.metrics.errors.count(problem.why);
         let mut answer = refuse(&problem);
         answer.headers_mut().insert(actix_web::http::header::ALLOW, HeaderValue::from_static(allowed));
-        answer
+        with_end(answer, keep)
     })
 }
 
-async fn not_found(house: web::Data<House>) -> HttpResponse {
+async fn not_found(payload: web::Payload, house: web::Data<House>) -> HttpResponse {
+    // An answer before the end of a body would cost the connection.
+    let keep = throw_away(payload, house.handshake).await;
     let problem =
         Problem::new(404, "not-found", "nothing is at this path; see docs/protocol.md for those that are");
     house.metrics.errors.count(problem.why);
-    refuse(&problem)
+    with_end(refuse(&problem), keep)
 }
 
 /// A request for the WebSocket path that does not ask for one.

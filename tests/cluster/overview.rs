@@ -1,12 +1,12 @@
-//! Which rooms are in use, how they stand and who is there: every node says the same, without asking another one,
-//! also when one of them dies.
+//! The server API of several nodes: every node says the same of all rooms, also when one of them dies, and what one
+//! node is asked to do all of them do.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use roomcast_rig::client::Guest;
 use roomcast_rig::eventually;
-use roomcast_rig::server::{Server, get};
+use roomcast_rig::server::{Server, call, get};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -16,6 +16,11 @@ use crate::story::{TURN, folder, seed};
 
 /// When all nodes have to be right again.
 const RIGHT_AFTER: Duration = Duration::from_secs(6);
+
+/// Three nodes at one Redis. Guests of a story answer pings only while they listen, and these listen seldom.
+fn plan() -> Plan {
+    Plan::of(Shape::Single).with("limits.ping=60s")
+}
 
 /// What a node says; nothing while it says no.
 async fn told(node: SocketAddr, path: &str) -> Option<Value> {
@@ -54,9 +59,7 @@ async fn agree(nodes: &[SocketAddr], wanted: &[Value; 3]) {
 #[tokio::test]
 async fn every_node_tells_the_same_of_all_rooms() {
     let folder = folder("overview", seed());
-    // Nobody reads while the nodes are asked, so nobody answers their pings either.
-    let plan = Plan::of(Shape::Single).with("limits.ping=60s");
-    let mut stage = Stage::open(&plan, &folder).await;
+    let mut stage = Stage::open(&plan(), &folder).await;
     let _turn = TURN.lock().await;
     let nodes: Vec<SocketAddr> = stage.nodes.iter().map(Server::address).collect();
     let diaries = folder.join("diaries");
@@ -105,4 +108,79 @@ async fn every_node_tells_the_same_of_all_rooms() {
     }
     stage.closes().await;
     std::fs::remove_dir_all(&folder).expect("the folder was made by this story");
+}
+
+/// A call that has to be carried out: its answer.
+async fn done(node: SocketAddr, method: &str, path: &str, body: &Value) -> Value {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let (status, text) = call(node, method, path, &body).await.expect("the node answers");
+    assert_eq!(status, 200, "{method} {path}: {text}");
+    serde_json::from_str(&text).expect("answers are JSON")
+}
+
+#[tokio::test]
+async fn what_one_node_is_asked_all_nodes_do() {
+    let folder = folder("orders", seed());
+    let stage = Stage::open(&plan(), &folder).await;
+    let _turn = TURN.lock().await;
+    let nodes: Vec<SocketAddr> = stage.nodes.iter().map(Server::address).collect();
+    let diaries = folder.join("diaries");
+    let mut guests = Vec::new();
+    for (at, name) in [(0, "ann"), (1, "ann"), (2, "bob")] {
+        let rooms = if name == "bob" { json!({"lobby": {}}) } else { json!({}) };
+        guests.push(
+            Guest::enter(nodes[at], &diaries, &name_of(name, at), json!({"u": name, "rooms": rooms})).await,
+        );
+    }
+    let hello = json!({"r": "lobby", "d": "one", "id": "id-1"});
+    let all = json!({"rooms": ["lobby", "ops"], "d": "two", "id": "id-2"});
+    for (node, dup) in nodes.iter().zip([false, true, true]) {
+        let place = done(*node, "POST", "/api/publish", &hello).await;
+        assert_eq!((&place["s"], &place["dup"]), (&json!(1), &json!(dup)), "one message, whoever is asked");
+        let places = done(*node, "POST", "/api/broadcast", &all).await;
+        assert_eq!((&places["lobby"]["s"], &places["ops"]["s"]), (&json!(2), &json!(1)));
+        assert_eq!(places["ops"]["dup"], json!(dup));
+    }
+    let erased = done(nodes[1], "DELETE", "/api/rooms/lobby/log/1?u=mod", &Value::Null).await;
+    assert_eq!(erased["s"], json!(3));
+    let del = guests[2].hears("the deletion", |frame| frame["t"] == "del").await;
+    assert_eq!((&del["of"], &del["u"]), (&json!(1), &json!("mod")));
+    let log = done(nodes[0], "GET", "/api/rooms/lobby/log", &Value::Null).await;
+    assert_eq!(log["list"][1]["d"], json!("two"), "{log}");
+    assert_eq!(log["list"][0]["d"], Value::Null, "its words are gone: {log}");
+    for node in &nodes[1..] {
+        assert_eq!(done(*node, "GET", "/api/rooms/lobby/log", &Value::Null).await, log);
+    }
+    done(nodes[2], "POST", "/api/join", &json!({"u": "ann", "rooms": ["lobby", "team-9"]})).await;
+    for guest in &mut guests[..2] {
+        for room in ["lobby", "team-9"] {
+            guest.hears("to be let in", |frame| frame["t"] == "joined" && frame["r"] == room).await;
+        }
+    }
+    agree_on(&nodes, "/api/rooms/team-9/who", &json!({"r": "team-9", "list": [{"u": "ann"}], "more": false}))
+        .await;
+    done(nodes[1], "POST", "/api/leave", &json!({"u": "ann", "rooms": ["team-9"]})).await;
+    agree_on(&nodes, "/api/rooms?prefix=team-", &json!({"list": [], "more": false})).await;
+    done(nodes[0], "POST", "/api/disconnect", &json!({"u": "ann"})).await;
+    agree_on(&nodes, "/api/rooms", &json!({"list": [{"r": "lobby", "sessions": 1}], "more": false})).await;
+    for guest in guests.drain(..2) {
+        guest.is_cut().await;
+    }
+    for guest in guests {
+        guest.goes().await;
+    }
+    stage.closes().await;
+    std::fs::remove_dir_all(&folder).expect("the folder was made by this story");
+}
+
+/// Of two sessions of a user, each has a diary.
+fn name_of(user: &str, at: usize) -> String {
+    format!("{user}-{at}")
+}
+
+async fn agree_on(nodes: &[SocketAddr], path: &str, wanted: &Value) {
+    for node in nodes {
+        let right = async || (told(*node, path).await.as_ref() == Some(wanted)).then_some(());
+        eventually(&format!("{node} to say {wanted} at {path}"), right).await;
+    }
 }

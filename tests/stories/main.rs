@@ -6,6 +6,7 @@ mod stage;
 
 mod attacks;
 mod auth;
+mod backends;
 mod direct;
 mod doors;
 mod editing;
@@ -24,6 +25,7 @@ mod posting;
 mod presence;
 mod recovery;
 mod resuming;
+mod server_api;
 mod slow_rooms;
 mod starts;
 mod streaming;

@@ -1,17 +1,36 @@
 //! Changes to what was said: edits, deletes and reactions. Each becomes an entry of its own, so that everybody
 //! sees them in the same order as everything else.
 
+use tokio::sync::oneshot;
+
 use super::keeping::{Change, Shown, Then};
-use super::work::AckTo;
+use super::looking::reply_to;
+use super::work::{AckTo, Job};
 use super::{ChatServer, Place};
-use crate::actors::letters::ConnectionId;
+use crate::actors::letters::{ConnectionId, Erase};
+use crate::chat::changes::State;
 use crate::chat::entry::{Entry, Kind};
 use crate::chat::message::{Accepted, Alteration, Altering, Draft, Epoch, Offset, Via};
+use crate::chat::names::UserName;
 use crate::chat::rooms::RoomKey;
 use crate::clock;
 use crate::protocols::codes::Problem;
 use crate::protocols::native_frames as frames;
 use crate::store::record::Record;
+
+/// An entry that an operator wants to be blanked, and who waits for that.
+#[derive(Debug)]
+pub(super) struct Erasing {
+    pub(super) what: Erase,
+    pub(super) reply: oneshot::Sender<Result<Accepted, Problem>>,
+}
+
+impl Erasing {
+    fn alteration(&self) -> Alteration {
+        let Erase { room, of, user } = &self.what;
+        Alteration { room: room.clone(), user: user.clone(), id: None, of: *of, what: Altering::Delete }
+    }
+}
 
 impl ChatServer {
     /// Carries out what a session asks for. The answer comes when it is kept.
@@ -25,7 +44,7 @@ impl ChatServer {
         let key = self.room_to_read(connection, &alteration.room, granted)?;
         let Some(key) = key else { return Err(Problem::no_entry()) };
         self.check_draining(Via::Session)?;
-        let id = alteration.id.as_ref().map(|id| self.keys.key(Some(&alteration.user), id));
+        let id = alteration.id.as_ref().map(|id| self.keys.key(alteration.user.as_ref(), id));
         if let Some(before) = id.and_then(|id| self.rooms.repeat_of(key, id, clock::cautious_ms())) {
             self.repeat(before, key, to);
             return Ok(());
@@ -39,7 +58,7 @@ impl ChatServer {
         if let Altering::Edit(data) = &mut alteration.what {
             let draft = Draft {
                 room: alteration.room.clone(),
-                user: Some(alteration.user.clone()),
+                user: alteration.user.clone(),
                 id: alteration.id.clone(),
                 data: data.clone(),
                 kind: None,
@@ -51,29 +70,59 @@ impl ChatServer {
             *data = self.ask_handler(Some(connection), draft)?.data;
         }
         self.keeping.may_keep()?;
-        self.append_alteration(key, alteration, id, to);
+        self.append_alteration(key, alteration, id, Via::Session, to);
         Ok(())
+    }
+
+    /// Blanks an entry for an operator, whoever has said it.
+    pub(super) fn erase(&mut self, erasing: Erasing) {
+        let mut needs = Vec::new();
+        if self.keeping.lasts() {
+            self.needs_of_alteration(&erasing.alteration(), &mut needs);
+        }
+        if !needs.is_empty() {
+            return self.fetch(needs, Job::Erase(Box::new(erasing)));
+        }
+        let alteration = erasing.alteration();
+        match self.entry_to_erase(&alteration) {
+            Ok(key) => {
+                let to = AckTo::Alone(erasing.reply);
+                self.append_alteration(key, alteration, None, Via::Api, to);
+            }
+            Err(problem) => reply_to(erasing.reply, Err(problem)),
+        }
+    }
+
+    fn entry_to_erase(&mut self, alteration: &Alteration) -> Result<RoomKey, Problem> {
+        self.check_draining(Via::Api)?;
+        let key = self.rooms.find(&alteration.room).ok_or_else(Problem::no_room)?;
+        self.learn_from_history(key, alteration.of);
+        self.message_at(key, alteration.of)?;
+        self.keeping.may_keep()?;
+        Ok(key)
+    }
+
+    /// The state of a message that can be changed.
+    fn message_at(&self, key: RoomKey, of: Offset) -> Result<&State, Problem> {
+        let room = self.rooms.get(key);
+        let state = if room.is_shown(of) { room.changes.get(of) } else { None };
+        state.filter(|state| state.kind == Kind::Message && !state.deleted).ok_or_else(Problem::no_entry)
     }
 
     /// Whether somebody may change an entry like this. Returns the place of a reaction that stands already.
     fn check_alteration(&self, key: RoomKey, alteration: &Alteration) -> Result<Option<Accepted>, Problem> {
         let room = self.rooms.get(key);
-        let state = match room.is_shown(alteration.of) {
-            true => room.changes.get(alteration.of),
-            false => None,
-        };
-        let Some(state) = state.filter(|state| state.kind == Kind::Message && !state.deleted) else {
-            return Err(Problem::no_entry());
-        };
+        let state = self.message_at(key, alteration.of)?;
+        let Some(user) = &alteration.user else { return Err(Problem::not_yours()) };
         let Altering::React { mark, off } = &alteration.what else {
-            return match state.user.as_ref() == Some(&alteration.user) {
+            return match state.user.as_ref() == Some(user) {
                 true => Ok(None),
                 false => Err(Problem::not_yours()),
             };
         };
         let standing =
             |offset: Offset| Accepted { offset, epoch: room.epoch, ts: clock::wall_ms(), duplicate: true };
-        match state.reaction(&alteration.user, mark.as_str()) {
+        match state.reaction(user, mark.as_str()) {
             Some((on, offset)) if on != *off => Ok(Some(standing(offset))),
             None if *off => Err(Problem::no_entry()),
             _ => Ok(None),
@@ -85,6 +134,7 @@ impl ChatServer {
         key: RoomKey,
         alteration: Alteration,
         id: Option<crate::chat::dedup::IdKey>,
+        via: Via,
         to: AckTo,
     ) {
         let Alteration { room, user, id: name, of, what } = alteration;
@@ -104,7 +154,7 @@ impl ChatServer {
             offset: place.offset,
             ts: place.ts,
             kind,
-            user: Some(user.clone()),
+            user: user.clone(),
             id: name,
             of,
             mark,
@@ -117,15 +167,15 @@ impl ChatServer {
         });
         entry.line = super::line_of(&frame);
         if self.keeping.is_shared() {
-            return self.propose_change(entry, to);
+            return self.propose_change(entry, via, to);
         }
-        let replaces = self.remember_alteration(key, &user, of, &what, place.offset, lsn);
+        let replaces = self.remember_alteration(key, user.as_ref(), of, &what, place.offset, lsn);
         let change = match what {
             Altering::Edit(data) => Some(Change { of, data: Some(data), replaces }),
             Altering::Delete => Some(Change { of, data: None, replaces }),
             Altering::React { .. } => None,
         };
-        let shown = Shown { key, place, frame, id, change, user: None, via: Via::Session, to };
+        let shown = Shown { key, place, frame, id, change, user: None, via, to };
         self.keep_entry(key, Record::Entry(entry), shown);
     }
 
@@ -133,7 +183,7 @@ impl ChatServer {
     fn remember_alteration(
         &mut self,
         key: RoomKey,
-        user: &crate::chat::names::UserName,
+        user: Option<&UserName>,
         of: Offset,
         what: &Altering,
         offset: Offset,
@@ -148,7 +198,9 @@ impl ChatServer {
                 std::mem::take(&mut state.edited)
             }
             Altering::React { mark, off } => {
-                state.react(user, mark.as_str(), !*off, offset);
+                if let Some(user) = user {
+                    state.react(user, mark.as_str(), !*off, offset);
+                }
                 0
             }
         }

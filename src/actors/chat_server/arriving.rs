@@ -5,18 +5,19 @@ use bytes::Bytes;
 
 use super::keeping::Change;
 use super::{ChatServer, Seat};
-use crate::actors::letters::{ConnectionId, ToHub};
+use crate::actors::letters::{Ask, ConnectionId, ToHub, What};
 use crate::chat::data::Data;
 use crate::chat::entry::{Entry, Kind};
 use crate::chat::history::Hot;
 use crate::chat::line;
 use crate::chat::message::{Epoch, Offset};
 use crate::chat::names::{RoomName, UserName};
+use crate::chat::room::Resume;
 use crate::chat::rooms::RoomKey;
 use crate::clock;
 use crate::engines::shared::{Command, Elsewhere, News, NodeSlot, Says};
 use crate::protocols::codes::{Goodbye, Problem};
-use crate::protocols::native::Reference;
+use crate::protocols::native::{Join, Reference};
 use crate::protocols::native_frames as frames;
 
 impl ChatServer {
@@ -253,6 +254,16 @@ impl ChatServer {
         self.untold.extend(news);
     }
 
+    /// A session enters a room because an operator says so; in turn with what it asks itself.
+    fn enter_by_order(&mut self, connection: ConnectionId, room: &RoomName) {
+        if self.rooms.find(room).is_some_and(|key| self.membership(connection, key).is_some()) {
+            return;
+        }
+        let reference = Reference { room: Some(room.clone()), ..Reference::default() };
+        let join = Join { room: room.clone(), resume: Resume::FromNow, quiet: false, grant: None };
+        self.ask_also(connection, Ask { reference, what: What::Join(join) });
+    }
+
     /// An operator's command, carried out on this node.
     pub(super) fn carry_out_command(&mut self, command: Command) {
         let of = |user: &UserName| {
@@ -264,6 +275,11 @@ impl ChatServer {
                 for connection in self.sessions_where(of(&user)) {
                     let why = why.to_string().into();
                     self.close(connection, Goodbye { code, why, wait_ms: None });
+                }
+            }
+            Command::Join { user, room } => {
+                for connection in self.sessions_where(of(&user)) {
+                    self.enter_by_order(connection, &room);
                 }
             }
             Command::Kick { user, room } => {

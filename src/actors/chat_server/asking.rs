@@ -4,10 +4,11 @@
 use super::fetching::Fetching;
 use super::{ChatServer, text_frame};
 use crate::actors::letters::{ConnectionId, ToHub};
-use crate::chat::history::PageFrom;
+use crate::chat::history::{Page, PageFrom};
 use crate::chat::message::Offset;
 use crate::chat::names::RoomName;
 use crate::chat::permission::Denied;
+use crate::chat::room::Room;
 use crate::chat::rooms::RoomKey;
 use crate::protocols::codes::Problem;
 use crate::protocols::native::{Reference, RequestNumber};
@@ -80,23 +81,12 @@ impl ChatServer {
     ) {
         let bytes = self.settings.message_bytes;
         let room = self.rooms.get(key);
-        let page = room.history.page(from, n, bytes);
-        let first_hot = room.history.first();
-        let older_stored = room.first_kept() < first_hot;
-        let is_whole = match from {
-            PageFrom::Before(_) | PageFrom::Until(_) => {
-                !older_stored || !page.frames.is_empty() && (page.more || page.frames.len() == n)
-            }
-            PageFrom::After(after) => !older_stored || after.saturating_add(1) >= first_hot,
-            PageFrom::Since(ts) => !older_stored || !room.must_look_up(ts),
-        };
-        if !is_whole {
+        let Some((page, more)) = hot_page(room, from, n, bytes) else {
             let question = Question::Page { room: room.name.clone(), from, n, bytes };
             let asked = Asked::Page(room.name.clone(), reference.clone());
             self.stand_still(connection);
             return self.question(vec![question], Fetching::Ask(connection, asked));
-        }
-        let more = page.more || older_stored && matches!(from, PageFrom::Before(_) | PageFrom::Until(_));
+        };
         let mut line = std::mem::take(&mut self.line);
         line.clear();
         let entries = (page.first..).zip(page.frames.iter().map(|frame| Some(payload_of(frame))));
@@ -189,4 +179,21 @@ impl ChatServer {
         }
         rooms
     }
+}
+
+/// A page of the log out of memory, and whether there are more entries in its direction; none if some of it is in the
+/// store only.
+pub(super) fn hot_page(room: &Room, from: PageFrom, n: usize, bytes: usize) -> Option<(Page<'_>, bool)> {
+    let page = room.history.page(from, n, bytes);
+    let first_hot = room.history.first();
+    let older_stored = room.first_kept() < first_hot;
+    let is_whole = match from {
+        PageFrom::Before(_) | PageFrom::Until(_) => {
+            !older_stored || !page.frames.is_empty() && (page.more || page.frames.len() == n)
+        }
+        PageFrom::After(after) => !older_stored || after.saturating_add(1) >= first_hot,
+        PageFrom::Since(ts) => !older_stored || !room.must_look_up(ts),
+    };
+    let more = page.more || older_stored && matches!(from, PageFrom::Before(_) | PageFrom::Until(_));
+    is_whole.then_some((page, more))
 }

@@ -12,7 +12,7 @@ use crate::chat::dedup::Seen;
 use crate::chat::entry::Kind;
 use crate::chat::history::Hot;
 use crate::chat::line;
-use crate::chat::message::{Altering, Draft, Offset, Via};
+use crate::chat::message::{Alteration, Altering, Draft, Offset, Via};
 use crate::chat::names::{MessageId, RoomName, UserName};
 use crate::chat::room::{IdsToAsk, Past, Resume};
 use crate::chat::rooms::RoomKey;
@@ -187,6 +187,7 @@ impl ChatServer {
             Job::Session(connection) => self.go_on(connection),
             Job::Batch(at) => self.work_on_batch(at),
             Job::Say(draft) => self.say_for_handler(*draft),
+            Job::Erase(erasing) => self.erase(*erasing),
         }
     }
 
@@ -336,21 +337,7 @@ impl ChatServer {
                     needs.push(Need::Read(join.room.clone(), user.clone()));
                 }
             }
-            What::Alter { alteration, .. } => {
-                let Some(key) = open(&alteration.room, false, needs) else { return };
-                self.needs_of_id(key, Some(user), alteration.id.as_ref(), needs);
-                let is_reaction = matches!(alteration.what, Altering::React { .. });
-                let room = self.rooms.get(key);
-                let known = room.changes.get(alteration.of);
-                let is_known = known.is_some_and(|state| !is_reaction || state.knows(user))
-                    || !is_reaction && room.history.get(alteration.of).is_some();
-                let is_nothing =
-                    self.work.told.no_entries.contains(&(alteration.room.clone(), alteration.of));
-                if !is_known && !is_nothing && self.rooms.get(key).is_shown(alteration.of) {
-                    let user = is_reaction.then(|| user.clone());
-                    needs.push(Need::Entry(alteration.room.clone(), alteration.of, user));
-                }
-            }
+            What::Alter { alteration, .. } => self.needs_of_alteration(alteration, needs),
             What::Read { room, .. } => {
                 let Some(key) = self.rooms.find(room) else { return };
                 let reads = &self.rooms.get(key).reads;
@@ -362,6 +349,27 @@ impl ChatServer {
                 open(room, false, needs);
             }
             _ => {}
+        }
+    }
+
+    /// What a change of an entry needs: its room, its id, the entry, and how the user has reacted to it.
+    pub(super) fn needs_of_alteration(&self, alteration: &Alteration, needs: &mut Vec<Need>) {
+        let Alteration { room: name, user, id, of, what } = alteration;
+        let Some(key) = self.rooms.find(name) else {
+            if !self.work.told.no_rooms.contains(name) {
+                needs.push(Need::Room(name.clone(), false));
+            }
+            return;
+        };
+        self.needs_of_id(key, user.as_ref(), id.as_ref(), needs);
+        let reacting = user.as_ref().filter(|_| matches!(what, Altering::React { .. }));
+        let room = self.rooms.get(key);
+        let is_known =
+            room.changes.get(*of).is_some_and(|state| reacting.is_none_or(|user| state.knows(user)))
+                || reacting.is_none() && room.history.get(*of).is_some();
+        let is_nothing = self.work.told.no_entries.contains(&(name.clone(), *of));
+        if !is_known && !is_nothing && room.is_shown(*of) {
+            needs.push(Need::Entry(name.clone(), *of, reacting.cloned()));
         }
     }
 

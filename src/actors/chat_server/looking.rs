@@ -6,11 +6,15 @@ use tokio::sync::oneshot;
 use super::ChatServer;
 use super::fetching::Fetching;
 use super::keeping::Link;
+use crate::chat::history::PageFrom;
 use crate::chat::names::RoomName;
-use crate::chat::overview::{Look, RoomCount, RoomState, Shown, View};
+use crate::chat::overview::{LogPage, Look, RoomCount, RoomState, Shown, View, is_meant};
 use crate::chat::rooms::RoomKey;
 use crate::protocols::codes::Problem;
 use crate::store::archive::{Answer, Question, StoredRoom};
+
+/// Not all of what is wanted is in memory.
+struct NotHot;
 
 /// Where an answer goes.
 pub(super) type Reply = oneshot::Sender<Result<View, Problem>>;
@@ -30,9 +34,11 @@ impl ChatServer {
             return service.look(ticket, look);
         }
         match look {
-            Look::Rooms { prefix, after, n } => {
-                reply_to(reply, Ok(self.rooms_in_use(&prefix, after.as_deref(), n)));
+            Look::Rooms { prefix, only, after, n } => {
+                let is_meant = |name: &str| is_meant(name, &prefix, only.as_deref(), after.as_deref());
+                reply_to(reply, Ok(self.rooms_in_use(is_meant, n)));
             }
+            Look::Log { room, from, n, bytes } => self.log_for_operator(room, from, n, bytes, reply),
             Look::Who { room, after, n } => {
                 reply_to(reply, Ok(self.who_is_shown(&room, after.as_deref(), n)));
             }
@@ -47,11 +53,39 @@ impl ChatServer {
         }
     }
 
-    fn rooms_in_use(&self, prefix: &str, after: Option<&str>, n: usize) -> View {
-        let is_meant = |name: &RoomName| {
-            name.as_str().starts_with(prefix) && after.is_none_or(|after| name.as_str() > after)
+    /// A page of a log: from memory where all of it is hot, else from the store.
+    fn log_for_operator(&mut self, name: RoomName, from: PageFrom, n: usize, bytes: usize, reply: Reply) {
+        let hot = self.rooms.find(&name).map(|key| self.hot_page(key, from, n, bytes));
+        let page = match hot {
+            Some(Ok(page)) => page,
+            Some(Err(NotHot)) | None if self.keeping.lasts() => {
+                let room = Question::Room { room: name.clone(), tail: 0, tail_bytes: 0 };
+                let page = Question::Page { room: name, from, n, bytes };
+                return self.question(vec![room, page], Fetching::Look(reply));
+            }
+            _ => None,
         };
-        let in_use = self.rooms.iter().filter(|room| room.sessions() > 0 && is_meant(&room.name));
+        reply_to(reply, Ok(View::Log(page)));
+    }
+
+    fn hot_page(
+        &self,
+        key: RoomKey,
+        from: PageFrom,
+        n: usize,
+        bytes: usize,
+    ) -> Result<Option<LogPage>, NotHot> {
+        let room = self.rooms.get(key);
+        if room.history.top() == 0 {
+            return Ok(None);
+        }
+        let Some((page, more)) = super::asking::hot_page(room, from, n, bytes) else { return Err(NotHot) };
+        let list = (page.first..).zip(page.frames.iter().map(|frame| Some(super::line_of(frame))));
+        Ok(Some(LogPage { epoch: room.epoch, list: list.collect(), more }))
+    }
+
+    fn rooms_in_use(&self, is_meant: impl Fn(&str) -> bool, n: usize) -> View {
+        let in_use = self.rooms.iter().filter(|room| room.sessions() > 0 && is_meant(room.name.as_str()));
         let mut list: Vec<RoomCount> = in_use
             .map(|room| RoomCount { room: room.name.clone(), sessions: room.sessions().into() })
             .collect();
@@ -81,10 +115,17 @@ impl ChatServer {
         })
     }
 
-    /// The store has said what it knows of a room that is not open.
+    /// The store has said what it knows of a room, and perhaps of its log.
     pub(super) fn looked(&self, reply: Reply, answers: Result<Vec<Answer>, String>) {
-        let known = match answers.map(|answers| answers.into_iter().next()) {
-            Ok(Some(Answer::Room(known))) => known,
+        let mut answers = answers.unwrap_or_default().into_iter();
+        let known = match (answers.next(), answers.next()) {
+            (Some(Answer::Room(known)), None) => known,
+            (Some(Answer::Room(known)), Some(Answer::Entries { list, more })) => {
+                let list = list.into_iter().map(|entry| (entry.offset, entry.line)).collect();
+                let epoch = known.and_then(|known| Some(known.lineage.last()?.0));
+                let page = epoch.map(|epoch| LogPage { epoch, list, more });
+                return reply_to(reply, Ok(View::Log(page)));
+            }
             _ => return reply_to(reply, Err(Problem::unreadable())),
         };
         let state =

@@ -92,12 +92,12 @@ impl ChatServer {
     }
 
     /// Proposes a change of an entry.
-    pub(super) fn propose_change(&mut self, mut entry: Entry, to: AckTo) {
+    pub(super) fn propose_change(&mut self, mut entry: Entry, via: Via, to: AckTo) {
         let id = entry.id.clone().unwrap_or_else(made_id);
         let key = key_of(entry.user.as_ref(), &id);
         entry.id.get_or_insert(id);
         let safety = self.safety_of(&entry.room);
-        let open = Open { to, via: Via::Session, calls: None, part_of: None };
+        let open = Open { to, via, calls: None, part_of: None };
         self.propose(entry, key, true, safety, open);
     }
 

@@ -7,7 +7,9 @@ use ahash::RandomState;
 use slab::Slab;
 use tokio::sync::oneshot;
 
+use super::altering::Erasing;
 use super::fetching::Fetching;
+use super::looking::reply_to;
 use super::{ChatServer, Seat};
 use crate::actors::letters::{Ask, ConnectionId, ToHub, What};
 use crate::chat::dedup::IdKey;
@@ -27,6 +29,8 @@ pub(super) enum AckTo {
     Session(ConnectionId, Box<Reference>, bool),
     /// A batch, at this place in it.
     Batch(usize, usize),
+    /// Somebody who has said nothing else.
+    Alone(oneshot::Sender<Result<Accepted, Problem>>),
     /// Nobody.
     Nobody,
 }
@@ -74,6 +78,8 @@ pub(super) enum Job {
     Batch(usize),
     /// A handler's message.
     Say(Box<Draft>),
+    /// An operator's.
+    Erase(Box<Erasing>),
 }
 
 /// What the store has told for the work that stands still, beside what went into the rooms.
@@ -113,6 +119,14 @@ impl ChatServer {
             false => desk.asks.extend(asks),
         }
         self.work_on(connection);
+    }
+
+    /// Puts something on a session's desk that it has not asked for itself.
+    pub(super) fn ask_also(&mut self, connection: ConnectionId, ask: Ask) {
+        if let Some(desk) = self.desk(connection) {
+            desk.asks.push_back(ask);
+            self.work_on(connection);
+        }
     }
 
     /// The desk of a session; made if it has none.
@@ -230,6 +244,12 @@ impl ChatServer {
                 }
             }
             AckTo::Batch(batch, at) => self.settle(batch, at, answer),
+            AckTo::Alone(reply) => {
+                if let Err(refused) = &answer {
+                    self.count_refused(refused);
+                }
+                reply_to(reply, answer.map_err(Problem::from));
+            }
             AckTo::Session(connection, reference, change) => {
                 if self.seat(connection).is_none() {
                     return;
@@ -389,6 +409,7 @@ impl ChatServer {
                 self.work_on_batch(at);
             }
             Job::Say(_) => log::warn!("a handler's message was not said: {refused}"),
+            Job::Erase(erasing) => reply_to(erasing.reply, Err(refused.into())),
         }
     }
 }

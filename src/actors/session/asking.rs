@@ -207,7 +207,7 @@ impl Session {
         let identity = self.identified()?;
         self.may_say(&identity, &room, now)?;
         let (granted, user) = (identity.lists(&room), identity.user.clone());
-        Ok(What::Alter { alteration: Alteration { room, user, id, of, what }, granted })
+        Ok(What::Alter { alteration: Alteration { room, user: Some(user), id, of, what }, granted })
     }
 
     fn may_say(&mut self, identity: &Identity, room: &RoomName, now: u64) -> Result<(), Problem> {

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::chat::message::Epoch;
 use crate::chat::names::RoomName;
-use crate::chat::overview::{Look, RoomCount, RoomState, View};
+use crate::chat::overview::{LogPage, Look, RoomCount, RoomState, View, is_meant};
 use crate::engines::redis::asking::gone;
 use crate::engines::redis::folding::Tail;
 use crate::engines::redis::joining::Facts;
@@ -19,13 +19,13 @@ use crate::engines::redis::reading::{self, Reading, unread};
 use crate::engines::redis::replies::{self, Fence};
 use crate::engines::redis::world::World;
 use crate::engines::shared::{NodeSlot, Says};
-use crate::store::archive::StoredRoom;
+use crate::store::archive::{Answer, Question, StoredRoom};
 
 /// Answers a question of an operator.
 pub async fn look(world: Rc<World>, ticket: u64, look: Look) {
     let view = match look {
-        Look::Rooms { prefix, after, n } => rooms(&world, prefix, after, n).await,
-        Look::Room(ref room) | Look::Who { ref room, .. } => {
+        Look::Rooms { n, .. } => rooms(&world, &look, n).await,
+        Look::Room(ref room) | Look::Log { ref room, .. } | Look::Who { ref room, .. } => {
             let at = partition_of(room.as_str(), world.partitions() as u32);
             ask(&world, at, look).await
         }
@@ -40,11 +40,8 @@ async fn ask(world: &World, partition: usize, look: Look) -> Result<View, String
 }
 
 /// The first rooms of all partitions together.
-async fn rooms(world: &World, prefix: String, after: Option<String>, n: usize) -> Result<View, String> {
-    let partitions = (0..world.partitions()).map(|at| {
-        let look = Look::Rooms { prefix: prefix.clone(), after: after.clone(), n };
-        ask(world, at, look)
-    });
+async fn rooms(world: &World, look: &Look, n: usize) -> Result<View, String> {
+    let partitions = (0..world.partitions()).map(|at| ask(world, at, look.clone()));
     let (mut all, mut more): (Vec<RoomCount>, bool) = (Vec::new(), false);
     for view in futures_util::future::join_all(partitions).await {
         if let View::Rooms(rooms, cut) = view? {
@@ -63,10 +60,11 @@ impl Reading {
     pub async fn look(mut self, look: Look) -> Result<View, String> {
         let live = self.world.peers.live().ok_or("this node has no number yet; try again")?;
         match look {
-            Look::Rooms { prefix, after, n } => {
+            Look::Rooms { prefix, only, after, n } => {
                 let (redis, keys) = (&mut self.connection, &self.life);
+                let is_meant = |name: &str| is_meant(name, &prefix, only.as_deref(), after.as_deref());
                 // One more tells whether there are more.
-                let rooms = counts::rooms(redis, keys, &live, &prefix, after.as_deref(), n + 1).await;
+                let rooms = counts::rooms(redis, keys, &live, &prefix, is_meant, n + 1).await;
                 let (list, more) = cut(rooms.map_err(unread)?, n);
                 Ok(View::Rooms(list, more))
             }
@@ -77,6 +75,20 @@ impl Reading {
                 Ok(View::Who(list, more))
             }
             Look::Room(room) => self.room(&room, &live).await.map(View::Room),
+            Look::Log { room, from, n, bytes } => {
+                let (log, present) = self.log(&room).await?;
+                if log.top == 0 {
+                    return Ok(View::Log(None));
+                }
+                let epoch = log.lineage.last().map_or(present, |(epoch, _)| *epoch);
+                let Answer::Entries { list, more } =
+                    self.answer(Question::Page { room, from, n, bytes }).await?
+                else {
+                    return Err("a page was asked for and something else told; report it".into());
+                };
+                let list = list.into_iter().map(|entry| (entry.offset, entry.line)).collect();
+                Ok(View::Log(Some(LogPage { epoch, list, more })))
+            }
         }
     }
 

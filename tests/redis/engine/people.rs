@@ -76,7 +76,7 @@ async fn stands(node: &Node, name: &str) -> Option<(u64, u64, u64, u64)> {
 
 /// The rooms that somebody is in, and whether there are more; nothing while Redis cannot be read.
 async fn in_use(node: &Node, prefix: &str, after: Option<&str>, n: usize) -> (Vec<(String, u64)>, bool) {
-    let look = Look::Rooms { prefix: prefix.into(), after: after.map(str::to_owned), n };
+    let look = Look::Rooms { prefix: prefix.into(), only: None, after: after.map(str::to_owned), n };
     let Ok(View::Rooms(list, more)) = node.look(look).await else { return (Vec::new(), false) };
     let named = |RoomCount { room, sessions }: RoomCount| (room.as_str().to_owned(), sessions);
     (list.into_iter().map(named).collect(), more)

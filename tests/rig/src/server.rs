@@ -237,9 +237,17 @@ impl Drop for Server {
 
 /// One HTTP request over a connection of its own: status and body; none when the server is not there.
 pub async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    call(address, "GET", path, "").await
+}
+
+/// The same with another method and a body.
+pub async fn call(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
     let asking = async {
         let mut socket = TcpStream::connect(address).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
         socket.write_all(request.as_bytes()).await.ok()?;
         let mut bytes = Vec::new();
         socket.read_to_end(&mut bytes).await.ok()?;

@@ -205,9 +205,13 @@ impl Hall {
 
     /// Pushes a message as a backend on this machine does.
     pub async fn publish(&self, body: &serde_json::Value) -> Answer {
-        let body = body.to_string();
+        self.call("POST", "/api/publish", &body.to_string()).await
+    }
+
+    /// Asks as a backend on this machine does.
+    pub async fn call(&self, method: &str, path: &str, body: &str) -> Answer {
         self.request(&format!(
-            "POST /api/publish HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
             self.address,
             body.len()
         ))

@@ -105,14 +105,14 @@ pub async fn write(
     call.invoke_async(redis).await
 }
 
-/// The first `n` rooms of a partition by name whose names start with `prefix` and come after `after`, with their
-/// sessions on all `live` slots. The partitions' lists are to be merged.
+/// The first `n` rooms of a partition by name that start with `prefix` and are meant, with their sessions on all
+/// `live` slots. The partitions' lists are to be merged.
 pub async fn rooms(
     redis: &mut impl ConnectionLike,
     keys: &Keys,
     live: &[NodeSlot],
     prefix: &str,
-    after: Option<&str>,
+    is_meant: impl Fn(&str) -> bool,
     n: usize,
 ) -> RedisResult<Vec<RoomCount>> {
     // Memory stays bounded by `n` and a page. A room that drops out never comes in again with a part of its count:
@@ -122,7 +122,7 @@ pub async fn rooms(
         let mut pages = Pages::new(keys.counts(*slot), starting_with(prefix));
         while let Some(page) = pages.next(redis).await? {
             for (name, sessions) in page {
-                if after.is_some_and(|after| name.as_str() <= after) {
+                if !is_meant(&name) {
                     continue;
                 }
                 // Only nodes write here, and they write names only.

@@ -192,6 +192,11 @@ pub(super) fn command(command: &Command) -> Vec<u8> {
             put_name(user.as_str(), &mut out);
             put_name(room.as_str(), &mut out);
         }
+        Command::Join { user, room } => {
+            out.push(4);
+            put_name(user.as_str(), &mut out);
+            put_name(room.as_str(), &mut out);
+        }
     }
     out
 }
@@ -232,6 +237,11 @@ pub(super) fn order_body(number: u64, body: &[u8]) -> Result<Order, Unreadable> 
             Order::Command(number, Command::Kick { user, room })
         }
         3 => Order::Left(left.u32("slot")?, left.u64("stamp")?),
+        4 => {
+            let user = user(&mut left)?;
+            let room = RoomName::new(left.name("room")?).map_err(|_| Unreadable("room"))?;
+            Order::Command(number, Command::Join { user, room })
+        }
         _ => return Err(Unreadable("kind of command")),
     };
     if left.is_empty() { Ok(order) } else { Err(Unreadable("end")) }
@@ -279,6 +289,7 @@ mod tests {
             Command::Disconnect { user: name("ann"), code: 4009, why: "be\ngone".into() },
             Command::Disconnect { user: name("ann"), code: 1000, why: "".into() },
             Command::Kick { user: name("a:b"), room: RoomName::new("@ann+bob").unwrap() },
+            Command::Join { user: name("a:b"), room: RoomName::new("@a:b").unwrap() },
         ] {
             let mut frame = 9_u64.to_be_bytes().to_vec();
             frame.extend(command(&sent));
