@@ -221,7 +221,8 @@ async fn a_session_outlives_a_crash() {
     // Where sessions stand is kept in the background. The place that others are told of is the sign that time
     // has passed: cursors go to the journal on the same beat, and a later message behind them.
     ann.hears_a("got").await;
-    ann.asks(json!({"t": "pub", "r": "garden", "d": 1})).await;
+    let said = ann.asks(json!({"t": "pub", "r": "kitchen", "d": 6})).await;
+    assert_eq!(said.t(), "ack", "{}", said.raw);
     let mut lives = 0;
     let (mut ann, again) = loop {
         hall.crashes().await;
