@@ -6,6 +6,7 @@
 pub mod address;
 pub mod backoff;
 pub mod nodes;
+mod tls;
 
 use std::fmt;
 use std::time::Duration;
@@ -15,9 +16,7 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
-};
+use redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo};
 use redis::{Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult, Value};
 use tokio::time::timeout;
 
@@ -40,8 +39,9 @@ pub struct RedisLink(Address);
 
 impl RedisLink {
     /// Reads `redis://[user:password@]host[:6379][/db]`, `redis+sentinel://[user:password@]h1:26379,h2:26379/master[/db]`
-    /// or `redis+cluster://[user:password@]h1:7000,h2:7001`. User and password may be percent-coded. Behind
-    /// Sentinel they are those of the Redis servers; a Sentinel gets them only when it asks for a login.
+    /// or `redis+cluster://[user:password@]h1:7000,h2:7001`; with `rediss` instead of `redis` connections are secret
+    /// (TLS). User and password may be percent-coded. Behind Sentinel they are those of the Redis servers; a Sentinel
+    /// gets them only when it asks for a login.
     ///
     /// ```
     /// use roomcast::redis_link::RedisLink;
@@ -88,7 +88,7 @@ impl RedisLink {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_MAX))
             .set_response_timeout(Some(response));
-        let client = Client::open(self.info(host, true)?)?;
+        let client = tls::client(self.info(host, true)?)?;
         let connecting = client.get_multiplexed_async_connection_with_config(&config);
         let mut connection = within(CONNECT_MAX, "connecting", connecting).await?;
         check_primary(&mut connection).await?;
@@ -117,7 +117,7 @@ impl RedisLink {
             let config = AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(SENTINEL_MAX))
                 .set_response_timeout(Some(SENTINEL_MAX));
-            let client = Client::open(self.info(sentinel, with_login)?)?;
+            let client = tls::client(self.info(sentinel, with_login)?)?;
             let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
             redis::cmd("SENTINEL")
                 .arg("get-master-addr-by-name")
@@ -140,7 +140,12 @@ impl RedisLink {
     async fn connect_cluster(&self, response: Duration) -> RedisResult<ClusterConnection> {
         let nodes = self.0.hosts.iter().map(|host| self.info(host, true)).collect::<RedisResult<Vec<_>>>()?;
         // The defaults wait for minutes between retries and hang for ever on a server that is stopped.
-        let client = ClusterClient::builder(nodes)
+        let builder = ClusterClient::builder(nodes);
+        let client = match self.0.tls {
+            true => tls::cluster(builder)?,
+            false => builder,
+        };
+        let client = client
             .retries(40)
             .min_retry_wait(20)
             .max_retry_wait(200)
@@ -162,7 +167,11 @@ impl RedisLink {
             }
             settings = settings.set_db(self.0.db);
         }
-        let address = ConnectionAddr::Tcp(host.0.clone(), host.1);
+        let (name, port) = host.clone();
+        let address = match self.0.tls {
+            true => ConnectionAddr::TcpTls { host: name, port, insecure: false, tls_params: None },
+            false => ConnectionAddr::Tcp(name, port),
+        };
         Ok(address.into_connection_info()?.set_redis_settings(settings))
     }
 }
@@ -188,13 +197,27 @@ impl RedisConnection {
     pub async fn wait_for_replica(&mut self, key: &str, limit: Duration) -> RedisResult<u64> {
         let mut wait = redis::cmd("WAIT");
         wait.arg(1).arg(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        Ok(redis::from_redis_value(self.ask_primary_of(key, wait).await?)?)
+    }
+
+    /// How many replicas the server that holds `key` believes to be connected. One that was cut off counts
+    /// until the server notices (`repl-timeout`).
+    pub async fn replicas_of(&mut self, key: &str) -> RedisResult<u64> {
+        let mut info = redis::cmd("INFO");
+        info.arg("replication");
+        let text: String = redis::from_redis_value(self.ask_primary_of(key, info).await?)?;
+        let count = text.lines().find_map(|line| line.strip_prefix("connected_slaves:"));
+        Ok(count.and_then(|count| count.trim().parse().ok()).unwrap_or(0))
+    }
+
+    async fn ask_primary_of(&mut self, key: &str, cmd: Cmd) -> RedisResult<Value> {
         match self {
-            RedisConnection::Node(node) => wait.query_async(node).await,
+            RedisConnection::Node(node) => node.req_packed_command(&cmd).await,
             RedisConnection::Cluster(cluster) => {
                 // Without a route the client asks all primaries, those that are just failing among them.
                 let route = Route::with_key(key, SlotAddr::Master);
                 let routing = RoutingInfo::SingleNode(SingleNodeRoutingInfo::SpecificNode(route));
-                Ok(redis::from_redis_value(cluster.route_command(wait, routing).await?)?)
+                cluster.route_command(cmd, routing).await
             }
         }
     }

@@ -17,6 +17,7 @@ use actix_rt::net::TcpStream;
 use actix_server::{Server, ServerHandle};
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::dev::AppConfig;
+use actix_web::middleware::from_fn;
 use actix_web::{App, Error, web};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
@@ -40,6 +41,7 @@ use crate::config::{Config, EngineKind};
 use crate::engines::embedded;
 use crate::engines::redis::filler::{Filler, FillerSettings};
 use crate::engines::redis::{self, ArchiveSettings, RoomKeep};
+use crate::http::access;
 use crate::http::house::House;
 use crate::http::readiness::Readiness;
 use crate::http::routes;
@@ -49,6 +51,7 @@ use crate::store::archive::{Keep, OpenError, SharedArchive};
 use crate::store::place::StorePlace;
 use crate::store::postgres::address::PostgresUrl;
 use crate::store::postgres::{PostgresArchive, apart};
+use crate::transports::entrance::Entry;
 use crate::transports::websocket::Door;
 
 use alone::Claim;
@@ -57,6 +60,7 @@ use queues::Queues;
 mod alone;
 mod filling;
 mod queues;
+mod sources;
 
 /// Entries of a partition that may wait in Redis for the archive: some 200 bytes each, and more with large messages.
 const FEED_MAX: u64 = 1_000_000;
@@ -187,6 +191,8 @@ struct Plan {
     handlers: Mutex<Option<Handlers>>,
     opened: Mutex<Option<Opening>>,
     searchable: bool,
+    /// Whether anything outlives this process, and so the places of sessions.
+    keeps_sessions: bool,
     store: Arc<StoreHealth>,
     chat: OnceLock<Addr<ChatServer>>,
     next_worker: AtomicU16,
@@ -197,6 +203,8 @@ struct Plan {
 struct Worker {
     house: Rc<SessionHouse>,
     door: Rc<Door>,
+    /// For sessions over plain HTTP.
+    entry: Rc<Entry>,
 }
 
 thread_local! {
@@ -245,7 +253,8 @@ impl Plan {
             draining: Arc::new(move || ready.is_draining()),
             raw_paths: self.raw_paths.clone(),
         });
-        Worker { house, door }
+        let entry = Rc::new(Entry::new(door.clone(), self.keeps_sessions));
+        Worker { house, door, entry }
     }
 
     fn start_chat(&self) -> Addr<ChatServer> {
@@ -300,6 +309,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         admission: Admission::new(config.limits.connections, config.limits.connections_per_address),
         raw_paths,
         handlers: Mutex::new(Some(handlers)),
+        keeps_sessions: opening.is_some(),
         opened: Mutex::new(opening),
         searchable,
         store: Arc::default(),
@@ -325,6 +335,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
     let chat = wait_for_workers(all_up, workers).await?;
     let port = addresses.first().map_or(0, SocketAddr::port);
     let node = plan.config.server.node_name(port);
+    crate::log::set_node(&node);
     let pushes = chat.clone().recipient();
     let graves = has_graves.then(|| chat.clone().recipient());
     let queues = queues::start(&plan.config, &pushes, graves.as_ref(), &node, &plan.metrics, &plan.ready)?;
@@ -472,7 +483,13 @@ fn start(plan: &Arc<Plan>, listeners: Vec<TcpListener>, workers: usize) -> Resul
         let service = move || {
             let worker = plan.worker();
             let house = web::Data::new(plan.http_house(&worker));
-            let app = App::new().app_data(house).configure(routes::configure);
+            let entry = web::Data::new(worker.entry.clone());
+            let app = App::new()
+                .app_data(house)
+                .app_data(entry)
+                .app_data(web::Data::from(plan.proxies.clone()))
+                .wrap(from_fn(access::note))
+                .configure(routes::configure);
             let door = worker.door.clone();
             let upgrade = fn_service(move |(request, framed): (Request, Framed<TcpStream, h1::Codec>)| {
                 let door = door.clone();
@@ -481,12 +498,17 @@ fn start(plan: &Arc<Plan>, listeners: Vec<TcpListener>, workers: usize) -> Resul
                     Ok::<(), actix_http::Error>(())
                 }
             });
+            let limits = &plan.config.limits;
+            let dead_after = limits.ping.duration() * 2 + limits.outbox_age.duration();
             let app = app.into_factory().map_err(|error: Error| error.error_response());
             HttpService::build()
                 .tcp_nodelay(true)
                 .keep_alive(KeepAlive::Timeout(KEEP_ALIVE))
                 .client_request_timeout(plan.config.limits.handshake.duration())
                 .client_disconnect_timeout(Duration::from_secs(2))
+                // Who hangs up in the middle of a stream or a poll is gone, and is not shown as present for another ping.
+                .h1_allow_half_closed(false)
+                .on_connect_ext(move |socket: &TcpStream, _| give_up_after(socket, dead_after))
                 .upgrade(upgrade)
                 .finish(map_config(app, |_| AppConfig::default()))
                 .tcp()
@@ -503,6 +525,14 @@ fn start(plan: &Arc<Plan>, listeners: Vec<TcpListener>, workers: usize) -> Resul
         }
     });
     Ok(handle)
+}
+
+/// Who hears over HTTP never answers a ping, but his system confirms what it has got. Where it has confirmed nothing for
+/// so long, the link is dead; by itself the kernel would try for a quarter of an hour.
+fn give_up_after(socket: &TcpStream, silence: Duration) {
+    if let Err(error) = socket2::SockRef::from(socket).set_tcp_user_timeout(Some(silence)) {
+        log::debug!("cannot set TCP_USER_TIMEOUT: {error}");
+    }
 }
 
 async fn wait_for_workers(

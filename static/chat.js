@@ -10,6 +10,7 @@ import { Find } from '/find.js';
 
 const ROOMS_MAX = 50;
 const DEFAULT_ROOM = 'lobby';
+const WIRES = { websocket: 'WebSocket', sse: 'SSE', poll: 'poll' };
 const LIST_EVERY_MS = 20_000; // how often the list of rooms is asked for, while somebody may look
 const CALM_MS = 1_000; // shorter cuts are not worth a word
 
@@ -536,7 +537,7 @@ let downSince = Date.now();
 
 function drawState(state) {
   $('state').textContent = $('state').dataset.state = state.state;
-  $('st-wire').textContent = state.state === 'live' ? 'WebSocket' : 'none';
+  $('st-wire').textContent = WIRES[chat.wire] ?? 'none';
   clearTimeout(bannerTimer);
   if (state.state === 'live') {
     $('banner').hidden = true;

@@ -1,5 +1,5 @@
 /**
- * Roomcast for the browser: one WebSocket, any number of rooms, the native protocol version 1.
+ * Roomcast for the browser: one connection, any number of rooms, the native protocol version 1.
  *
  * Owns the connection, the place reached in each room and the publishes without an answer. Knows no page: what
  * happens comes out as events. One file, no dependency:
@@ -9,6 +9,9 @@
  *     chat.on('message', (m) => console.log(m.r, m.s, m.u, m.d));
  *     chat.join('lobby', { last: 50 });
  *     const { s } = await chat.publish('lobby', 'hi all');
+ *
+ * The connection is a WebSocket. Where none gets through, it is an event stream with POST, or long polls at the worst,
+ * and a WebSocket again as soon as one does; `chat.wire` tells. `roomcast-http.js` lies beside this file for that.
  *
  * The promise, whatever the network does: each entry of a room is told once and in order, or told as a `gap`;
  * each publish, edit, removal and reaction is kept once and in order, or rejects.
@@ -49,6 +52,9 @@ const STEADY_MS = 5_000; // a connection that lived so long begins the growing d
 const DELAY_MAX_MS = 30_000;
 const TYPING_EVERY_MS = 3_000; // the server ends typing after 6 s
 const MARK_EVERY_MS = 500; // how often `read` and `got` go out for a room, at most
+const FAILURES_MAX = 2; // connections of one kind that never came to a welcome, while the server answers
+const CLIMB_MS = 30_000; // from a poorer kind of connection to the first look for a better one
+const CLIMB_MAX_MS = 600_000;
 const READERS_MAX = 1_000; // read marks kept of a room
 const DONE_MAX = 20_000; // messages of which a view knows what was done to them
 const IN_TURN = new Set(['pub', 'edit', 'del', 'react']); // one after the other in each room
@@ -115,6 +121,7 @@ export class Roomcast extends Emitter {
   max = Infinity;
   can = [];
   /** @type {string|undefined} the server's name for this stay */ session;
+  /** @type {string|undefined} what the connection is: 'websocket', 'sse' or 'poll' */ wire;
 
   #options;
   #socket = null;
@@ -133,6 +140,9 @@ export class Roomcast extends Emitter {
   #typed = new Map();
   #whenIdle = [];
   #unlisten = [];
+  #kind = 0; // of `wires`
+  #failures = 0;
+  #climb = CLIMB_MS;
 
   /**
    * @param {object} [options]
@@ -141,10 +151,17 @@ export class Roomcast extends Emitter {
    * @param {string} [options.user] a name without proof, where the server runs in demo mode
    * @param {number} [options.queue] most publishes and requests without an answer, default 256; past it a new one
    *   rejects with `queue-full`, and nothing that was taken is dropped for it
+   * @param {string[]} [options.wires] kinds of connections to use, the best first
    */
-  constructor({ url = location.origin.replace(/^http/, 'ws') + '/v1/ws', token, user, queue = 256 } = {}) {
+  constructor({
+    url = location.origin.replace(/^http/, 'ws') + '/v1/ws',
+    token,
+    user,
+    queue = 256,
+    wires = ['websocket', 'sse', 'poll'],
+  } = {}) {
     super();
-    this.#options = { url, token, user, queue };
+    this.#options = { url, token, user, queue, wires };
     this.user = user;
     const wake = () => this.#wake();
     this.#listen(globalThis, 'online', wake);
@@ -293,13 +310,16 @@ export class Roomcast extends Emitter {
     const turn = ++this.#turn;
     clearTimeout(this.#timers.retry);
     this.#tell({ state: 'connecting' });
-    const { url, token, user } = this.#options;
+    const { url, token, user, wires } = this.#options;
     try {
       const word = typeof token === 'function' ? await token() : token;
       if (turn !== this.#turn) return;
       const byUrl = word === undefined && user !== undefined;
       const query = byUrl ? `${url.includes('?') ? '&' : '?'}user=${encodeURIComponent(user)}` : '';
-      const socket = (this.#socket = new WebSocket(url + query));
+      const kind = wires[this.#kind];
+      const over = kind === 'websocket' ? null : (await this.#http()).wires[kind];
+      if (turn !== this.#turn) return;
+      const socket = (this.#socket = over ? new over(this.#base, byUrl ? { user } : {}) : new WebSocket(url + query));
       this.#timers.dead = setTimeout(() => this.#lost(0, 'no welcome'), FIRST_WORD_MS);
       socket.onopen = () => byUrl || this.#hello(word);
       socket.onmessage = ({ data }) => this.#hear(data);
@@ -307,6 +327,47 @@ export class Roomcast extends Emitter {
     } catch (error) {
       if (turn === this.#turn) this.#lost(0, error.message);
     }
+  }
+
+  /** Where the server is for plain HTTP. */
+  get #base() {
+    return this.#options.url.replace(/^ws/, 'http').replace(/\/v1\/ws.*$/, '');
+  }
+
+  #http() {
+    return import(new URL('roomcast-http.js', import.meta.url));
+  }
+
+  /** A connection never came to a welcome. If the server is there all the same, another kind may get through. */
+  async #suspect() {
+    const { wires } = this.#options;
+    if (wires.length < 2) return;
+    try {
+      const { ok, type } = await fetch(`${this.#base}/readyz`, { mode: 'no-cors', cache: 'no-store' });
+      if ((!ok && type !== 'opaque') || this.#state.state === 'live' || ++this.#failures < FAILURES_MAX) return;
+      this.#kind = (this.#kind + 1) % wires.length;
+      this.#failures = 0;
+    } catch {
+      // Nobody is there, over whatever kind.
+    }
+  }
+
+  /** Looks from time to time whether a better kind of connection gets through by now, and goes over to it. */
+  #climbLater() {
+    if (this.#kind === 0) return void (this.#climb = CLIMB_MS);
+    this.#timers.climb = setTimeout(() => this.#climbUp(), this.#climb);
+    this.#climb = Math.min(2 * this.#climb, CLIMB_MAX_MS);
+  }
+
+  async #climbUp() {
+    const turn = this.#turn;
+    const { url, token, user, wires } = this.#options;
+    const better = await (await this.#http()).look(wires.slice(0, this.#kind), url, this.#base, { token, user });
+    if (turn !== this.#turn) return;
+    if (better < 0) return this.#climbLater();
+    this.#kind = better;
+    this.#drop();
+    this.#open();
   }
 
   /** Who we are and where we were, in one line. A quiet room goes by itself, for in `hello` it would be seen. */
@@ -324,7 +385,10 @@ export class Roomcast extends Emitter {
     Object.assign(this, { user: u, ping, max, can, session });
     clearTimeout(this.#timers.dead);
     this.#liveSince = Date.now();
+    this.#failures = 0;
+    this.wire = this.#options.wires[this.#kind];
     this.#watch();
+    this.#climbLater();
     this.#tell({ state: 'live' });
     for (const room of this.rooms.values()) if (room.state !== 'refused' && !room.asked) this.#enter(room);
     this.#flush();
@@ -334,6 +398,7 @@ export class Roomcast extends Emitter {
   #drop() {
     const socket = this.#socket;
     this.#socket = null;
+    this.wire = undefined;
     for (const name in this.#timers) clearTimeout(this.#timers[name]);
     if (socket) {
       socket.onopen = socket.onmessage = socket.onclose = null;
@@ -351,6 +416,7 @@ export class Roomcast extends Emitter {
   #lost(closeCode, closeWhy) {
     const { code = closeCode, why = closeWhy, wait = 0 } = this.#bye ?? {};
     const no = this.#turnedAway;
+    if (this.#state.state === 'connecting' && !this.#bye && !no) this.#suspect();
     this.#bye = this.#turnedAway = null;
     this.#drop();
     const final = code >= 4000 && code < 4100;
@@ -418,7 +484,7 @@ export class Roomcast extends Emitter {
   }
 
   #send(frame) {
-    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(frame));
+    if (this.#socket?.readyState === 1) this.#socket.send(JSON.stringify(frame));
   }
 
   // ---- what goes out

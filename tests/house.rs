@@ -121,6 +121,18 @@ fn imports_point_down() {
 }
 
 #[test]
+fn every_file_says_what_it_is() {
+    let mut paths = Vec::new();
+    for folder in ["src", "tests", "bench/src"] {
+        sources(Path::new(folder), &mut paths);
+    }
+    let silent =
+        |path: &PathBuf| !fs::read_to_string(path).expect("a source file is text").starts_with("//! ");
+    let silent: Vec<PathBuf> = paths.into_iter().filter(silent).collect();
+    assert!(silent.is_empty(), "without a paragraph at their head: {silent:?}");
+}
+
+#[test]
 fn a_climbing_import_is_seen() {
     let file = |path: &str, text: &str| (PathBuf::from(path), text.to_owned());
     let straight =

@@ -127,7 +127,8 @@ impl Relay {
                                 None => {}
                                 Some(When::Never) => {
                                     when.store(When::Never as u8, SeqCst);
-                                    drop(victim.lock().unwrap().take());
+                                    // It may be quicker than the one who started it writes it down.
+                                    drop(wait_until("the victim", || victim.lock().unwrap().take()));
                                     break;
                                 }
                                 Some(next) => when.store(next as u8, SeqCst),
@@ -168,6 +169,7 @@ fn holds(bytes: &[u8], part: &[u8]) -> bool {
 
 /// Starts the server and waits until it says that it is up; it may be killed before.
 fn start_server(port: u16, redis: u16, relay: &Relay, when: When) {
+    relay.when.store(when as u8, SeqCst);
     let mut child = Command::new(env!("CARGO_BIN_EXE_roomcast"))
         .args([
             "serve",
@@ -183,7 +185,6 @@ fn start_server(port: u16, redis: u16, relay: &Relay, when: When) {
         .unwrap();
     let output = BufReader::new(child.stdout.take().unwrap());
     *relay.victim.lock().unwrap() = Some(Killed(child));
-    relay.when.store(when as u8, SeqCst);
     output.lines().map_while(Result::ok).find(|line| line.starts_with("stop"));
 }
 

@@ -20,6 +20,8 @@ pub struct Figures {
     pub deliveries: u64,
     pub deliveries_per_s: f64,
     pub messages_per_s: f64,
+    /// Messages of the whole run, before and after the measured time included.
+    pub sent_in_all: u64,
     /// Server CPU, user and system, by deliveries and by messages published.
     pub cpu_us_per_delivery: Option<f64>,
     pub user_us_per_delivery: Option<f64>,

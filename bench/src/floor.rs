@@ -237,6 +237,8 @@ mod tests {
         std::thread::spawn(move || serve(&listener, batched));
         Plan {
             target: std::net::SocketAddrV4::new([127, 0, 0, 1].into(), port),
+            also: vec![],
+            since: None,
             rooms: 3,
             listeners: 7,
             speakers,

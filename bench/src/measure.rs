@@ -224,6 +224,7 @@ impl Figures {
     fn books(&mut self, outcome: &Outcome) {
         self.faults = outcome.faults;
         self.told_gaps = outcome.told_gaps;
+        self.sent_in_all = outcome.sent;
         self.stalled_closed = outcome.stalled_closed;
         self.stalled_heard = outcome.stalled_heard;
         self.lag_max_us = outcome.lag_max_ns as f64 / 1e3;

@@ -38,6 +38,8 @@ pub enum Scenario {
     Slow(Slow),
     /// What it costs that an acknowledged message outlives a power cut, beside the disk and SQLite alone
     Durable(Durable),
+    /// Several nodes that share rooms over a Redis: what a message, and a storm of joins, costs it
+    Nodes(Nodes),
     /// The kernel's floor alone: fan-out by a bare epoll loop with send()
     Floor(Talk),
     /// Everything in sequence, with its default options
@@ -105,6 +107,25 @@ pub struct Slow {
     /// Listeners that stop reading
     #[arg(long, default_value_t = 10)]
     pub stalled: usize,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct Nodes {
+    /// How many nodes share the rooms in the storms; talk is between two
+    #[arg(long, default_value_t = 3)]
+    pub nodes: usize,
+    /// Messages in flight, all rooms together
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100, 400])]
+    pub window: Vec<u32>,
+    /// Rooms in which they are in flight, where there are so many
+    #[arg(long, default_value_t = 20)]
+    pub rooms: u32,
+    /// Clients that come all at once; 0 leaves the storms out
+    #[arg(long, default_value_t = 20_000)]
+    pub clients: usize,
+    /// Clients of each room in the storms
+    #[arg(long, default_value_t = 100)]
+    pub per_room: usize,
 }
 
 #[derive(Args, Debug, Clone)]

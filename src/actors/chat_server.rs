@@ -44,6 +44,7 @@ use behind::{Behind, Fed};
 use keeping::{Keeping, Then};
 use work::{Desk, Work};
 
+mod ahead;
 mod altering;
 mod arriving;
 mod asking;
@@ -207,6 +208,8 @@ pub struct ChatServer {
     uncounted: HashMap<RoomName, u32, RandomState>,
     /// Rooms that have not been told how far their members have got.
     receipts: BTreeSet<RoomKey>,
+    /// Readers who have seen more than this node.
+    ahead: Vec<ahead::Ahead>,
     line: Vec<u8>,
 }
 
@@ -252,6 +255,7 @@ impl ChatServer {
             unkept_reads: HashMap::default(),
             uncounted: HashMap::default(),
             receipts: BTreeSet::new(),
+            ahead: Vec::new(),
             line: Vec::new(),
         };
         chat.restore();

@@ -1,4 +1,4 @@
-//! One taken-over socket: its outbox, the rooms it is a member of on this thread, and how its life is
+//! One connection, a taken-over socket or an HTTP answer that goes on: its outbox, the rooms it is a member of on this thread, and how its life is
 //! going. Shared on one thread by the hub, which writes, and the session's reader, which reads.
 
 use std::io::{self, IoSlice};
@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::actors::letters::ConnectionId;
 use crate::actors::outbox::{Outbox, Sink};
+use crate::actors::pipe::Pipe;
 use crate::chat::rooms::RoomKey;
 use crate::protocols::codes::Goodbye;
 
@@ -24,6 +25,43 @@ impl Sink for TcpStream {
 
     fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         TcpStream::try_write_vectored(self, slices)
+    }
+}
+
+/// What carries a connection's frames.
+#[derive(Debug)]
+pub enum Link {
+    /// A socket that was taken over.
+    Socket(TcpStream),
+    /// An HTTP answer, or several one after the other.
+    Pipe(Pipe),
+}
+
+impl Sink for Link {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Link::Socket(socket) => Sink::try_write(socket, bytes),
+            Link::Pipe(pipe) => pipe.try_write(bytes),
+        }
+    }
+
+    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Link::Socket(socket) => Sink::try_write_vectored(socket, slices),
+            Link::Pipe(pipe) => pipe.try_write_vectored(slices),
+        }
+    }
+}
+
+impl From<TcpStream> for Link {
+    fn from(socket: TcpStream) -> Link {
+        Link::Socket(socket)
+    }
+}
+
+impl From<Pipe> for Link {
+    fn from(pipe: Pipe) -> Link {
+        Link::Pipe(pipe)
     }
 }
 
@@ -85,7 +123,7 @@ pub struct Nudges {
     pub closed: bool,
 }
 
-/// One taken-over socket.
+/// One connection.
 #[derive(Debug)]
 pub struct Connection {
     /// Its place.
@@ -114,13 +152,13 @@ pub struct Connection {
     pub nudges: Nudges,
     letters: u32,
     ending: Option<Ending>,
-    socket: TcpStream,
+    link: Link,
     reader: Option<Waker>,
 }
 
 impl Connection {
     /// A connection that has just been taken over.
-    pub fn new(id: ConnectionId, socket: TcpStream, raw: bool, now_ms: u64) -> Connection {
+    pub fn new(id: ConnectionId, link: Link, raw: bool, now_ms: u64) -> Connection {
         Connection {
             id,
             raw,
@@ -136,14 +174,19 @@ impl Connection {
             nudges: Nudges::default(),
             letters: 0,
             ending: None,
-            socket,
+            link,
             reader: None,
         }
     }
 
-    /// The socket and the outbox, to write one to the other.
-    pub fn parts(&mut self) -> (&TcpStream, &mut Outbox) {
-        (&self.socket, &mut self.outbox)
+    /// The outbox and what it is written to.
+    pub fn parts(&mut self) -> (&Link, &mut Outbox) {
+        (&self.link, &mut self.outbox)
+    }
+
+    /// Whether the client can answer pings: over HTTP it hears, and says nothing on the same link.
+    pub fn answers_pings(&self) -> bool {
+        matches!(self.link, Link::Socket(_))
     }
 
     /// Whether frames may still be added.
@@ -215,8 +258,12 @@ impl Connection {
 
     /// Reads what has come; 0 is the end.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let socket = match &mut self.link {
+            Link::Socket(socket) => socket,
+            Link::Pipe(pipe) => return pipe.poll_end(cx).map(|()| Ok(0)),
+        };
         let mut buffer = ReadBuf::new(buffer);
-        match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
+        match Pin::new(socket).poll_read(cx, &mut buffer) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(buffer.filled().len())),
             Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
             Poll::Pending => Poll::Pending,
@@ -225,11 +272,20 @@ impl Connection {
 
     /// Ready when the kernel takes bytes again.
     pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket.poll_write_ready(cx)
+        match &self.link {
+            Link::Socket(socket) => socket.poll_write_ready(cx),
+            Link::Pipe(pipe) => pipe.poll_ready(cx),
+        }
     }
 
     /// Ends the sending side, so that the client reads our last frames and then the end.
     pub fn shut(&self) -> io::Result<()> {
-        socket2::SockRef::from(&self.socket).shutdown(std::net::Shutdown::Write)
+        match &self.link {
+            Link::Socket(socket) => socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write),
+            Link::Pipe(pipe) => {
+                pipe.end();
+                Ok(())
+            }
+        }
     }
 }

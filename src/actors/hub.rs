@@ -31,9 +31,12 @@ use crate::chat::rooms::RoomKey;
 use crate::chat::settings::SlowReader;
 use crate::metrics::WorkerCounters;
 
+use lateness::Lateness;
+
 mod clock;
 mod endings;
 mod lanes;
+mod lateness;
 mod rooms;
 mod sockets;
 #[cfg(test)]
@@ -83,13 +86,14 @@ pub struct Hub {
     core: Rc<RefCell<Core>>,
     queued: Arc<AtomicUsize>,
     chat: Recipient<FromHub>,
+    lateness: Lateness,
 }
 
 impl Hub {
     /// A hub around the core of this thread. `queued` counts the bytes of letters under way to it; to `chat`
     /// it reports.
     pub fn new(core: Rc<RefCell<Core>>, queued: Arc<AtomicUsize>, chat: Recipient<FromHub>) -> Hub {
-        Hub { core, queued, chat }
+        Hub { core, queued, chat, lateness: Lateness::default() }
     }
 }
 
@@ -98,7 +102,13 @@ impl Actor for Hub {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.spawn(Flusher(self.core.clone()));
-        ctx.run_interval(Duration::from_millis(TICK_MS), |hub, _| hub.core.borrow_mut().tick());
+        const TICK: Duration = Duration::from_millis(TICK_MS);
+        ctx.run_interval(TICK, |hub, _| {
+            let late_us = hub.lateness.beat(Instant::now(), TICK);
+            let mut core = hub.core.borrow_mut();
+            core.counters.loop_late_us.set(late_us);
+            core.tick();
+        });
     }
 }
 

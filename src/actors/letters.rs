@@ -20,6 +20,7 @@ use crate::chat::settings::SlowReader;
 use crate::engines::engine::EngineSays;
 use crate::engines::shared::{Command, Says};
 use crate::protocols::codes::{Goodbye, Problem};
+use crate::protocols::cursor::Moved;
 use crate::protocols::native::{Join, Reference, RequestNumber};
 use crate::store::record::Letter;
 
@@ -50,7 +51,18 @@ pub struct Open {
     /// Whether it gets no `welcome` for that.
     pub silent: bool,
     /// The session that it goes on with.
-    pub session: Option<Box<str>>,
+    pub session: Option<Box<Return>>,
+}
+
+/// How somebody goes on with a session that another connection has left.
+#[derive(Debug)]
+pub struct Return {
+    /// The session's name.
+    pub session: Box<str>,
+    /// What it has got in rooms beyond what was kept of the session.
+    pub moved: Vec<Moved>,
+    /// What it asks about rooms that the session was not in.
+    pub rest: Vec<Ask>,
 }
 
 /// Session → chat server: a connection on a raw path is there (onOpen).

@@ -1,11 +1,12 @@
 //! The actor that brings what backends push into one Redis list. It takes a batch, says it in the rooms,
 //! waits until they have it, and only then forgets it in Redis; so a busy server slows the queue and not
 //! the memory, and a crash at any point repeats items under the same ids instead of losing them.
-//! Started and drained by the wiring. Knows the chat server by one letter only.
+//! Where nodes share the rooms they take turns: one at a time empties the list, so that what was pushed
+//! in order is heard in order. Started and drained by the wiring. Knows the chat server by one letter only.
 
 mod saying;
 mod taking;
-mod waits;
+mod turns;
 mod watching;
 
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use crate::sources::counters::QueueCounters;
 use crate::sources::list_keys::ListKeys;
 use crate::sources::payload::PayloadLimits;
 
-/// The spans of the protocol between nodes. All nodes of a list must agree on them.
+/// The spans of the protocol between nodes. All nodes of a list must agree on them. The defaults are for nodes
+/// that do not take turns.
 #[derive(Debug, Clone, Copy)]
 pub struct QueueTiming {
     /// Longest blocking wait for an item. Default 1 s.
@@ -37,6 +39,8 @@ pub struct QueueTiming {
     /// How long to wait for the lease when another process renews it; then go on under another name.
     /// Default 12 s.
     pub give_way: Duration,
+    /// How often a node looks whether it is its turn. Default 250 ms.
+    pub look: Duration,
     /// How long a busy server is asked again at a drain. Default 2 s.
     pub finish: Duration,
 }
@@ -49,7 +53,22 @@ impl Default for QueueTiming {
             renew: Duration::from_secs(3),
             adopt_after: Duration::from_secs(12),
             give_way: Duration::from_secs(12),
+            look: Duration::from_millis(250),
             finish: Duration::from_secs(2),
+        }
+    }
+}
+
+impl QueueTiming {
+    /// For nodes that take turns: nobody takes items while the one whose turn it was is missed, so it is missed
+    /// for a short time only. One that is killed is followed after 2 to 3.3 s.
+    pub fn in_turns() -> QueueTiming {
+        QueueTiming {
+            lease: Duration::from_secs(3),
+            renew: Duration::from_secs(1),
+            adopt_after: Duration::from_secs(3),
+            give_way: Duration::from_secs(5),
+            ..QueueTiming::default()
         }
     }
 }
@@ -69,7 +88,10 @@ pub struct RedisQueueParts {
     pub node: String,
     /// Dead letters kept in Redis.
     pub dead_items: usize,
-    /// [`QueueTiming::default`] outside of tests.
+    /// Whether one node at a time empties the list. So it must be where nodes share the rooms, and all nodes of
+    /// a list must agree on it; without it they take items side by side.
+    pub turns: bool,
+    /// [`QueueTiming::default`], or [`QueueTiming::in_turns`], outside of tests.
     pub timing: QueueTiming,
     /// The chat server.
     pub chat: Recipient<PublishBatch>,

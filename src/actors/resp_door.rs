@@ -53,9 +53,9 @@ pub struct RespDoorParts {
     pub limits: PayloadLimits,
     /// The chat server.
     pub chat: Recipient<PublishBatch>,
-    /// Where items go that can never be said, without a store.
+    /// Where items go that can never be said, when nothing else takes them.
     pub dead: Arc<MemoryDeadLetters>,
-    /// Where they go with one.
+    /// Where they go first: to the store, or to Redis where nodes share the rooms.
     pub graves: Option<Recipient<Bury>>,
     /// Where it counts.
     pub counters: Arc<QueueCounters>,
@@ -155,6 +155,7 @@ impl Handler<Drain> for RespDoor {
 impl House {
     async fn receive(self: Arc<House>, listener: tokio::net::TcpListener, mut stop: watch::Receiver<bool>) {
         self.counters.set_connected(true);
+        self.counters.set_taking(true);
         let mut guests = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -176,6 +177,7 @@ impl House {
             }
         }
         self.counters.set_connected(false);
+        self.counters.set_taking(false);
         drop(listener);
         while guests.join_next().await.is_some() {}
     }
@@ -256,7 +258,7 @@ impl House {
         self.counters.count_accepted(accepted.count() as u64);
     }
 
-    /// Keeps dead letters in the store; without one, in memory. The backend hears of them after that.
+    /// Keeps dead letters in the store or in Redis; without either, in memory. The backend hears of them after that.
     async fn keep(&self, letters: Vec<DeadLetter>) {
         if letters.is_empty() {
             return;

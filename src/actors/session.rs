@@ -16,22 +16,26 @@ use crate::actors::connection::Life;
 use crate::actors::hub::{Core, SharedConnection};
 use crate::actors::letters::{Ask, Closed, Failed, OpenRaw, RawMessage};
 use crate::actors::panics::contained;
-use crate::auth::token::Verifier;
+use crate::auth::token::{TokenProblem, Verifier};
 use crate::chat::client::Pace;
 use crate::chat::permission::Identity;
 use crate::chat::settings::RoomsSettings;
 use crate::limits::Limits;
+use crate::log::{ACCESS, is_access_logged, user_hash};
 use crate::metrics::Metrics;
-use crate::protocols::codes::Goodbye;
+use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::Reference;
 use crate::protocols::websocket::codec::Decoder;
 
 mod asking;
+mod errands;
 mod identity;
 mod reader;
 mod reading;
 
+pub use errands::{Entrance, Errand};
 use identity::Claim;
+pub use identity::guest_named;
 pub use reader::Heard;
 use reader::Reader;
 
@@ -68,6 +72,19 @@ pub struct SessionHouse {
     pub metrics: Arc<Metrics>,
 }
 
+impl SessionHouse {
+    /// Who a token says that somebody is.
+    pub fn check_token(&self, token: &str) -> Result<Identity, Problem> {
+        self.verifier.verify(token, now_unix()).map_err(|problem| {
+            let why = match problem {
+                TokenProblem::Expired => "expired",
+                TokenProblem::Bad(_) => "bad-token",
+            };
+            Problem::new(401, why, problem.to_string())
+        })
+    }
+}
+
 /// Who a client is when it comes in.
 #[derive(Debug)]
 pub enum Arrival {
@@ -82,6 +99,8 @@ pub enum Arrival {
         /// Whether it may come without a token.
         guest: bool,
     },
+    /// Over HTTP, where the request has said already who it is and what it wants.
+    Http(Box<Entrance>),
 }
 
 enum Mind {
@@ -125,11 +144,12 @@ impl Session {
     ) -> Addr<Session> {
         let reader = Reader { core: house.core.clone(), connection: connection.clone() };
         let now = house.core.borrow().now_ms();
+        let guest = matches!(&arrival, Arrival::Native { guest: true, .. });
         let mind = match &arrival {
             Arrival::Raw(..) => Mind::Raw { messages: Vec::new() },
-            Arrival::Native { guest, .. } => Mind::Native(Box::new(Native {
+            Arrival::Native { .. } | Arrival::Http(_) => Mind::Native(Box::new(Native {
                 identity: None,
-                guest: *guest,
+                guest,
                 messages: Pace::new(house.limits.messages_per_second, now),
                 requests: Pace::new(
                     house.limits.messages_per_second.saturating_mul(REQUESTS_PER_MESSAGE),
@@ -159,6 +179,7 @@ impl Session {
         let connection = self.connection.borrow().id;
         match arrival {
             Arrival::Raw(handler, uri) => self.house.chat.do_send(OpenRaw { connection, handler, uri }),
+            Arrival::Http(entrance) => self.enter(*entrance),
             Arrival::Native { token: Some(token), .. } => {
                 // Who fails has been told and is closed.
                 self.hello(&Reference::default(), Claim { token: Some(token), ..Claim::default() });
@@ -184,7 +205,15 @@ impl Session {
             return;
         }
         let connection = self.connection.borrow().id;
+        self.log_end();
         self.house.chat.do_send(Closed { connection, code: self.close_code });
+    }
+
+    fn log_end(&self) {
+        let Mind::Native(native) = &self.mind else { return };
+        let Some(identity) = native.identity.as_ref().filter(|_| is_access_logged()) else { return };
+        let (user, code) = (user_hash(identity.user.as_str()), self.close_code);
+        log::info!(target: ACCESS, user = user.as_str(), code; "a session ended with {code}");
     }
 
     /// Runs code for this session; a panic in it ends this session only.

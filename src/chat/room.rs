@@ -234,6 +234,19 @@ impl Room {
         }
     }
 
+    /// Whether a reader has seen more of the log than there is here: a later place of the present life, or a place of a
+    /// later life.
+    pub fn is_behind(&self, resume: &Resume) -> bool {
+        let Resume::Since(offset, epoch) = resume else { return false };
+        let is_later = *offset > self.history.top();
+        let Some(text) = epoch.as_deref().filter(|_| *offset > 0) else { return is_later };
+        if self.epoch.to_text() == text {
+            return is_later;
+        }
+        let is_earlier = self.earlier.iter().any(|(epoch, _)| epoch.to_text() == text);
+        !is_earlier && u64::from_str_radix(text, 36).is_ok_and(|epoch| epoch > self.epoch.0)
+    }
+
     /// Whether a reader's position belongs to this log.
     fn follow(&self, offset: Offset, epoch: Option<&str>) -> Followed {
         if offset == 0 {
@@ -476,6 +489,27 @@ mod tests {
             assert_eq!(append(&mut room, i, None).offset, i);
         }
         room
+    }
+
+    #[test]
+    fn a_reader_may_have_seen_more_than_there_is_here() {
+        let mut room = with(130, 512);
+        let first = room.epoch;
+        let is_behind = |room: &Room, offset, epoch: Option<Epoch>| {
+            room.is_behind(&Resume::Since(offset, epoch.map(|epoch| epoch.to_text().into())))
+        };
+        assert!(!is_behind(&room, 130, Some(first)) && !is_behind(&room, 130, None));
+        assert!(is_behind(&room, 131, Some(first)) && is_behind(&room, 131, None));
+        let later = Epoch(first.0 + 1);
+        assert!(is_behind(&room, 7, Some(later)), "a life that begins elsewhere first");
+        assert!(!is_behind(&room, 0, Some(later)), "who has seen nothing waits for nothing");
+        room.begin_life(later, 131);
+        assert!(
+            !is_behind(&room, 130, Some(first)) && !is_behind(&room, 900, Some(first)),
+            "an ended life grows no more"
+        );
+        assert!(!is_behind(&room, 5, Some(Epoch(first.0 - 1))), "one that is not known is not waited for");
+        assert!(!room.is_behind(&Resume::Last(9)) && !room.is_behind(&Resume::FromNow));
     }
 
     #[test]

@@ -4,8 +4,6 @@
 use std::io::Write;
 
 use actix_rt::System;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 
 use super::{FAILED, Failure, UNAVAILABLE, WRONG_USE, print};
@@ -241,7 +239,14 @@ impl<'a> Letters<'a> {
             (Place::List(place), Some(redis), _) => {
                 let list = &redis.lists[place];
                 let done = match act {
-                    Act::Requeue => list.requeue(&mut redis.connection, id).await,
+                    Act::Requeue => {
+                        let letter = list.show(&mut redis.connection, id).await;
+                        let Some(letter) = letter.map_err(|error| redis.lost(&error))? else {
+                            return Ok(false);
+                        };
+                        came_through(&[list.list_name()], &letter.source, id)?;
+                        list.requeue(&mut redis.connection, id).await
+                    }
                     Act::Drop => list.remove(&mut redis.connection, id).await,
                 };
                 done.map_err(|error| redis.lost(&error))
@@ -258,18 +263,24 @@ impl<'a> Letters<'a> {
     }
 }
 
+/// The list that an item was pushed to; an item of a channel would land in another room by way of a list.
+fn came_through<'a>(lists: &[&str], source: &'a str, id: &str) -> Result<&'a str, Failure> {
+    let list = source.strip_prefix("door:").unwrap_or(source);
+    if lists.contains(&list) {
+        return Ok(list);
+    }
+    let text = format!(
+        "dead letter {} did not come through a list of queue.list but through {}; send its item \
+         yourself (`roomcast dead show`), then drop it",
+        id.escape_debug(),
+        source.escape_debug()
+    );
+    Err(Failure::new(FAILED, text))
+}
+
 /// Through the door of the running server, which is the only one that takes items without Redis.
 fn push_again(settings: &DoorSettings, lists: &[&str], letter: &Letter) -> Result<(), Failure> {
-    let list = letter.source.strip_prefix("door:").unwrap_or(&letter.source);
-    if !lists.contains(&list) {
-        let text = format!(
-            "dead letter {} did not come through a list of queue.list but through {}; send its item \
-             yourself (`roomcast dead show`), then drop it",
-            letter.id.escape_debug(),
-            letter.source.escape_debug()
-        );
-        return Err(Failure::new(FAILED, text));
-    }
+    let list = came_through(lists, &letter.source, &letter.id)?;
     if let Taken::DeadAgain(answer) = door::push(settings, list, &letter.item)? {
         eprintln!("roomcast: {} is a dead letter again: {answer}", letter.id.escape_debug());
     }
@@ -357,19 +368,7 @@ fn failed(error: crate::store::archive::ArchiveError) -> Failure {
 
 /// A letter of the store in the form of those in Redis.
 fn dead_letter(letter: &Letter) -> DeadLetter {
-    let time = i64::try_from(letter.ts).ok().and_then(|ts| jiff::Timestamp::from_millisecond(ts).ok());
-    let (item, base64) = match std::str::from_utf8(&letter.item) {
-        Ok(text) => (text.to_owned(), false),
-        Err(_) => (STANDARD.encode(&letter.item), true),
-    };
-    DeadLetter {
-        time: time.map(|time| format!("{time:.3}")).unwrap_or_default(),
-        source: letter.source.to_string(),
-        reason: letter.reason.to_string(),
-        item,
-        id: letter.id.to_string(),
-        base64,
-    }
+    DeadLetter::of(letter.ts, &letter.source, &letter.id, &letter.reason, &letter.item)
 }
 
 #[cfg(test)]

@@ -216,6 +216,7 @@ mod tests {
             // Lists of tables have no empty form beside their `[[table]]`, so they stand there as examples.
             match key.as_str() {
                 "rooms.rule" => assert!(SHIPPED.contains("# [[rooms.rule]]\n")),
+                "queue.sources" => assert!(SHIPPED.contains("# [[queue.sources]]\n")),
                 "apps" => assert!(SHIPPED.contains("# [[apps]]\n")),
                 _ => assert!(default_at(&table, &key).is_some(), "{key} = {value} is missing"),
             }

@@ -114,8 +114,7 @@ impl Config {
         self.auth.check()?;
         Verifier::new(&self.auth)?;
         self.rooms.check(self.backing()?.foundations())?;
-        self.queue.check()?;
-        self.redis.link()?;
+        self.queue.check(self.redis.link()?.as_ref())?;
         self.limits.check()?;
         Ok(())
     }

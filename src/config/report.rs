@@ -118,6 +118,9 @@ pub fn startup_lines(config: &Config, http: &[SocketAddr], door: Option<SocketAd
     if let Some(door) = door {
         sources.push(format!("door {door} (speaks the Redis protocol, takes {lists})"));
     }
+    for source in &config.queue.sources {
+        sources.push(format!("{} {}", source.kind.word(), source.name));
+    }
     if sources.is_empty() {
         sources.push("none (set redis.url or queue.door.listen)".into());
     }

@@ -76,7 +76,7 @@ pub async fn admit<'a>(
         let keep = body.as_ref().map_or_else(|unread| unread.keep, |_| true);
         with_end(refused(house, &problem), keep)
     })?;
-    let body = body.map_err(|Unread { problem, keep }| with_end(refused(house, &problem), keep))?;
+    let body = body.map_err(|unread| unread.answer(house))?;
     Ok((caller, body))
 }
 
@@ -158,13 +158,20 @@ pub fn answer(house: &House, answer: Result<HttpResponse, Problem>) -> HttpRespo
 }
 
 /// Why a body was not taken, and whether it was read to its end.
-struct Unread {
+pub struct Unread {
     problem: Problem,
     keep: bool,
 }
 
+impl Unread {
+    /// The answer that says so. Where the body was not read to its end, it is the connection's last.
+    pub fn answer(&self, house: &House) -> HttpResponse {
+        with_end(refused(house, &self.problem), self.keep)
+    }
+}
+
 /// Reads a body of at most `limit` bytes within `time`.
-async fn read_body(payload: web::Payload, limit: usize, time: Duration) -> Result<Bytes, Unread> {
+pub async fn read_body(payload: web::Payload, limit: usize, time: Duration) -> Result<Bytes, Unread> {
     let slow = |_| Unread {
         problem: Problem::new(408, "slow", "the body took too long; send it at once"),
         keep: false,

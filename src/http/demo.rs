@@ -52,7 +52,11 @@ static PARTS: [File; 7] = [
     file!("/tools.js", "tools.js", "text/javascript"),
     file!("/find.js", "find.js", "text/javascript"),
 ];
-static LIBRARY: File = file!("/roomcast.js", "roomcast.js", "text/javascript");
+/// The library, and the part of it that is loaded where no WebSocket gets through.
+static LIBRARY: [File; 2] = [
+    file!("/roomcast.js", "roomcast.js", "text/javascript"),
+    file!("/roomcast-http.js", "roomcast-http.js", "text/javascript"),
+];
 
 /// The same in every process of this version, so that a browser may ask any node.
 fn tag(body: &str) -> String {
@@ -73,9 +77,17 @@ pub async fn part(request: HttpRequest, house: web::Data<House>) -> HttpResponse
     show(file, &request, &house)
 }
 
-/// `GET /roomcast.js`: for pages of all origins, so any of them may load it as a module.
+/// The paths of the library, each for [`library`].
+pub fn library_paths() -> impl Iterator<Item = &'static str> {
+    LIBRARY.iter().map(|file| file.path)
+}
+
+/// `GET` of one of [`library_paths`]: for pages of all origins, so any of them may load it as a module.
 pub async fn library(request: HttpRequest) -> HttpResponse {
-    let mut answer = send(&LIBRARY, &request);
+    let path = request.match_pattern();
+    let file =
+        LIBRARY.iter().find(|file| Some(file.path) == path.as_deref()).expect("routed by the same list");
+    let mut answer = send(file, &request);
     let any = actix_web::http::header::HeaderValue::from_static("*");
     answer.headers_mut().insert(actix_web::http::header::ACCESS_CONTROL_ALLOW_ORIGIN, any);
     answer

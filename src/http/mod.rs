@@ -1,6 +1,7 @@
 //! Doors for plain HTTP requests: health, figures, the demo page, the server API. All routes stand in one
 //! table in [`routes`]. WebSocket requests do not come here.
 
+pub mod access;
 pub mod answer;
 pub mod api;
 pub mod asked;
@@ -16,6 +17,7 @@ pub mod publish;
 pub mod readiness;
 pub mod rooms;
 pub mod routes;
+pub mod v1;
 
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,13 @@
 //! The one table of routes. Wiring puts it into every worker's application.
 
+use actix_web::http::Method;
 use actix_web::http::header::{CONNECTION, HeaderValue, UPGRADE};
 use actix_web::{HttpResponse, Resource, Route, web};
 
 use crate::http::answer::refuse;
 use crate::http::api::{throw_away, with_end};
 use crate::http::house::House;
-use crate::http::{batch, demo, health, log, metrics, openapi, orders, publish, rooms};
+use crate::http::{batch, demo, health, log, metrics, openapi, orders, publish, rooms, v1};
 use crate::protocols::codes::Problem;
 
 /// All routes; whatever is not among them gets a 404, another method a 405.
@@ -14,10 +15,10 @@ pub fn configure(table: &mut web::ServiceConfig) {
     for path in demo::paths() {
         table.service(page(path).route(web::get().to(demo::part)).route(web::head().to(demo::part)));
     }
+    for path in demo::library_paths() {
+        table.service(page(path).route(web::get().to(demo::library)).route(web::head().to(demo::library)));
+    }
     table
-        .service(
-            page("/roomcast.js").route(web::get().to(demo::library)).route(web::head().to(demo::library)),
-        )
         .service(page("/healthz").route(web::get().to(health::alive)).route(web::head().to(health::alive)))
         .service(page("/readyz").route(web::get().to(health::ready)).route(web::head().to(health::ready)))
         .service(page("/metrics").route(web::get().to(metrics::show)).route(web::head().to(metrics::show)))
@@ -39,6 +40,14 @@ pub fn configure(table: &mut web::ServiceConfig) {
         .service(
             page("/api/rooms/{room}/who").route(web::get().to(rooms::who)).route(web::head().to(rooms::who)),
         )
+        .service(read_by_pages("/v1/stream").route(web::get().to(v1::stream)))
+        .service(read_by_pages("/v1/poll").route(web::get().to(v1::poll)))
+        .service(read_by_pages("/v1/rooms/{room}/log").route(web::get().to(v1::log)))
+        .service(
+            only_posts("/v1/send")
+                .route(web::post().to(v1::send))
+                .route(web::method(Method::OPTIONS).to(v1::preflight)),
+        )
         .service(
             page("/api/rooms/{room}/log").route(web::get().to(log::read)).route(web::head().to(log::read)),
         )
@@ -53,6 +62,12 @@ pub fn configure(table: &mut web::ServiceConfig) {
 
 fn page(path: &str) -> Resource {
     web::resource(path).default_service(wrong_method("GET, HEAD"))
+}
+
+/// For pages of other origins too, whose browsers ask first.
+fn read_by_pages(path: &str) -> Resource {
+    let resource = web::resource(path).default_service(wrong_method("GET"));
+    resource.route(web::method(Method::OPTIONS).to(v1::preflight))
 }
 
 fn only_posts(path: &str) -> Resource {

@@ -104,6 +104,8 @@ pub struct WorkerCounters {
     pub outbox_bytes: Level,
     /// Pings written.
     pub pings_sent: Count,
+    /// How late the loop was at its worst in the last ten seconds, in microseconds.
+    pub loop_late_us: Level,
 }
 
 /// What the chat server counts.

@@ -98,6 +98,13 @@ impl Metrics {
             "Bytes waiting for slow readers",
             self.sum(|w| w.outbox_bytes.get()),
         );
+        let late_us = self.workers.iter().map(|worker| worker.loop_late_us.get()).max().unwrap_or(0);
+        sheet.seconds(
+            "roomcast_loop_delay_seconds",
+            "How long the busiest worker's loop kept others waiting at its worst in the last ten seconds",
+            false,
+            late_us as f64 / 1e6,
+        );
         sheet.counter("roomcast_pings_sent", "WebSocket pings written", self.sum(|w| w.pings_sent.get()));
     }
 

@@ -2,6 +2,9 @@
 //! Called by the actors. Knows the law of the rooms, but no socket and no actor.
 
 pub mod codes;
+pub mod cursor;
+pub mod events;
 pub mod native;
 pub mod native_frames;
+pub mod standing;
 pub mod websocket;

@@ -19,6 +19,8 @@ impl std::error::Error for BadUrl {}
 pub struct Address {
     /// Who is there.
     pub kind: Kind,
+    /// Whether connections are secret (TLS), those to Sentinels too.
+    pub tls: bool,
     /// Host and port of each server or Sentinel.
     pub hosts: Vec<(String, u16)>,
     /// Percent codes are decoded.
@@ -58,7 +60,8 @@ impl Address {
             Some((login, hosts)) => (Some(login), hosts),
             None => (None, authority),
         };
-        let (kind, db, port) = match scheme {
+        let plain = scheme.strip_prefix("rediss").map(|form| format!("redis{form}"));
+        let (kind, db, port) = match plain.as_deref().unwrap_or(scheme) {
             "redis" => (Kind::Single, db_of(path)?, 6379),
             "redis+sentinel" => {
                 let (master, db) = path.split_once('/').unwrap_or((path, ""));
@@ -71,14 +74,9 @@ impl Address {
             "redis+cluster" => {
                 return Err(bad("names a database, but a cluster has only database 0; leave it out"));
             }
-            "rediss" | "rediss+sentinel" | "rediss+cluster" => {
-                return Err(bad(
-                    "asks for TLS, which this build does not speak; use a TLS tunnel (stunnel) or redis://",
-                ));
-            }
             _ => {
                 return Err(bad(
-                    "has an unknown scheme; use redis://, redis+sentinel:// or redis+cluster://",
+                    "has an unknown scheme; use redis://, redis+sentinel:// or redis+cluster://, with rediss for TLS",
                 ));
             }
         };
@@ -87,16 +85,17 @@ impl Address {
             return Err(bad("has several hosts; use redis+sentinel:// or redis+cluster:// for them"));
         }
         let (user, password) = login_of(login)?;
-        Ok(Address { kind, hosts, user, password, db })
+        Ok(Address { kind, tls: plain.is_some(), hosts, user, password, db })
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.tls { "rediss" } else { "redis" })?;
         f.write_str(match self.kind {
-            Kind::Single => "redis://",
-            Kind::Sentinel { .. } => "redis+sentinel://",
-            Kind::Cluster => "redis+cluster://",
+            Kind::Single => "://",
+            Kind::Sentinel { .. } => "+sentinel://",
+            Kind::Cluster => "+cluster://",
         })?;
         if self.user.is_some() || self.password.is_some() {
             f.write_str("***@")?;
@@ -193,6 +192,9 @@ mod tests {
             ("redis://ann:p%40ss@h", "redis://***@h:6379"),
             ("redis+sentinel://a,b:7/main/3", "redis+sentinel://a:26379,b:7/main/3"),
             ("redis+cluster://:x@a:7000,b:7001", "redis+cluster://***@a:7000,b:7001"),
+            ("rediss://h", "rediss://h:6379"),
+            ("rediss+sentinel://a/main", "rediss+sentinel://a:26379/main"),
+            ("rediss+cluster://a:7000,b:7001", "rediss+cluster://a:7000,b:7001"),
         ] {
             assert_eq!(Address::parse(url).unwrap().to_string(), shown);
         }
@@ -210,7 +212,7 @@ mod tests {
             "redis://:hunter2@a,b",
             "redis+sentinel://:hunter2@h",
             "redis+cluster://:hunter2@h/1",
-            "rediss://:hunter2@h",
+            "redisss://:hunter2@h",
             "redis://:hunter2%zz@h",
             "redis://:hunter2@h?x=1",
             "redis://hunter2@h",

@@ -4,13 +4,15 @@
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use redis::aio::MultiplexedConnection;
+use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::cluster_routing::Slot;
-use redis::{AsyncConnectionConfig, Client, ErrorKind, ProtocolVersion, PushInfo, RedisResult, Value};
+use redis::{
+    AsyncConnectionConfig, ConnectionInfo, ErrorKind, ProtocolVersion, PushInfo, RedisResult, Value,
+};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::redis_link::address::Kind;
-use crate::redis_link::{CONNECT_MAX, RedisLink, SENTINEL_MAX, check_primary, within};
+use crate::redis_link::{CONNECT_MAX, RedisLink, SENTINEL_MAX, check_primary, tls, within};
 
 /// Host and port of a server.
 pub type Host = (String, u16);
@@ -68,16 +70,30 @@ impl RedisLink {
         response: Duration,
         pushes: Option<UnboundedSender<PushInfo>>,
     ) -> RedisResult<MultiplexedConnection> {
-        let mut config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_MAX))
-            .set_response_timeout(Some(response));
-        let mut info = self.info(host, true)?;
-        if let Some(pushes) = pushes {
-            let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-            info = info.set_redis_settings(settings);
-            config = config.set_push_sender(pushes);
+        match pushes {
+            Some(pushes) => self.connect_listening(host, response, pushes).await,
+            None => self.open(self.info(host, true)?, to_one(response)).await,
         }
-        let client = Client::open(info)?;
+    }
+
+    /// The same with RESP3; what is published comes to `pushes`, which must not block.
+    pub async fn connect_listening(
+        &self,
+        host: &Host,
+        response: Duration,
+        pushes: impl AsyncPushSender,
+    ) -> RedisResult<MultiplexedConnection> {
+        let info = self.info(host, true)?;
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        self.open(info.set_redis_settings(settings), to_one(response).set_push_sender(pushes)).await
+    }
+
+    async fn open(
+        &self,
+        info: ConnectionInfo,
+        config: AsyncConnectionConfig,
+    ) -> RedisResult<MultiplexedConnection> {
+        let client = tls::client(info)?;
         let connecting = client.get_multiplexed_async_connection_with_config(&config);
         within(CONNECT_MAX, "connecting", connecting).await
     }
@@ -97,6 +113,12 @@ impl RedisLink {
             None => Err((ErrorKind::Io, "no node of the cluster has the slot", slot.to_string()).into()),
         }
     }
+}
+
+fn to_one(response: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_MAX))
+        .set_response_timeout(Some(response))
 }
 
 /// The slot of a key, by the rules of Redis Cluster (the part in braces, if there is one, decides).

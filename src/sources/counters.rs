@@ -10,6 +10,8 @@ use crate::sources::poison::Reason;
 pub struct QueueCounters {
     /// Whether items can come: Redis is there and the lease is held, or the door is open.
     connected: AtomicBool,
+    /// Whether this node is the one that takes items, or one of several.
+    taking: AtomicBool,
     /// Whether a batch waits because the rooms are busy.
     waiting: AtomicBool,
     taken: AtomicU64,
@@ -19,8 +21,11 @@ pub struct QueueCounters {
     waits: AtomicU64,
     adopted: AtomicU64,
     dead_forgotten: AtomicU64,
+    lost: AtomicU64,
     /// Items in the list when it was last looked at.
     backlog: AtomicU64,
+    /// How old the newest taken item was, in milliseconds.
+    age_ms: AtomicU64,
     dead: [AtomicU64; Reason::ALL.len()],
 }
 
@@ -54,6 +59,8 @@ impl QueueCounters {
         adopted, count_adopted;
         /// Dead letters dropped because there were too many.
         dead_forgotten, count_dead_forgotten;
+        /// Items that a source without acknowledgements dropped because they came faster than the rooms took them.
+        lost, count_lost;
     }
 
     /// Whether items can come.
@@ -64,6 +71,16 @@ impl QueueCounters {
     /// Says whether items can come.
     pub fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// Whether this node takes items; `false` while it stands by because it is another one's turn.
+    pub fn is_taking(&self) -> bool {
+        self.taking.load(Ordering::Relaxed)
+    }
+
+    /// Says whether this node takes items.
+    pub fn set_taking(&self, taking: bool) {
+        self.taking.store(taking, Ordering::Relaxed);
     }
 
     /// Whether a batch waits because the rooms are busy.
@@ -84,6 +101,16 @@ impl QueueCounters {
     /// Notes how many items wait in the list.
     pub fn set_backlog(&self, items: u64) {
         self.backlog.store(items, Ordering::Relaxed);
+    }
+
+    /// How old the item taken last was when it was taken, in milliseconds, where its queue tells.
+    pub fn age_ms(&self) -> u64 {
+        self.age_ms.load(Ordering::Relaxed)
+    }
+
+    /// Notes how old an item was when it was taken.
+    pub fn set_age_ms(&self, age_ms: u64) {
+        self.age_ms.store(age_ms, Ordering::Relaxed);
     }
 
     /// Counts a dead letter.

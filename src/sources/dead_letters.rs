@@ -43,14 +43,24 @@ pub struct DeadLetter {
 impl DeadLetter {
     /// Notes an item as given up now.
     pub fn new(source: &str, id: &str, poison: &Poison, item: &[u8]) -> DeadLetter {
+        DeadLetter::at(Some(jiff::Timestamp::now()), source, id, &poison.to_string(), item)
+    }
+
+    /// The form of an item that was given up at this time, Unix milliseconds, and kept in another form since.
+    pub fn of(ts: u64, source: &str, id: &str, reason: &str, item: &[u8]) -> DeadLetter {
+        let time = i64::try_from(ts).ok().and_then(|ts| jiff::Timestamp::from_millisecond(ts).ok());
+        DeadLetter::at(time, source, id, reason, item)
+    }
+
+    fn at(time: Option<jiff::Timestamp>, source: &str, id: &str, reason: &str, item: &[u8]) -> DeadLetter {
         let (item, base64) = match simdutf8::basic::from_utf8(item) {
             Ok(text) => (text.to_owned(), false),
             Err(_) => (STANDARD.encode(item), true),
         };
         DeadLetter {
-            time: format!("{:.3}", jiff::Timestamp::now()),
+            time: time.map(|time| format!("{time:.3}")).unwrap_or_default(),
             source: source.into(),
-            reason: poison.to_string(),
+            reason: reason.into(),
             item,
             id: id.into(),
             base64,
@@ -122,7 +132,8 @@ impl MemoryDeadLetters {
     }
 }
 
-/// Dead letters of a list in Redis, for an operator. The queue actor itself writes them.
+/// Dead letters of a list in Redis, for an operator and for the door of a node that shares its rooms. The
+/// queue actor itself writes those of the list.
 #[derive(Debug, Clone)]
 pub struct RedisDeadLetters(ListKeys);
 
@@ -130,6 +141,26 @@ impl RedisDeadLetters {
     /// Those of the list with these keys.
     pub fn new(keys: ListKeys) -> RedisDeadLetters {
         RedisDeadLetters(keys)
+    }
+
+    /// The list's name.
+    pub fn list_name(&self) -> &str {
+        self.0.list()
+    }
+
+    /// Keeps letters, at most `most` with those that are there; tells how many old ones were dropped.
+    pub async fn keep(
+        &self,
+        redis: &mut RedisConnection,
+        letters: &[DeadLetter],
+        most: usize,
+    ) -> RedisResult<u64> {
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(KEEP).arg(1).arg(self.0.dead()).arg(most);
+        for letter in letters {
+            eval.arg(letter.to_json());
+        }
+        eval.query_async(redis).await
     }
 
     /// How many there are.
@@ -196,6 +227,13 @@ impl RedisDeadLetters {
         Ok(None)
     }
 }
+
+const KEEP: &str = "
+    for i = 2, #ARGV do redis.call('LPUSH', KEYS[1], ARGV[i]) end
+    local over = redis.call('LLEN', KEYS[1]) - tonumber(ARGV[1])
+    if over <= 0 then return 0 end
+    redis.call('LTRIM', KEYS[1], 0, tonumber(ARGV[1]) - 1)
+    return over";
 
 // Pushed first and removed second: if the push fails, the dead letter is still there.
 const REQUEUE: &str = "

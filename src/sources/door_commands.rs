@@ -77,28 +77,32 @@ pub fn room_of_channel<'a>(channel: &'a str, prefix: &str) -> &'a str {
 }
 
 /// The item of `XADD key [NOMKSTREAM] [MAXLEN|MINID [=|~] n [LIMIT n]] id field value …`, given without
-/// `XADD key`: the field `payload`; or the only field, if it is called `data` or `message`; or else all
-/// fields as a JSON object of texts. The error says what is wrong with the command.
+/// `XADD key`. The error says what is wrong with the command.
 pub fn item_of_xadd(values: &[Bytes]) -> Result<Bytes, &'static str> {
-    let fields = fields_of_xadd(values)?;
+    fields_of_xadd(values).map(item_of_fields)
+}
+
+/// The item of a stream's entry, given as names and values in turn: the field `payload`; or the only field, if it
+/// is called `data` or `message`; or else all fields as a JSON object of texts.
+pub fn item_of_fields(fields: &[Bytes]) -> Bytes {
     let is = |field: &[Bytes], name: &str| field[0].eq_ignore_ascii_case(name.as_bytes());
     if let Some(field) = fields.chunks_exact(2).find(|field| is(field, "payload")) {
-        return Ok(field[1].clone());
+        return field[1].clone();
     }
     if let [_, value] = fields
         && (is(fields, "data") || is(fields, "message"))
     {
-        return Ok(value.clone());
+        return value.clone();
     }
     let texts = fields.chunks_exact(2).map(|field| {
         let (name, value) = (std::str::from_utf8(&field[0]).ok()?, std::str::from_utf8(&field[1]).ok()?);
         Some((name.to_owned(), Value::from(value)))
     });
-    Ok(match texts.collect::<Option<Map<String, Value>>>() {
+    match texts.collect::<Option<Map<String, Value>>>() {
         Some(object) => Value::Object(object).to_string().into(),
         // Not UTF-8: the reader of payloads finds that out and says so.
         None => fields.join(&b' ').into(),
-    })
+    }
 }
 
 fn fields_of_xadd(values: &[Bytes]) -> Result<&[Bytes], &'static str> {

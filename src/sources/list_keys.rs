@@ -47,6 +47,16 @@ impl ListKeys {
         format!("{}:nodes", self.base)
     }
 
+    /// The name of the node that empties the list, where one does so at a time.
+    pub fn turn(&self) -> String {
+        format!("{}:turn", self.base)
+    }
+
+    /// The process that reads for a group of consumers, where the key is a stream.
+    pub fn reader(&self, group: &str) -> String {
+        format!("{}:reader:{group}", self.base)
+    }
+
     /// A node's lease.
     pub fn lease(&self, node: &str) -> String {
         format!("{}:lease:{node}", self.base)
@@ -75,7 +85,8 @@ mod tests {
             let keys = ListKeys::new(name).unwrap();
             let node = "host{1}:8080";
             let slot = Slot::for_key(keys.list());
-            for key in [keys.dead(), keys.nodes(), keys.lease(node), keys.handed(node), keys.working(node)] {
+            let of_node = [keys.lease(node), keys.handed(node), keys.working(node)];
+            for key in [keys.dead(), keys.nodes(), keys.turn(), keys.reader("g")].into_iter().chain(of_node) {
                 assert_eq!(Slot::for_key(&key), slot, "{key}");
             }
         }

@@ -42,7 +42,22 @@ impl Call {
 
 /// The first lines of every script but `CLAIM`. `PEXPIRE` stands first for a second reason: a script that
 /// has written once may go on when Redis is out of memory, and taking items is what frees it.
+///
+/// With `in turn` the second key is the turn and the third argument the name that it must have; empty: any.
 macro_rules! guarded {
+    (in turn $body:literal) => {
+        concat!(
+            "if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+               return redis.error_reply('LOST the lease of this node is gone or taken')
+             end
+             if ARGV[3] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[3] then
+               return redis.error_reply('LOST it is not the turn of this node')
+             end
+             redis.call('PEXPIRE', KEYS[1], ARGV[2])
+            ",
+            $body
+        )
+    };
     ($body:literal) => {
         concat!(
             "if redis.call('GET', KEYS[1]) ~= ARGV[1] then
@@ -72,16 +87,41 @@ pub const RENEW: &str = guarded!(
     return true"
 );
 
-/// Forgets what is settled and takes the oldest items. Keys: lease, working, handed, list. Further
-/// arguments: most items, most bytes, start of the ids, first number, settled ids.
+/// Comes to the turn. Keys: lease, turn, own working, own handed, list, then of the one whose turn it was
+/// thought to be: lease, working and handed. Further arguments: node, that one's name (empty: nobody's), and
+/// whether one whose lease is gone may be followed. Answers whose turn it is and how many entries came over.
+///
+/// What a node was handed has no ids yet and goes back to the list, as its oldest. Nothing is handed out where
+/// nodes take turns; it can only be left from a time when they did not.
+pub const TURN: &str = guarded!(
+    "
+    local me, holder, came = ARGV[3], redis.call('GET', KEYS[2]) or '', 0
+    while redis.call('LMOVE', KEYS[4], KEYS[5], 'LEFT', 'RIGHT') do end
+    if holder == me then return {me, 0} end
+    if holder ~= '' then
+      if holder ~= ARGV[4] or ARGV[5] ~= '1' or redis.call('EXISTS', KEYS[6]) == 1 then return {holder, 0} end
+      local left = redis.call('HGETALL', KEYS[7])
+      for i = 1, #left, 2 do
+        redis.call('HSET', KEYS[3], left[i], left[i + 1])
+        came = came + 1
+      end
+      if came > 0 then redis.call('DEL', KEYS[7]) end
+      while redis.call('LMOVE', KEYS[8], KEYS[5], 'LEFT', 'RIGHT') do end
+    end
+    redis.call('SET', KEYS[2], me)
+    return {me, came}"
+);
+
+/// Forgets what is settled and takes the oldest items. Keys: lease, turn, working, handed, list. Further
+/// arguments: whose turn, most items, most bytes, start of the ids, first number, settled ids.
 /// Items are copied first and cut off second: if the copy fails, nothing is gone. The right end of both
 /// lists is the oldest.
-pub const TAKE: &str = guarded!(
+pub const TAKE: &str = guarded!(in turn
     "
-    local most, bytes_most, start, number = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
-    if #ARGV > 6 then redis.call('HDEL', KEYS[2], unpack(ARGV, 7)) end
+    local most, bytes_most, start, number = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
+    if #ARGV > 7 then redis.call('HDEL', KEYS[3], unpack(ARGV, 8)) end
     local out, count, bytes = {}, 0, 0
-    for k = 3, 4 do
+    for k = 4, 5 do
       while count < most and bytes < bytes_most do
         local chunk = redis.call('LRANGE', KEYS[k], -math.min(16, most - count), -1)
         if #chunk == 0 then break end
@@ -93,7 +133,7 @@ pub const TAKE: &str = guarded!(
           out[#out + 1] = id; out[#out + 1] = chunk[i]
           count = count + 1; taken = taken + 1; bytes = bytes + #chunk[i]
         end
-        redis.call('HSET', KEYS[2], unpack(pairs))
+        redis.call('HSET', KEYS[3], unpack(pairs))
         redis.call('LTRIM', KEYS[k], 0, -taken - 1)
       end
     end
@@ -120,39 +160,43 @@ pub const BURY: &str = guarded!(
     return over"
 );
 
-/// Takes over what another node left. Keys: own lease, own working, then of the other lease, working and
-/// handed, then the register. Further arguments: start of the ids, first number, most items, node,
+/// Takes over what another node left. Keys: own lease, turn, own working, then of the other lease, working and
+/// handed, then the register. Further arguments: whose turn, start of the ids, first number, most items, node,
 /// seconds after which the register forgets.
-pub const ADOPT: &str = guarded!(
+pub const ADOPT: &str = guarded!(in turn
     "
-    local ids, start, number, most, node = {}, ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-    if redis.call('EXISTS', KEYS[3]) == 1 then return ids end
-    local left = redis.call('HGETALL', KEYS[4])
+    local ids, start, number, most, node = {}, ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+    if redis.call('EXISTS', KEYS[4]) == 1 then return ids end
+    local left = redis.call('HGETALL', KEYS[5])
     for i = 1, #left, 2 do
-      redis.call('HSET', KEYS[2], left[i], left[i + 1])
+      redis.call('HSET', KEYS[3], left[i], left[i + 1])
       ids[#ids + 1] = left[i]
     end
-    if #left > 0 then redis.call('DEL', KEYS[4]) end
+    if #left > 0 then redis.call('DEL', KEYS[5]) end
     for n = 0, most - 1 do
-      local item = redis.call('LINDEX', KEYS[5], -1)
+      local item = redis.call('LINDEX', KEYS[6], -1)
       if not item then break end
       local id = start .. string.format('%012x', number + n)
-      redis.call('HSET', KEYS[2], id, item)
-      redis.call('RPOP', KEYS[5])
+      redis.call('HSET', KEYS[3], id, item)
+      redis.call('RPOP', KEYS[6])
       ids[#ids + 1] = id
     end
-    local seen = tonumber(redis.call('ZSCORE', KEYS[6], node) or 0)
-    if redis.call('TIME')[1] - seen > tonumber(ARGV[7]) and redis.call('EXISTS', KEYS[5]) == 0 then
-      redis.call('ZREM', KEYS[6], node)
+    local seen = tonumber(redis.call('ZSCORE', KEYS[7], node) or 0)
+    if redis.call('TIME')[1] - seen > tonumber(ARGV[8]) and redis.call('EXISTS', KEYS[6]) == 0 then
+      redis.call('ZREM', KEYS[7], node)
     end
     return ids"
 );
 
-/// Gives back and goes. Keys: lease, handed, list, working, register. Further argument: node.
+/// Gives back and goes. Keys: lease, handed, list, working, register, turn. Further argument: node.
+/// With entries left the turn keeps the node's name, so that whoever follows takes them over first.
 pub const LEAVE: &str = guarded!(
     "
     while redis.call('LMOVE', KEYS[2], KEYS[3], 'LEFT', 'RIGHT') do end
-    if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('ZREM', KEYS[5], ARGV[3]) end
+    if redis.call('EXISTS', KEYS[4]) == 0 then
+      redis.call('ZREM', KEYS[5], ARGV[3])
+      if redis.call('GET', KEYS[6]) == ARGV[3] then redis.call('DEL', KEYS[6]) end
+    end
     redis.call('DEL', KEYS[1])
     return true"
 );

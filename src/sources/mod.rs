@@ -7,12 +7,21 @@ pub mod door_commands;
 pub mod door_turn;
 pub mod list_keys;
 mod list_scripts;
+#[cfg(feature = "nats")]
+pub mod nats;
 pub mod node;
 pub mod payload;
 pub mod poison;
 pub mod redis_list;
+pub mod redis_pubsub;
+pub mod redis_stream;
+mod redis_turn;
 pub mod replies;
 pub mod resp;
 pub mod resp_door;
 mod resp_inline;
 pub mod settings;
+pub mod source;
+pub mod source_settings;
+#[cfg(feature = "sqs")]
+pub mod sqs;

@@ -7,8 +7,10 @@
 //! ```
 //! An item stands in exactly one of these places, whatever dies when. Every step but the first checks the
 //! node's lease inside Redis, so that a command that comes late, from a connection given up long ago,
-//! finds the lease changed and does nothing. Redis 6.2 or later is needed (`BLMOVE`); with 7.0 or later a
-//! Redis that has run out of memory can still be emptied.
+//! finds the lease changed and does nothing. Where nodes take turns, the steps that bring new items check
+//! the turn as well, and `BLMOVE` leaves the item where it is: it cannot check anything, and may come late.
+//! Redis 6.2 or later is needed (`BLMOVE`); with 7.0 or later a Redis that has run out of memory can still
+//! be emptied.
 
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use redis::{ErrorKind, FromRedisValue, RedisError, RedisResult, Value};
 
 use crate::redis_link::RedisConnection;
 use crate::sources::list_keys::ListKeys;
-use crate::sources::list_scripts::{ADOPT, BURY, CLAIM, Call, LEAVE, READ, RENEW, TAKE};
+use crate::sources::list_scripts::{ADOPT, BURY, CLAIM, Call, LEAVE, READ, RENEW, TAKE, TURN};
 use crate::sources::node::{EntryIds, ProcessMark};
 
 /// Most items taken in one step.
@@ -52,7 +54,16 @@ pub enum Claim {
     },
 }
 
-/// Whether an error says that the lease is another's, or nobody's.
+/// Whose turn it is to empty a list.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Ours, and so many entries of the one before came over with it.
+    Ours(u64),
+    /// That of the node of this name.
+    Theirs(String),
+}
+
+/// Whether an error says that the lease or the turn is another's, or nobody's.
 pub fn is_lost(error: &RedisError) -> bool {
     error.code() == Some("LOST")
 }
@@ -72,14 +83,17 @@ pub struct RedisList {
     session: u64,
     lease_ms: u64,
     ids: EntryIds,
+    /// Whether nodes take turns.
+    turns: bool,
 }
 
 impl RedisList {
-    /// The list as seen by the node of this name. A lease lasts `lease` unless it is renewed.
-    pub fn new(keys: ListKeys, node: &str, mark: ProcessMark, lease: Duration) -> RedisList {
+    /// The list as seen by the node of this name. A lease lasts `lease` unless it is renewed. With `turns`
+    /// one node at a time empties the list; all nodes of a list must agree on that.
+    pub fn new(keys: ListKeys, node: &str, mark: ProcessMark, lease: Duration, turns: bool) -> RedisList {
         let ids = EntryIds::new(mark.nonce());
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
-        RedisList { keys, node: node.to_owned(), mark, session: 0, lease_ms, ids }
+        RedisList { keys, node: node.to_owned(), mark, session: 0, lease_ms, ids, turns }
     }
 
     /// The node's name.
@@ -132,22 +146,41 @@ impl RedisList {
         call.run(redis).await
     }
 
+    /// Comes to the turn if it is nobody's, or if it was `holder`'s, whose lease is gone, and `may_follow`.
+    /// What that one has left comes over in the same step. Renews the lease.
+    pub async fn come(
+        &self,
+        redis: &mut RedisConnection,
+        holder: &str,
+        may_follow: bool,
+    ) -> RedisResult<Turn> {
+        let keys = &self.keys;
+        let mut call = self.guarded(TURN);
+        call.key(keys.turn()).key(keys.working(&self.node)).key(keys.handed(&self.node)).key(keys.list());
+        call.key(keys.lease(holder)).key(keys.working(holder)).key(keys.handed(holder));
+        call.arg(&self.node).arg(holder).arg(u8::from(may_follow));
+        let (whose, came): (String, u64) = call.run(redis).await?;
+        Ok(if whose == self.node { Turn::Ours(came) } else { Turn::Theirs(whose) })
+    }
+
     /// Waits for an item, at most `block`, on a connection that carries nothing else. The item stands in
-    /// the list of what this node was handed, and [`take`](RedisList::take) finds it there.
+    /// the list of what this node was handed, and [`take`](RedisList::take) finds it there. Where nodes take
+    /// turns it stays in the list: its oldest item is moved to the place where it is.
     pub async fn wait(&self, blocking: &mut RedisConnection, block: Duration) -> RedisResult<bool> {
         let mut wait = redis::cmd("BLMOVE");
-        wait.arg(self.keys.list())
-            .arg(self.keys.handed(&self.node))
-            .arg("RIGHT")
-            .arg("LEFT")
-            .arg(block.as_secs_f64());
-        let item: Value = wait.query_async(blocking).await?;
+        wait.arg(self.keys.list());
+        if self.turns {
+            wait.arg(self.keys.list()).arg("RIGHT").arg("RIGHT");
+        } else {
+            wait.arg(self.keys.handed(&self.node)).arg("RIGHT").arg("LEFT");
+        }
+        let item: Value = wait.arg(block.as_secs_f64()).query_async(blocking).await?;
         Ok(!matches!(item, Value::Nil))
     }
 
     /// Forgets the `settled` entries and takes the oldest items, what this node was handed first.
     pub async fn take(&self, redis: &mut RedisConnection, settled: &[String]) -> RedisResult<Vec<Entry>> {
-        let mut call = self.guarded(TAKE);
+        let mut call = self.guarded_in_turn(TAKE);
         call.key(self.keys.working(&self.node)).key(self.keys.handed(&self.node)).key(self.keys.list());
         call.arg(TAKE_ITEMS_MAX).arg(TAKE_BYTES_MAX);
         call.arg(self.ids.start()).arg(self.ids.reserve(TAKE_ITEMS_MAX)).arg(settled);
@@ -219,7 +252,7 @@ impl RedisList {
 
     /// Takes over what a node without a lease has left. Entries keep their ids. Tells the ids, oldest first.
     pub async fn adopt(&self, redis: &mut RedisConnection, node: &str) -> RedisResult<Vec<String>> {
-        let mut call = self.guarded(ADOPT);
+        let mut call = self.guarded_in_turn(ADOPT);
         call.key(self.keys.working(&self.node)).key(self.keys.lease(node)).key(self.keys.working(node));
         call.key(self.keys.handed(node)).key(self.keys.nodes());
         call.arg(self.ids.adopted_start()).arg(self.ids.reserve(TAKE_ITEMS_MAX)).arg(TAKE_ITEMS_MAX);
@@ -229,12 +262,12 @@ impl RedisList {
         Ok(ids)
     }
 
-    /// Puts back what this node was handed, in its old order, and lets the lease go. What it works on stays
+    /// Puts back what this node was handed, in its old order, and lets the lease and the turn go. What it works on stays
     /// under its ids: the node finds it at its next start, another one adopts it before.
     pub async fn leave(&self, redis: &mut RedisConnection) -> RedisResult<()> {
         let mut call = self.guarded(LEAVE);
         call.key(self.keys.handed(&self.node)).key(self.keys.list()).key(self.keys.working(&self.node));
-        call.key(self.keys.nodes()).arg(&self.node);
+        call.key(self.keys.nodes()).key(self.keys.turn()).arg(&self.node);
         call.run(redis).await
     }
 
@@ -249,6 +282,11 @@ impl RedisList {
         Ok(redis.wait_for_replica(self.keys.list(), limit).await? > 0)
     }
 
+    /// Whether the primary believes that a replica is connected.
+    pub async fn has_replica(&self, redis: &mut RedisConnection) -> RedisResult<bool> {
+        Ok(redis.replicas_of(self.keys.list()).await? > 0)
+    }
+
     fn token(&self) -> String {
         format!("{}#{}", self.mark, self.session)
     }
@@ -257,6 +295,14 @@ impl RedisList {
     fn guarded(&self, script: &'static str) -> Call {
         let mut call = Call::new(script);
         call.key(self.keys.lease(&self.node)).arg(self.token()).arg(self.lease_ms);
+        call
+    }
+
+    /// The same for one that does nothing unless it is our turn, either, where nodes take turns; second key
+    /// and third argument are taken as well.
+    fn guarded_in_turn(&self, script: &'static str) -> Call {
+        let mut call = self.guarded(script);
+        call.key(self.keys.turn()).arg(if self.turns { &self.node } else { "" });
         call
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::redis_link::RedisLink;
 use crate::sources::list_keys::ListKeys;
+use crate::sources::source_settings::SourceSettings;
 
 /// The `[redis]` table.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -54,6 +55,8 @@ pub struct QueueSettings {
     pub dead_items: usize,
     /// The `[queue.door]` table.
     pub door: DoorSettings,
+    /// Queues of other kinds, each a `[[queue.sources]]` table. Default none.
+    pub sources: Vec<SourceSettings>,
 }
 
 impl Default for QueueSettings {
@@ -62,13 +65,14 @@ impl Default for QueueSettings {
             lists: vec![ListSettings { name: "message_queue".into(), room: None }],
             dead_items: 100_000,
             door: DoorSettings::default(),
+            sources: Vec::new(),
         }
     }
 }
 
 impl QueueSettings {
-    /// What the types cannot say. The error names the key.
-    pub fn check(&self) -> Result<(), String> {
+    /// What the types cannot say; `common` is the Redis of `redis.url`. The error names the key.
+    pub fn check(&self, common: Option<&RedisLink>) -> Result<(), String> {
         for (place, list) in self.lists.iter().enumerate() {
             ListKeys::new(&list.name).map_err(|error| format!("queue.list: {error}"))?;
             if self.lists[..place].iter().any(|other| other.name == list.name) {
@@ -77,6 +81,16 @@ impl QueueSettings {
             if let Some(room) = &list.room {
                 crate::chat::names::RoomName::new(room)
                     .map_err(|error| format!("queue.list: room {room:?}: {error}"))?;
+            }
+        }
+        for (place, source) in self.sources.iter().enumerate() {
+            source.check(common)?;
+            let others = self.sources[..place].iter().map(|other| &other.name);
+            if others.chain(self.lists.iter().map(|list| &list.name)).any(|name| *name == source.name) {
+                return Err(format!(
+                    "queue.sources: the name {:?} stands there twice; choose another",
+                    source.name
+                ));
             }
         }
         if self.dead_items == 0 {
@@ -210,11 +224,11 @@ mod tests {
         for text in
             ["list = \"\"", "list = \"a{}b\"", "dead_items = 0", "[[list]]\nname = \"a\"\nroom = \"x*\""]
         {
-            let error = toml::from_str::<QueueSettings>(text).unwrap().check().unwrap_err();
+            let error = toml::from_str::<QueueSettings>(text).unwrap().check(None).unwrap_err();
             assert!(error.starts_with("queue."), "{error}");
         }
         let twice: QueueSettings = toml::from_str("[[list]]\nname = \"a\"\n[[list]]\nname = \"a\"").unwrap();
-        assert!(twice.check().unwrap_err().contains("twice"));
+        assert!(twice.check(None).unwrap_err().contains("twice"));
     }
 
     #[test]

@@ -1,4 +1,8 @@
-//! How bytes reach a client: the bodies of sessions. Called by the wiring; knows the actors, and no actor
-//! knows it.
+//! How bytes reach a client: the bodies of sessions. Called by the wiring and the HTTP routes; knows the actors, and no
+//! actor knows it.
 
+pub mod entrance;
+pub mod errands;
+pub mod long_poll;
+pub mod sse;
 pub mod websocket;

@@ -23,9 +23,11 @@ use crate::actors::admission::{Admission, NoPlace};
 use crate::actors::session::{Arrival, Session, SessionHouse};
 use crate::auth::origin::Origins;
 use crate::auth::visitor::{self, Proxies};
+use crate::log::{ACCESS, is_access_logged};
 use crate::metrics::Count;
 use crate::protocols::codes::Problem;
 use crate::server_settings::DemoSettings;
+use crate::transports::entrance::token_of;
 
 /// The path of native sessions.
 pub const NATIVE_PATH: &str = "/v1/ws";
@@ -76,13 +78,21 @@ impl Door {
         });
         let (arrival, place) = match admitted {
             Ok(admitted) => admitted,
-            Err(refusal) => return refuse(socket, &refusal).await,
+            Err(refusal) => {
+                self.note(&request, refusal.problem.code);
+                return refuse(socket, &refusal).await;
+            }
         };
+        self.note(&request, 101);
         let key = request.headers().get("sec-websocket-key").expect("the handshake was checked");
         let answer = accept_head(key.as_bytes());
         // Small frames must not wait for each other. Where the option cannot be set they come a little later.
         if let Err(error) = socket.set_nodelay(true) {
             log::debug!("cannot set TCP_NODELAY: {error}");
+        }
+        // Here pings and the outbox say who is dead or too slow, and each room has its own rule for the latter.
+        if let Err(error) = socket2::SockRef::from(&socket).set_tcp_user_timeout(None) {
+            log::debug!("cannot unset TCP_USER_TIMEOUT: {error}");
         }
         match timeout(ANSWER_TIME, socket.write_all(&answer)).await {
             Ok(Ok(())) => {}
@@ -130,7 +140,7 @@ impl Door {
         if let Some(index) = raw {
             return Ok(Arrival::Raw(index, request.uri().to_string().into()));
         }
-        let (mut token, mut user) = (bearer(request.headers()), None);
+        let (mut token, mut user) = (token_of(request.headers()), None);
         for (key, value) in url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
         {
             match &*key {
@@ -141,6 +151,16 @@ impl Door {
         }
         let local = visitor::is_local(peer(request), request.headers(), visitor::host(request.headers()));
         Ok(Arrival::Native { token, user, guest: visitor::demo_open(&self.demo, local) })
+    }
+
+    /// A line in the log, if there is to be one. Without what is behind the `?`: tokens stand there.
+    fn note(&self, request: &Request, status: u16) {
+        if !is_access_logged() {
+            return;
+        }
+        let (method, path) = (request.method().as_str(), request.path());
+        let address = self.address(request).to_string();
+        log::info!(target: ACCESS, method, path, status, address = address.as_str(); "{method} {path} {status}");
     }
 
     fn address(&self, request: &Request) -> IpAddr {
@@ -186,7 +206,8 @@ fn peer(request: &Request) -> IpAddr {
     request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
 }
 
-fn bearer(headers: &HeaderMap) -> Option<String> {
+/// The token of the `Authorization` header.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<String> {
     let value = headers.get("authorization")?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())

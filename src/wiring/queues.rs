@@ -9,6 +9,7 @@ use actix::prelude::*;
 use tokio::time::timeout;
 
 use crate::actors::letters::{Bury, Drain, PublishBatch};
+use crate::actors::redis_graves::{RedisGraves, RedisGravesParts};
 use crate::actors::redis_queue::{QueueTiming, RedisQueue, RedisQueueParts};
 use crate::actors::resp_door::{RespDoor, RespDoorParts};
 use crate::chat::names::RoomName;
@@ -21,11 +22,13 @@ use crate::sources::counters::QueueCounters;
 use crate::sources::dead_letters::MemoryDeadLetters;
 use crate::sources::list_keys::ListKeys;
 use crate::sources::payload::PayloadLimits;
-use crate::wiring::ServeError;
+use crate::wiring::sources::Floor;
+use crate::wiring::{ServeError, sources};
 
 /// What brings the pushes of backends.
 pub struct Queues {
     lists: Vec<Addr<RedisQueue>>,
+    sources: Vec<Recipient<Drain>>,
     door: Option<Addr<RespDoor>>,
     /// Where the door listens.
     pub door_address: Option<SocketAddr>,
@@ -43,23 +46,33 @@ pub fn start(
     let room = RoomName::new(&config.rooms.default)
         .map_err(|bad| ServeError::Config(format!("rooms.default: {bad}")))?;
     let mut all = Vec::new();
+    // Nodes that share the rooms must not mix up what was pushed in order; those that do not share them share the work.
+    let turns = config.backing().map_err(ServeError::Config)?.foundations().shared;
+    let timing = if turns { QueueTiming::in_turns() } else { QueueTiming::default() };
+    let link = config.redis.link().map_err(ServeError::Config)?;
+    let graves = match link.as_ref().filter(|_| turns) {
+        Some(link) => Graves::Redis(link),
+        None => graves.map_or(Graves::Memory, Graves::Store),
+    };
     let (door, door_address) = open_door(config, chat, graves, &room, &mut all)?;
+    let floor = Floor { config, chat, graves, room: &room, node, shared: turns, link: link.as_ref(), ready };
+    let sources = sources::start(&floor, &mut all)?;
     let mut lists = Vec::new();
-    if let Some(link) = config.redis.link().map_err(ServeError::Config)? {
+    if let Some(link) = link {
         for list in &config.queue.lists {
             let counters = Arc::new(QueueCounters::default());
             all.push((list.name.clone(), counters.clone()));
-            watch(ready, &list.name, &link, counters.clone());
+            watch(ready, &list.name, &link.to_string(), counters.clone());
             let room = list.room.as_deref().map_or(Ok(room.clone()), RoomName::new);
             let parts = RedisQueueParts {
                 link: link.clone(),
-                keys: ListKeys::new(&list.name)
-                    .map_err(|bad| ServeError::Config(format!("queue.list: {bad}")))?,
+                keys: keys_of(&list.name)?,
                 room: room.map_err(|bad| ServeError::Config(format!("queue.list.room: {bad}")))?,
                 limits: limits(config),
                 node: node.to_owned(),
                 dead_items: config.queue.dead_items,
-                timing: QueueTiming::default(),
+                turns,
+                timing,
                 chat: chat.clone(),
                 counters,
             };
@@ -67,19 +80,50 @@ pub fn start(
         }
     }
     metrics.add(Box::new(move |sheet| write_counters(sheet, &all)));
-    Ok(Queues { lists, door, door_address })
+    Ok(Queues { lists, sources, door, door_address })
 }
 
-type Counted = Vec<(String, Arc<QueueCounters>)>;
+pub(super) type Counted = Vec<(String, Arc<QueueCounters>)>;
 
-fn limits(config: &Config) -> PayloadLimits {
+pub(super) fn limits(config: &Config) -> PayloadLimits {
     PayloadLimits { message_bytes: config.limits.message_bytes }
+}
+
+/// Where dead letters of the door and of sources go.
+#[derive(Clone, Copy)]
+pub(super) enum Graves<'a> {
+    Memory,
+    Store(&'a Recipient<Bury>),
+    /// Beside the lists, where all nodes find them.
+    Redis(&'a RedisLink),
+}
+
+fn keys_of(list: &str) -> Result<ListKeys, ServeError> {
+    ListKeys::new(list).map_err(|bad| ServeError::Config(format!("queue.list: {bad}")))
+}
+
+pub(super) fn open_graves(
+    config: &Config,
+    graves: Graves<'_>,
+    counters: &Arc<QueueCounters>,
+) -> Result<Option<Recipient<Bury>>, ServeError> {
+    let link = match graves {
+        Graves::Memory => return Ok(None),
+        Graves::Store(store) => return Ok(Some(store.clone())),
+        Graves::Redis(link) => link.clone(),
+    };
+    let lists: Result<Vec<_>, _> = config.queue.lists.iter().map(|list| keys_of(&list.name)).collect();
+    let (lists, dead_items, counters) = (lists?, config.queue.dead_items, counters.clone());
+    if lists.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(RedisGraves::new(RedisGravesParts { link, lists, dead_items, counters }).start().recipient()))
 }
 
 fn open_door(
     config: &Config,
     chat: &Recipient<PublishBatch>,
-    graves: Option<&Recipient<Bury>>,
+    graves: Graves<'_>,
     room: &RoomName,
     all: &mut Counted,
 ) -> Result<(Option<Addr<RespDoor>>, Option<SocketAddr>), ServeError> {
@@ -102,7 +146,7 @@ fn open_door(
         limits: limits(config),
         chat: chat.clone(),
         dead: Arc::new(MemoryDeadLetters::default()),
-        graves: graves.cloned(),
+        graves: open_graves(config, graves, &counters)?,
         counters,
     })
     .map_err(cannot)?;
@@ -111,8 +155,8 @@ fn open_door(
 }
 
 /// A node whose queue is away serves its browsers, but a balancer should know.
-fn watch(ready: &Readiness, list: &str, link: &RedisLink, counters: Arc<QueueCounters>) {
-    let complaint = format!("list {list} cannot be taken from {link}; see the log");
+pub(super) fn watch(ready: &Readiness, list: &str, address: &str, counters: Arc<QueueCounters>) {
+    let complaint = format!("queue {list} cannot be taken from {address}; see the log");
     ready.add(
         "queue",
         Box::new(move || match counters.is_connected() {
@@ -147,6 +191,11 @@ fn write_counters(sheet: &mut Sheet, all: &Counted) {
         ),
         ("roomcast_queue_dead", "Items put among the dead letters", each(QueueCounters::dead_total)),
         (
+            "roomcast_queue_lost",
+            "Items of a source without acknowledgements that came faster than the rooms took them",
+            each(QueueCounters::lost),
+        ),
+        (
             "roomcast_queue_dead_forgotten",
             "Dead letters dropped because there were too many",
             each(QueueCounters::dead_forgotten),
@@ -164,6 +213,11 @@ fn write_counters(sheet: &mut Sheet, all: &Counted) {
         backlog,
     );
     sheet.gauges("roomcast_queue_connected", "1 while items can come", "queue", connected);
+    let help = "How old the item taken last was when it was taken, where its queue tells";
+    sheet.gauges("roomcast_queue_age_milliseconds", help, "queue", each(QueueCounters::age_ms));
+    let taking = each(|counters| counters.is_taking().into());
+    let help = "1 while this node takes items, 0 while it stands by or cannot";
+    sheet.gauges("roomcast_queue_taking", help, "queue", taking);
 }
 
 impl Queues {
@@ -172,6 +226,9 @@ impl Queues {
         let all = async {
             for list in &self.lists {
                 told(list.send(Drain).await);
+            }
+            for source in &self.sources {
+                told(source.send(Drain).await);
             }
             if let Some(door) = &self.door {
                 told(door.send(Drain).await);

@@ -13,6 +13,8 @@ use crate::processes::Process;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     HaProxy,
+    /// HAProxy that sends each request to the next node, however much the others have to do.
+    RoundRobin,
     Nginx,
 }
 
@@ -31,7 +33,8 @@ impl Balancer {
     pub async fn start(kind: Kind, nodes: &[SocketAddr], home: &Path) -> Balancer {
         let address: SocketAddr = ([127, 0, 0, 1], free_port()).into();
         let process = match kind {
-            Kind::HaProxy => haproxy(address, nodes, home),
+            Kind::HaProxy => haproxy(address, nodes, home, "balance leastconn"),
+            Kind::RoundRobin => haproxy(address, nodes, home, "balance roundrobin"),
             Kind::Nginx => nginx(address, nodes, home),
         };
         let ready = async || (get(address, "/readyz").await?.0 == 200).then_some(());
@@ -69,8 +72,9 @@ fn with_addresses(text: String, listens: (&str, String), nodes: &[SocketAddr]) -
     text
 }
 
-fn haproxy(address: SocketAddr, nodes: &[SocketAddr], home: &Path) -> Process {
-    let text = with_addresses(deployed("haproxy.cfg"), ("bind :80\n", format!("bind {address}\n")), nodes);
+fn haproxy(address: SocketAddr, nodes: &[SocketAddr], home: &Path, turns: &str) -> Process {
+    let text = deployed("haproxy.cfg").replace("balance leastconn", turns);
+    let text = with_addresses(text, ("bind :80\n", format!("bind {address}\n")), nodes);
     let file = home.join("haproxy.cfg");
     std::fs::write(&file, text).expect("the folder can be written");
     Process::start("haproxy", Command::new(program("haproxy")).arg("-db").arg("-f").arg(&file), home)

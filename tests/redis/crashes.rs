@@ -19,16 +19,24 @@ const ITEMS: [&str; 9] = ["0", "1", "2", "3", "no json", "4", "5", "6", "7"];
 const REQUESTS_MAX: u64 = 400;
 
 /// What happens to the node when its wire is cut.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
+    /// It is started again.
     Crash,
+    /// It takes turns, and another one follows it.
+    Follow,
     Reconnect,
+    /// It takes turns.
+    ReconnectInTurn,
 }
 
-fn quick(url: &str, rooms: &Rooms) -> RedisQueueParts {
-    // The wait of a restarted node for its own old lease is most of such a story.
-    let timing = QueueTiming { lease: Duration::from_millis(500), ..TIMING };
-    RedisQueueParts { timing, ..parts(url, "a", rooms) }
+fn quick(url: &str, name: &str, rooms: &Rooms, fate: Fate) -> RedisQueueParts {
+    // The wait for the lease of the one before is most of such a story.
+    let (lease, renew) = (Duration::from_millis(500), Duration::from_millis(150));
+    let timing = QueueTiming { lease, renew, adopt_after: lease, ..TIMING };
+    let turns = matches!(fate, Fate::Follow | Fate::ReconnectInTurn);
+    let timing = if turns { timing } else { QueueTiming { lease, ..TIMING } };
+    RedisQueueParts { turns, timing, ..parts(url, name, rooms) }
 }
 
 /// Runs the story once with a cut; `false`: it passed before the cut came.
@@ -38,16 +46,22 @@ async fn passes_cut(server: &Server, at: u64, how: Cut, fate: Fate) -> bool {
     command::<()>(&mut redis, &["FLUSHALL"]).await;
     push(&mut redis, &ITEMS[..5]).await.unwrap();
     let proxy = Proxy::start(server.port, at, how).await;
-    let mut node = Node::start_with(quick(&proxy.url(), &rooms));
+    let mut node = Node::start_with(quick(&proxy.url(), "a", &rooms, fate));
     let mut cut = proxy.is_cut_before(rooms.hear(4)).await;
     for (place, item) in ITEMS[5..].iter().enumerate() {
         cut = cut || proxy.is_cut_before(is_waiting(&mut redis)).await;
         push(&mut redis, item).await.unwrap();
         cut = cut || proxy.is_cut_before(rooms.hear(5 + place)).await;
     }
-    if cut && matches!(fate, Fate::Crash) {
+    let mut others = Vec::new();
+    if cut && fate == Fate::Crash {
         node.crash();
-        node = Node::start_with(quick(&server.url(), &rooms));
+        node = Node::start_with(quick(&server.url(), "a", &rooms, fate));
+    } else if cut && fate == Fate::Follow {
+        node.crash();
+        node = Node::start_with(quick(&server.url(), "b", &rooms, fate));
+        // The register knows the dead one for an hour; its lease may run on if it had nothing yet.
+        others.extend(["{message_queue}:nodes", "{message_queue}:lease:a"].map(str::to_owned));
     }
     rooms.hear(8).await;
     let dead =
@@ -56,7 +70,8 @@ async fn passes_cut(server: &Server, at: u64, how: Cut, fate: Fate) -> bool {
     node.drain().await;
     let story = format!("request {at}, {how:?}, {fate:?}, repeats {:?}", rooms.repeats());
     assert_eq!(rooms.data(), ["0", "1", "2", "3", "4", "5", "6", "7"], "{story}");
-    let left: Vec<String> = command(&mut redis, &["KEYS", "*"]).await;
+    let mut left: Vec<String> = command(&mut redis, &["KEYS", "*"]).await;
+    left.retain(|key| !others.contains(key));
     assert_eq!(left, ["{message_queue}:dead"], "{story}");
     cut
 }
@@ -99,4 +114,24 @@ async fn a_link_that_loses_any_request_loses_nothing() {
 #[actix_rt::test]
 async fn a_link_that_loses_any_answer_loses_nothing() {
     at_every_request(Cut::After, Fate::Reconnect).await;
+}
+
+#[actix_rt::test]
+async fn whoever_follows_a_crash_before_any_request_loses_nothing() {
+    at_every_request(Cut::Before, Fate::Follow).await;
+}
+
+#[actix_rt::test]
+async fn whoever_follows_a_crash_after_any_request_loses_nothing() {
+    at_every_request(Cut::After, Fate::Follow).await;
+}
+
+#[actix_rt::test]
+async fn a_link_that_loses_any_request_in_a_turn_loses_nothing() {
+    at_every_request(Cut::Before, Fate::ReconnectInTurn).await;
+}
+
+#[actix_rt::test]
+async fn a_link_that_loses_any_answer_in_a_turn_loses_nothing() {
+    at_every_request(Cut::After, Fate::ReconnectInTurn).await;
 }

@@ -1,8 +1,17 @@
 //! What can never be said is kept with its reason and stops nobody.
 
+use std::sync::Arc;
+
+use actix::Actor;
+use bytes::Bytes;
+use roomcast::actors::letters::Bury;
+use roomcast::actors::redis_graves::{RedisGraves, RedisGravesParts};
+use roomcast::redis_link::RedisLink;
+use roomcast::sources::counters::QueueCounters;
 use roomcast::sources::dead_letters::{DeadLetter, RedisDeadLetters};
 use roomcast::sources::list_keys::ListKeys;
 use roomcast::sources::poison::Reason;
+use roomcast::store::record::Letter;
 
 use crate::fixtures::backend::{command, push};
 use crate::fixtures::eventually;
@@ -99,4 +108,47 @@ async fn the_dead_letters_are_bounded_and_what_is_dropped_is_counted() {
     let letters = dead().list(&mut redis, 0, 100).await.unwrap();
     assert_eq!(letters.len(), 10);
     assert_eq!((letters[0].item.as_str(), letters[9].item.as_str()), ("no json 24", "no json 15"));
+}
+
+#[actix_rt::test]
+async fn letters_of_the_door_lie_beside_their_lists_where_nodes_share_the_rooms() {
+    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let jobs = RedisDeadLetters::new(ListKeys::new("jobs").unwrap());
+    let counters = Arc::new(QueueCounters::default());
+    let graves = RedisGraves::new(RedisGravesParts {
+        link: RedisLink::parse(&server.url()).unwrap(),
+        lists: [LIST, "jobs"].map(|list| ListKeys::new(list).unwrap()).to_vec(),
+        dead_items: 2,
+        counters: counters.clone(),
+    })
+    .start();
+    let letter = |id: &str, source: &str| Letter {
+        id: id.into(),
+        ts: 1_763_000_000_000,
+        source: source.into(),
+        reason: "not-json: no value".into(),
+        item: Bytes::from_static(b"\xff{"),
+    };
+    let letters = vec![letter("1", "door:jobs"), letter("2", "door:news"), letter("3", "door:jobs")];
+    assert!(graves.send(Bury(letters)).await.unwrap());
+    let mut redis = server.connect().await;
+    let beside_jobs = jobs.list(&mut redis, 0, 9).await.unwrap();
+    let ids: Vec<&str> = beside_jobs.iter().map(|letter| letter.id.as_str()).collect();
+    assert_eq!(ids, ["3", "1"]);
+    assert_eq!(beside_jobs[0].bytes().unwrap(), b"\xff{");
+    assert_eq!(beside_jobs[0].time, "2025-11-13T02:13:20.000Z");
+    assert_eq!(dead().list(&mut redis, 0, 9).await.unwrap()[0].source, "door:news");
+
+    server.kill();
+    assert!(!graves.send(Bury(vec![letter("4", "door:jobs")])).await.unwrap(), "redis is away");
+    server.restart().await;
+    assert!(graves.send(Bury(vec![letter("5", "door:jobs")])).await.unwrap());
+    let ids: Vec<String> = jobs
+        .list(&mut server.connect().await, 0, 9)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|letter| letter.id)
+        .collect();
+    assert_eq!((ids, counters.dead_forgotten()), (vec!["5".to_owned(), "3".to_owned()], 1));
 }

@@ -17,3 +17,6 @@ mod life;
 mod life_notes;
 mod nodes;
 mod order;
+mod pubsub;
+mod streams;
+mod turns;

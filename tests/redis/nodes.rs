@@ -148,7 +148,8 @@ async fn a_late_command_of_a_lease_that_is_gone_does_nothing() {
     let server = Server::start(&[]).await;
     let mut redis = server.connect().await;
     let lease = std::time::Duration::from_secs(60);
-    let holder = || RedisList::new(ListKeys::new(LIST).unwrap(), "a", ProcessMark::of_this_process(), lease);
+    let holder =
+        || RedisList::new(ListKeys::new(LIST).unwrap(), "a", ProcessMark::of_this_process(), lease, false);
     let (old, new) = (holder(), holder());
     assert!(matches!(old.claim(&mut redis, "").await.unwrap(), Claim::Held));
     push(&mut redis, &["1", "2"]).await.unwrap();

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use super::connection::{Role, State};
 use super::event_loop::{EventLoop, arm};
 use super::hearing::{kind, show};
-use super::plan::{Plan, Speakers};
+use super::plan::Speakers;
 use super::shared::count;
 use crate::sys::{self, Dialing};
 use crate::wire;
@@ -31,7 +31,7 @@ impl EventLoop<'_> {
         let connection = &mut self.connections[token];
         let target = match &plan.speakers {
             Speakers::Queue(door) if connection.role == Role::Pusher => door.address,
-            _ => plan.target,
+            _ => plan.target_of(connection.number),
         };
         let how = Dialing {
             source: source_of(target, connection.number),
@@ -59,7 +59,7 @@ impl EventLoop<'_> {
                 Role::Pusher => self.on_ready(token),
                 Role::Member => {
                     connection.state = State::Upgrading;
-                    let host = self.shared.plan.target.to_string();
+                    let host = self.shared.plan.target_of(connection.number).to_string();
                     let request = wire::upgrade_request(&host, &format!("u{}", connection.number));
                     connection.write(request.as_bytes());
                 }
@@ -80,7 +80,7 @@ impl EventLoop<'_> {
     pub(super) fn join(&mut self, token: usize) {
         let connection = &mut self.connections[token];
         connection.state = State::Joining;
-        let line = format!("{{\"t\":\"join\",\"r\":\"{}\"}}", Plan::room_name(connection.room));
+        let line = self.shared.plan.join_line(connection.room);
         self.frame.clear();
         wire::client_frame(&mut self.frame, wire::TEXT, line.as_bytes(), self.masks.draw());
         connection.write(&self.frame);

@@ -10,5 +10,5 @@ mod plan;
 mod shared;
 mod speaking;
 
-pub use plan::{Pace, Plan, QueueDoor, Speakers};
+pub use plan::{Pace, Plan, QueueDoor, Since, Speakers};
 pub use shared::{Client, Moment, Outcome, Phase};

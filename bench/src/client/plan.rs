@@ -38,6 +38,10 @@ pub enum Pace {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub target: SocketAddrV4,
+    /// Further nodes that share the rooms of the target: connections are dealt over all of them in turn.
+    pub also: Vec<SocketAddrV4>,
+    /// A join goes on from here instead of at the head.
+    pub since: Option<Since>,
     pub rooms: usize,
     /// Listeners of each room, a speaker apart not counted.
     pub listeners: usize,
@@ -55,7 +59,33 @@ pub struct Plan {
     pub run: u32,
 }
 
+/// A place in every room: an offset, and the epoch that it belongs to.
+#[derive(Clone, Debug)]
+pub struct Since {
+    pub offset: u64,
+    pub epoch: String,
+}
+
 impl Plan {
+    /// Where a connection goes, by its number.
+    pub fn target_of(&self, number: usize) -> SocketAddrV4 {
+        match number % (self.also.len() + 1) {
+            0 => self.target,
+            place => self.also[place - 1],
+        }
+    }
+
+    /// The line by which a connection joins its room.
+    pub fn join_line(&self, room: usize) -> String {
+        let name = Self::room_name(room);
+        match &self.since {
+            None => format!("{{\"t\":\"join\",\"r\":\"{name}\"}}"),
+            Some(Since { offset, epoch }) => {
+                format!("{{\"t\":\"join\",\"r\":\"{name}\",\"since\":{offset},\"e\":\"{epoch}\"}}")
+            }
+        }
+    }
+
     /// Connections of each room.
     pub fn members(&self) -> usize {
         self.listeners + usize::from(matches!(self.speakers, Speakers::OneApart))
@@ -110,6 +140,8 @@ pub(super) mod tests {
     pub fn plan(rooms: usize, listeners: usize, speakers: Speakers, stalled: usize) -> Plan {
         Plan {
             target: SocketAddrV4::new([127, 0, 0, 1].into(), 1),
+            also: vec![],
+            since: None,
             rooms,
             listeners,
             speakers,
@@ -129,6 +161,18 @@ pub(super) mod tests {
         assert_eq!((fan_out.members(), fan_out.connections(), fan_out.publishers()), (6, 12, 2));
         let chat = plan(2, 5, Speakers::Members, 0);
         assert_eq!((chat.members(), chat.connections(), chat.publishers()), (5, 10, 10));
+    }
+
+    #[test]
+    fn connections_are_dealt_over_all_nodes_and_go_on_from_a_place() {
+        let address = |port| SocketAddrV4::new([127, 0, 0, 1].into(), port);
+        let mut nodes = plan(1, 5, Speakers::OneApart, 0);
+        assert_eq!(nodes.target_of(7).port(), 1);
+        assert_eq!(nodes.join_line(0), r#"{"t":"join","r":"room-1"}"#);
+        nodes.also = vec![address(2), address(3)];
+        assert_eq!((0..4).map(|number| nodes.target_of(number).port()).collect::<Vec<_>>(), [1, 2, 3, 1]);
+        nodes.since = Some(Since { offset: 7, epoch: "k3f9".to_owned() });
+        assert_eq!(nodes.join_line(0), r#"{"t":"join","r":"room-1","since":7,"e":"k3f9"}"#);
     }
 
     #[test]

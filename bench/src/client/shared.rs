@@ -121,6 +121,8 @@ pub struct Outcome {
     /// How late the schedule itself was at its worst (rate only).
     pub lag_max_ns: u64,
     pub acknowledged: u64,
+    /// Messages published in the whole run.
+    pub sent: u64,
     /// `gap` and `skip` lines: losses that the server told.
     pub told_gaps: u64,
     /// Stalled listeners that the server closed, and what the stalled ones read at the end.
@@ -228,10 +230,10 @@ impl Client {
             let part = thread.join().map_err(|_| io::Error::other("a client thread panicked"))??;
             outcome.merge(&part);
         }
+        outcome.sent = self.shared.sum(|counters| &counters.sent);
         if self.shared.plan.acknowledged {
-            let sent = self.shared.sum(|counters| &counters.sent);
             outcome.faults.unacknowledged =
-                sent.saturating_sub(outcome.acknowledged + outcome.faults.refused);
+                outcome.sent.saturating_sub(outcome.acknowledged + outcome.faults.refused);
         }
         Ok(outcome)
     }

@@ -67,6 +67,8 @@ fn faults_of(echo: Echo) -> (Faults, u64) {
     });
     let plan = Plan {
         target: SocketAddrV4::new([127, 0, 0, 1].into(), port),
+        also: vec![],
+        since: None,
         rooms: 1,
         listeners: 1,
         speakers: Speakers::Members,

@@ -61,6 +61,8 @@ impl Bench {
         self.runs += 1;
         let plan = Plan {
             target,
+            also: vec![],
+            since: None,
             rooms: shape.rooms,
             listeners: shape.members,
             speakers,

@@ -4,6 +4,7 @@
 mod bench;
 mod durable;
 mod idle;
+mod nodes;
 mod queue;
 mod slow;
 mod talk;
@@ -13,7 +14,7 @@ use crate::options::{Options, Scenario};
 use bench::Bench;
 
 /// What `all` is made of; the floor stands beside the figures of the first two anyway.
-const ALL: &[&str] = &["fan-out", "chat", "queue", "slow", "durable", "idle"];
+const ALL: &[&str] = &["fan-out", "chat", "queue", "slow", "durable", "idle", "nodes"];
 
 /// Runs the scenario that was asked for; true when all that was heard was right.
 pub fn run(options: &Options) -> Result<bool, Failure> {
@@ -31,6 +32,7 @@ fn run_one(bench: &mut Bench, scenario: &Scenario) -> Result<(), Failure> {
         Scenario::Idle(idle) => idle::run(bench, idle),
         Scenario::Queue(queue) => queue::run(bench, queue),
         Scenario::Slow(slow) => slow::run(bench, slow),
+        Scenario::Nodes(nodes) => nodes::run(bench, nodes),
         Scenario::Durable(durable) => durable::run(bench, durable),
         Scenario::All => ALL.iter().try_for_each(|name| run_one(bench, &Scenario::plain(name))),
         // main runs it before a report is opened.

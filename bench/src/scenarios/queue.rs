@@ -1,17 +1,14 @@
 //! A backend pushes into a list and browsers hear it: by the server's own RESP door and by a real Redis beside it,
 //! pipelined and one push at a time.
 
-use std::net::SocketAddrV4;
-use std::process::Command;
-
-use super::bench::{Bench, wait_listening};
+use super::bench::Bench;
 use crate::client::{Pace, QueueDoor, Speakers};
 use crate::failure::Failure;
 use crate::figures::Figures;
 use crate::measure::Subject;
 use crate::options::{Queue, Shape, Way};
 use crate::report::{faults_cell, milliseconds, number, optional};
-use crate::server::process::{Owned, free_address};
+use crate::server::redis;
 
 /// Name of the list, the server's default.
 const LIST: &str = "message_queue";
@@ -40,7 +37,7 @@ pub fn run(bench: &mut Bench, queue: &Queue) -> Result<(), Failure> {
         return Err(Failure::Usage("--window and --listeners must be above 0".to_owned()));
     }
     let redis = queue.way.contains(&Way::Redis);
-    let left_out = match (redis, bench.common.url.is_some(), has_redis()) {
+    let left_out = match (redis, bench.common.url.is_some(), redis::is_installed()) {
         (true, true, _) => " A running server has its own Redis, so those rows are left out.",
         (true, false, false) => " No `redis-server` was found, so its rows are missing.",
         _ => "",
@@ -63,10 +60,6 @@ pub fn run(bench: &mut Bench, queue: &Queue) -> Result<(), Failure> {
     bench.report.table("Queue", &notes, HEADS, &rows)
 }
 
-fn has_redis() -> bool {
-    Command::new("redis-server").arg("--version").output().is_ok_and(|output| output.status.success())
-}
-
 /// One row, and how its server was started. `pipeline`: messages in flight, or none to push one by one.
 fn measure(
     bench: &mut Bench,
@@ -75,7 +68,7 @@ fn measure(
     pipeline: Option<u32>,
 ) -> Result<(Vec<String>, String), Failure> {
     let redis = match way {
-        Way::Redis => Some(start_redis()?),
+        Way::Redis => Some(redis::start()?),
         Way::Door => None,
     };
     let more = redis.iter().flat_map(|(_, address)| ["--redis".to_owned(), format!("redis://{address}/0")]);
@@ -101,25 +94,6 @@ fn measure(
         owned.stop()?;
     }
     Ok((row(&name, &figures), command))
-}
-
-/// A Redis that keeps nothing on disk, as bare as it gets.
-fn start_redis() -> Result<(Owned, SocketAddrV4), Failure> {
-    let address = free_address()?;
-    let mut command = Command::new("redis-server");
-    command.args([
-        "--bind",
-        "127.0.0.1",
-        "--port",
-        &address.port().to_string(),
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-    ]);
-    let owned = Owned::start("redis-server", &mut command)?;
-    wait_listening(address)?;
-    Ok((owned, address))
 }
 
 fn row(name: &str, figures: &Figures) -> Vec<String> {

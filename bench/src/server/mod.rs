@@ -4,4 +4,5 @@
 pub mod http;
 pub mod process;
 pub mod procfs;
+pub mod redis;
 pub mod syscalls;

@@ -81,7 +81,7 @@ impl ChatServer {
             self.needs_of_alteration(&erasing.alteration(), &mut needs);
         }
         if !needs.is_empty() {
-            return self.fetch(needs, Some(Job::Erase(Box::new(erasing))));
+            return self.fetch(needs, Job::Erase(Box::new(erasing)));
         }
         let alteration = erasing.alteration();
         match self.entry_to_erase(&alteration) {

@@ -52,6 +52,7 @@ impl ChatServer {
         for entry in entries {
             self.arrive(key, entry);
         }
+        self.reached(name);
     }
 
     fn arrive(&mut self, key: RoomKey, entry: Entry) {
@@ -118,6 +119,7 @@ impl ChatServer {
         let (room, epoch) = (name.clone(), epoch.to_text());
         let frame = self.frame(|out| frames::rewind(out, &room, to, &epoch));
         self.go_on_with_members(key, to, |_| frame.clone());
+        self.reached(name);
     }
 
     /// Readers hear which places they do not get.
@@ -133,6 +135,7 @@ impl ChatServer {
         if is_new {
             self.tell_life(key, to);
         }
+        self.reached(name);
     }
 
     /// Every live member gets a frame and goes on after a place. Those who are behind cannot be told where they

@@ -47,7 +47,7 @@ impl ChatServer {
             self.welcome_again(connection, &identity);
         }
         match session {
-            Some(session) => self.go_on_with(connection, &session, i, silent),
+            Some(back) => self.go_on_with(connection, *back, i, silent),
             None if silent => {}
             None => self.welcome(connection, &identity, i),
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::fetching::Fetching;
 use super::keeping::Then;
 use super::{ChatServer, Membership, Seat};
-use crate::actors::letters::{Ask, ConnectionId, What};
+use crate::actors::letters::{Ask, ConnectionId, Return, What};
 use crate::chat::message::{Epoch, Offset};
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::permission::{Denied, Identity};
@@ -16,6 +16,7 @@ use crate::chat::rooms::RoomKey;
 use crate::clock;
 use crate::engines::shared::News;
 use crate::protocols::codes::{Goodbye, Problem};
+use crate::protocols::cursor::{Moved, mark_of};
 use crate::protocols::native::{Join, Reference, RequestNumber};
 use crate::protocols::native_frames as frames;
 use crate::store::archive::Question;
@@ -31,6 +32,10 @@ pub(super) struct Resuming {
     pub(super) silent: bool,
     /// The name that was asked for; none when it is no name of ours.
     pub(super) name: Option<u64>,
+    /// What it has got beyond what was kept.
+    moved: Vec<Moved>,
+    /// What it asks about rooms that the session was not in.
+    rest: Vec<Ask>,
 }
 
 /// A session's name on the wire.
@@ -42,17 +47,32 @@ fn session_number(text: &str) -> Option<u64> {
     u64::from_str_radix(text.strip_prefix('s')?, 36).ok().filter(|name| session_text(*name) == text)
 }
 
+/// Puts what a reader has got into what was kept of its session, which may be older.
+fn go_further(rooms: &mut [Cursor], moved: &[Moved]) {
+    for moved in moved {
+        let Some(cursor) = rooms.iter_mut().find(|cursor| mark_of(&cursor.room) == moved.mark) else {
+            continue;
+        };
+        let epoch = moved.epoch.as_deref().and_then(|text| u64::from_str_radix(text, 36).ok()).map(Epoch);
+        match epoch {
+            Some(epoch) => (cursor.epoch, cursor.offset) = (epoch, moved.offset),
+            None => cursor.offset = cursor.offset.max(moved.offset),
+        }
+    }
+}
+
 impl ChatServer {
     /// A client asks to go on with a session.
     pub(super) fn go_on_with(
         &mut self,
         connection: ConnectionId,
-        session: &str,
+        back: Return,
         i: RequestNumber,
         silent: bool,
     ) {
-        let name = session_number(session);
-        let resuming = Resuming { i, silent, name };
+        let Return { session, moved, rest } = back;
+        let name = session_number(&session);
+        let resuming = Resuming { i, silent, name, moved, rest };
         let Some(name) = name else { return self.resume_session(connection, resuming, None) };
         let Some((identity, _)) = self.session(connection) else { return };
         let user = identity.user.clone();
@@ -96,18 +116,29 @@ impl ChatServer {
         if !resuming.silent {
             self.welcome(connection, &identity, resuming.i);
         }
+        let Resuming { moved, mut rest, .. } = resuming;
         match note {
-            Some(note) => {
+            Some(mut note) => {
+                go_further(&mut note.rooms, &moved);
+                // Who names rooms wants no others: it may have left some meanwhile.
+                let wanted =
+                    |room: &RoomName| rest.iter().any(|ask| ask.reference.room.as_ref() == Some(room));
+                note.rooms.retain(|cursor| rest.is_empty() || wanted(&cursor.room));
                 if let Some(Seat::Session { returning, .. }) = self.seat_mut(connection) {
                     *returning = Some(note.rooms.clone().into());
                 }
-                let joins = note.rooms.into_iter().map(|cursor| self.join_of(&identity, cursor)).collect();
-                self.ask_first(connection, joins);
+                rest.retain(|ask| {
+                    !note.rooms.iter().any(|cursor| ask.reference.room.as_ref() == Some(&cursor.room))
+                });
+                let joins = note.rooms.into_iter().map(|cursor| self.join_of(&identity, cursor));
+                let asks = joins.chain(rest).collect();
+                self.ask_first(connection, asks);
             }
             None if already => {}
             None => {
                 let reference = Reference { i: resuming.i, ..Reference::default() };
                 self.send_problem(connection, &reference, &Problem::no_session());
+                self.ask_first(connection, rest);
             }
         }
         self.go_on(connection);

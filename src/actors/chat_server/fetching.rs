@@ -53,7 +53,7 @@ pub(super) enum Need {
 #[derive(Debug)]
 pub(super) enum Fetching {
     /// Needs of somebody's work.
-    Needs(Vec<Need>, Option<Job>),
+    Needs(Vec<Need>, Job),
     /// The answer to an ask that only the store can give.
     Ask(ConnectionId, super::asking::Asked),
     /// Entries for a member that is behind.
@@ -91,8 +91,8 @@ impl ChatServer {
     }
 
     /// Fetches what somebody's work needs; it stands still until then.
-    pub(super) fn fetch(&mut self, mut needs: Vec<Need>, job: Option<Job>) {
-        if let Some(Job::Session(connection)) = job {
+    pub(super) fn fetch(&mut self, mut needs: Vec<Need>, job: Job) {
+        if let Job::Session(connection) = job {
             self.stand_still(connection);
         }
         let mut at = 0;
@@ -104,8 +104,28 @@ impl ChatServer {
                 at += 1;
             }
         }
+        let opened = |need: &Need| match need {
+            Need::Room(room, open) => Some((room.clone(), *open)),
+            _ => None,
+        };
+        if let Some(room) = needs.iter().filter_map(opened).find(|room| self.work.opening.contains_key(room))
+        {
+            // What else it needs is asked for when the room is there.
+            self.work.opening.entry(room).or_default().push(job);
+            return;
+        }
+        self.work.opening.extend(needs.iter().filter_map(opened).map(|room| (room, Vec::new())));
         let questions = needs.iter().flat_map(|need| self.questions_of(need)).collect();
         self.question(questions, Fetching::Needs(needs, job));
+    }
+
+    /// Those who waited for the rooms that somebody else had asked for.
+    fn also_waiting(&mut self, needs: &[Need]) -> Vec<Job> {
+        let rooms = needs.iter().filter_map(|need| match need {
+            Need::Room(room, open) => Some((room.clone(), *open)),
+            _ => None,
+        });
+        rooms.filter_map(|room| self.work.opening.remove(&room)).flatten().collect()
     }
 
     fn questions_of(&self, need: &Need) -> Vec<Question> {
@@ -134,14 +154,17 @@ impl ChatServer {
         }
         match (fetching, answers) {
             (Fetching::Needs(needs, job), Ok(answers)) => {
+                let others = self.also_waiting(&needs);
                 let mut answers = answers.into_iter();
                 for need in needs {
                     self.install(need, &mut answers);
                 }
-                self.resume(job);
+                std::iter::once(job).chain(others).for_each(|job| self.resume(job));
             }
-            (Fetching::Needs(_, Some(job)), Err(_)) => self.fail_job(job),
-            (Fetching::Needs(_, None), Err(_)) => {}
+            (Fetching::Needs(needs, job), Err(_)) => {
+                let others = self.also_waiting(&needs);
+                std::iter::once(job).chain(others).for_each(|job| self.fail_job(job));
+            }
             (Fetching::Ask(connection, asked), answers) => self.answer_asked(connection, asked, answers),
             (Fetching::Feed(connection, key, stay), answers) => self.fed(connection, key, stay, answers),
             (Fetching::Look(reply), answers) => self.looked(reply, answers),
@@ -159,13 +182,12 @@ impl ChatServer {
         }
     }
 
-    fn resume(&mut self, job: Option<Job>) {
+    fn resume(&mut self, job: Job) {
         match job {
-            Some(Job::Session(connection)) => self.go_on(connection),
-            Some(Job::Batch(at)) => self.work_on_batch(at),
-            Some(Job::Say(draft)) => self.say_for_handler(*draft),
-            Some(Job::Erase(erasing)) => self.erase(*erasing),
-            None => {}
+            Job::Session(connection) => self.go_on(connection),
+            Job::Batch(at) => self.work_on_batch(at),
+            Job::Say(draft) => self.say_for_handler(*draft),
+            Job::Erase(erasing) => self.erase(*erasing),
         }
     }
 

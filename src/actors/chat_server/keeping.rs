@@ -221,6 +221,11 @@ impl Keeping {
         Ok(())
     }
 
+    /// Whether nothing can be kept just now.
+    pub(super) fn ails(&self) -> bool {
+        self.health.complaint().is_some()
+    }
+
     /// Notes why nothing can be kept in the service, or that it can.
     pub(super) fn note_service(&mut self, complaint: Option<String>) {
         self.health.set(complaint);

@@ -267,7 +267,7 @@ impl ChatServer {
             self.needs_of_draft(&draft, &mut needs);
         }
         if !needs.is_empty() {
-            return self.fetch(needs, Some(Job::Say(Box::new(draft))));
+            return self.fetch(needs, Job::Say(Box::new(draft)));
         }
         if let Err(refused) = self.publish(draft, AckTo::Nobody) {
             log::warn!("a handler's message was not said: {refused}");

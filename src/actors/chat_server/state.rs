@@ -103,6 +103,7 @@ impl ChatServer {
         self.tidy(TIDY_ROOMS);
         self.keep_cursors(false);
         self.tell_receipts();
+        self.end_waits();
         self.drain_some();
         // A timer rings after the end of its turn; without this its letters would wait for the next one.
         self.end_turn();

@@ -50,6 +50,13 @@ pub(super) struct Desk {
     working: bool,
 }
 
+impl Desk {
+    /// What is dealt with next.
+    pub(super) fn next(&self) -> Option<&What> {
+        self.asks.front().map(|ask| &ask.what)
+    }
+}
+
 /// Messages of a backend, said one after the other.
 pub(super) struct Batch {
     drafts: VecDeque<Draft>,
@@ -95,6 +102,8 @@ pub(super) struct Work {
     pub(super) told: Told,
     pub(super) tickets: HashMap<u64, Fetching, RandomState>,
     pub(super) next_ticket: u64,
+    /// Rooms that are asked for, with those who want them too: when everybody comes at once, a room is asked for once.
+    pub(super) opening: HashMap<(RoomName, bool), Vec<Job>, RandomState>,
 }
 
 impl ChatServer {
@@ -155,7 +164,10 @@ impl ChatServer {
             }
             let needs = self.needs_of_session(connection);
             if !needs.is_empty() {
-                return self.fetch(needs, Some(Job::Session(connection)));
+                return self.fetch(needs, Job::Session(connection));
+            }
+            if self.waits_for_room(connection) {
+                return;
             }
             let Some(ask) = self.desk(connection).and_then(|desk| desk.asks.pop_front()) else { return };
             self.answer(connection, ask);
@@ -337,7 +349,7 @@ impl ChatServer {
                 if let Some(batch) = self.work.batches.get_mut(at) {
                     batch.waiting = true;
                 }
-                return self.fetch(needs, Some(Job::Batch(at)));
+                return self.fetch(needs, Job::Batch(at));
             }
             let (draft, place) = self.next_of_batch(at);
             let Some(draft) = draft else { return };

@@ -81,7 +81,8 @@ impl Core {
         let ping_ms = self.limits.ping_ms;
         // Who took bytes is there; while some wait, none is pinged and so none answers.
         let alive_ms = connection.heard_ms.max(connection.outbox.progress_ms());
-        if now.saturating_sub(alive_ms) >= ping_ms.saturating_mul(2) {
+        let is_silent = now.saturating_sub(alive_ms) >= ping_ms.saturating_mul(2);
+        if is_silent && connection.answers_pings() {
             return self.say_goodbye(connection, Goodbye::NO_PONG, POLITE);
         }
         let mut frame = BytesMut::with_capacity(2);

@@ -3,16 +3,14 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use actix_rt::net::TcpStream;
-
 use super::{BATCH_BYTES_MAX, Core, SharedConnection, Slot, track};
-use crate::actors::connection::{Connection, Life};
+use crate::actors::connection::{Connection, Life, Link};
 use crate::actors::letters::{ConnectionId, Report};
 use crate::actors::outbox::Sent;
 
 impl Core {
-    /// Gives a socket its place.
-    pub fn attach(&mut self, socket: TcpStream, raw: bool) -> SharedConnection {
+    /// Gives a link its place.
+    pub fn attach(&mut self, link: impl Into<Link>, raw: bool) -> SharedConnection {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             self.slots.len() as u32 - 1
@@ -20,7 +18,7 @@ impl Core {
         let generation = self.slots[slot as usize].generation;
         let id = ConnectionId { worker: self.worker, slot, generation };
         let now = self.began.elapsed().as_millis() as u64;
-        let mut connection = Connection::new(id, socket, raw, now);
+        let mut connection = Connection::new(id, link.into(), raw, now);
         if !raw {
             connection.ping_at_ms = now + self.limits.ping_ms;
             self.look_by(&mut connection, now + self.limits.ping_ms);

@@ -3,7 +3,7 @@
 
 use crate::actors::letters::PublishBatch;
 use crate::actors::redis_queue::taking::{Queue, Session, Trouble};
-use crate::actors::redis_queue::waits::Patience;
+use crate::actors::waits::Patience;
 use crate::chat::message::{Accepted, Draft, Refused};
 use crate::chat::names::MessageId;
 use crate::sources::dead_letters::{DeadLetter, preview};

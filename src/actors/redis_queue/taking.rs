@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::actors::redis_queue::RedisQueueParts;
-use crate::actors::redis_queue::waits::Outage;
+use crate::actors::waits::Outage;
 use crate::redis_link::RedisConnection;
 use crate::redis_link::backoff::Backoff;
 use crate::sources::node::ProcessMark;
@@ -21,6 +21,8 @@ const REPLAY_CHUNK: usize = 64;
 const REPLICA_WAIT: Duration = Duration::from_millis(100);
 /// How long nobody asks again when no replica has answered.
 const REPLICA_PAUSE: Duration = Duration::from_secs(1);
+/// How long a replica is waited for that was there and is not any more, as the rooms wait for it.
+const REPLICA_MISSED: Duration = Duration::from_secs(5);
 /// Wait between two takes while Redis has no memory for a blocking wait.
 const OUT_OF_MEMORY_WAIT: Duration = Duration::from_millis(200);
 
@@ -28,7 +30,7 @@ const OUT_OF_MEMORY_WAIT: Duration = Duration::from_millis(200);
 pub(super) enum Trouble {
     /// Redis did not answer, or not as it should.
     Redis(RedisError),
-    /// The lease is gone or taken: what this node worked on may be another's now.
+    /// The lease or the turn is gone or taken: what this node worked on may be another's now.
     LeaseLost,
     /// The chat server is gone.
     ChatGone,
@@ -51,6 +53,8 @@ pub(super) struct Queue {
     pub(super) settled: RefCell<Vec<String>>,
     /// All own entries up to this number are settled. A failover may bring some of them back to life.
     pub(super) settled_up_to: Cell<Option<u64>>,
+    /// When a replica last knew what was taken.
+    pub(super) replica_seen: Cell<Option<Instant>>,
 }
 
 /// What lives as long as the connections.
@@ -62,17 +66,20 @@ pub(super) struct Session {
     /// Entries that the janitor has taken over and nobody has said yet.
     pub(super) adopted: RefCell<Vec<String>>,
     pub(super) replica_pause: Cell<Option<Instant>>,
+    /// Whether this node takes items. Always, where nodes do not take turns.
+    pub(super) takes: Cell<bool>,
 }
 
 impl Queue {
     pub(super) fn new(parts: RedisQueueParts, stop: watch::Receiver<bool>) -> Queue {
         let mark = ProcessMark::of_this_process();
-        let list = RedisList::new(parts.keys.clone(), &parts.node, mark, parts.timing.lease);
-        Queue { parts, list, stop, settled: RefCell::default(), settled_up_to: Cell::new(None) }
+        let list = RedisList::new(parts.keys.clone(), &parts.node, mark, parts.timing.lease, parts.turns);
+        let (settled, settled_up_to, replica_seen) = Default::default();
+        Queue { parts, list, stop, settled, settled_up_to, replica_seen }
     }
 
     pub(super) async fn run(mut self) {
-        let mut outage = Outage::new(&self.parts);
+        let mut outage = Outage::new(self.list.keys().list(), &self.parts.link.to_string());
         let mut backoff = Backoff::new();
         let mut left = false;
         while !self.is_stopping() {
@@ -81,6 +88,7 @@ impl Queue {
                 break;
             };
             self.parts.counters.set_connected(false);
+            self.parts.counters.set_taking(false);
             if outage.is_over() {
                 backoff.reset();
             }
@@ -90,15 +98,14 @@ impl Queue {
                 Trouble::ChatGone => outage.note("the chat server is gone"),
                 Trouble::LeaseLost => {
                     let list = self.list.keys().list();
-                    log::warn!(
-                        "queue {list}: the lease ran out while this node stood still, reading its items again"
-                    );
+                    log::warn!("queue {list}: the lease ran out while this node stood still, beginning anew");
                 }
             }
             let wait = sleep(backoff.next_wait());
             tokio::select! { () = wait => {}, () = self.stopped() => break }
         }
         self.parts.counters.set_connected(false);
+        self.parts.counters.set_taking(false);
         if !left && self.parts.counters.connects() > 0 {
             self.leave_late().await;
         }
@@ -153,7 +160,8 @@ impl Queue {
         let renewed = Cell::new(self.claim(&mut redis).await?);
         self.parts.counters.count_connects(1);
         let (began, adopted, replica_pause) = (Instant::now(), RefCell::default(), Cell::new(None));
-        Ok((Session { redis, began, renewed, adopted, replica_pause }, blocking))
+        let takes = Cell::new(!self.parts.turns);
+        Ok((Session { redis, began, renewed, adopted, replica_pause, takes }, blocking))
     }
 
     /// Waits for the lease. Tells when the command was sent that got it.
@@ -200,16 +208,19 @@ impl Queue {
     ) -> Result<(), Trouble> {
         let mut redis = session.redis.clone();
         self.forget_settled(&mut redis).await?;
+        if self.parts.turns {
+            self.come_to_turn(session, outage).await?;
+        }
         let left = self.list.working(&mut redis).await?;
         if !left.is_empty() {
-            self.note_connected(outage);
+            self.note_taking(outage);
         }
         self.replay(session, left).await?;
         while !self.is_stopping() {
             let adopted = session.adopted.take();
             self.replay(session, adopted).await?;
             let entries = self.take(session).await?;
-            self.note_connected(outage);
+            self.note_taking(outage);
             if !entries.is_empty() {
                 self.replicate(session).await?;
                 self.settle(session, entries).await?;
@@ -224,9 +235,10 @@ impl Queue {
     }
 
     /// Items come. A connection alone does not show that, for the list may be out of order.
-    fn note_connected(&self, outage: &mut Outage) {
-        outage.end(self.list.node());
+    fn note_taking(&self, outage: &mut Outage) {
+        outage.end(&format!("taking items as node {}", self.list.node()));
         self.parts.counters.set_connected(true);
+        self.parts.counters.set_taking(true);
     }
 
     async fn take(&self, session: &Session) -> Result<Vec<Entry>, Trouble> {
@@ -240,7 +252,7 @@ impl Queue {
     }
 
     /// Says entries that were taken before: by an earlier session, or by a node that is gone.
-    async fn replay(&self, session: &Session, ids: Vec<String>) -> Result<(), Trouble> {
+    pub(super) async fn replay(&self, session: &Session, ids: Vec<String>) -> Result<(), Trouble> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -270,16 +282,33 @@ impl Queue {
         Ok(())
     }
 
-    /// Lets a replica know what was taken before anybody hears it, where there are replicas.
+    /// Lets a replica know what was taken before anybody hears it, where there are replicas. Where nodes take
+    /// turns nothing is said as long as there is one that may take over and does not know: the next node would
+    /// take the same items again, under other ids.
     async fn replicate(&self, session: &Session) -> Result<(), Trouble> {
         if !self.parts.link.has_replicas()
             || session.replica_pause.get().is_some_and(|since| since.elapsed() < REPLICA_PAUSE)
         {
             return Ok(());
         }
-        let known = self.list.replicate(&mut session.redis.clone(), REPLICA_WAIT).await?;
-        session.replica_pause.set((!known).then(Instant::now));
+        let mut redis = session.redis.clone();
+        while !self.list.replicate(&mut redis, REPLICA_WAIT).await? {
+            if !self.parts.turns || !self.misses_replica(&mut redis).await? {
+                session.replica_pause.set(Some(Instant::now()));
+                return Ok(());
+            }
+            if self.is_stopping() {
+                return Err(Trouble::Stopping);
+            }
+        }
+        session.replica_pause.set(None);
+        self.replica_seen.set(Some(Instant::now()));
         Ok(())
+    }
+
+    async fn misses_replica(&self, redis: &mut RedisConnection) -> Result<bool, Trouble> {
+        let was_there = self.replica_seen.get().is_some_and(|seen| seen.elapsed() < REPLICA_MISSED);
+        Ok(was_there || self.list.has_replica(redis).await?)
     }
 
     async fn leave(&self, session: &Session) -> Result<(), Trouble> {

@@ -34,9 +34,14 @@ impl Queue {
         }
     }
 
+    /// Whether those that live have had the time to take their leases back.
+    pub(super) fn may_follow(&self, session: &Session) -> bool {
+        session.began.elapsed() >= self.parts.timing.adopt_after
+    }
+
     async fn look_around(&self, session: &Session, redis: &mut RedisConnection) -> Result<(), RedisError> {
         self.parts.counters.set_backlog(self.list.backlog(redis).await?);
-        if session.began.elapsed() < self.parts.timing.adopt_after {
+        if !session.takes.get() || !self.may_follow(session) {
             return Ok(());
         }
         for node in self.list.gone(redis).await? {

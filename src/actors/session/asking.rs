@@ -41,6 +41,11 @@ impl Session {
 
     pub(super) fn line(&mut self, line: &str) {
         let (reference, request) = native::read(line);
+        self.take_request(reference, request);
+    }
+
+    /// Deals with a line that was read, if its client is not too fast.
+    pub(super) fn take_request(&mut self, reference: Reference, request: Result<Request, Problem>) {
         let now = self.house.core.borrow().now_ms();
         if let Err(fast) = self.may_ask(now) {
             let per_second = self.house.limits.messages_per_second;

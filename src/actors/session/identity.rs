@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::{EXPIRY_NOTICE_S, Mind, Session, TOKENS_PER_SECOND, now_unix};
-use crate::actors::letters::{Open, What};
-use crate::auth::token::TokenProblem;
+use crate::actors::letters::{Open, Return, What};
 use crate::chat::names::UserName;
 use crate::chat::permission::Identity;
 use crate::protocols::codes::{Goodbye, Problem};
@@ -20,6 +19,16 @@ pub(super) struct Claim {
     pub(super) user: Option<String>,
     /// The session that it goes on with.
     pub(super) session: Option<Box<str>>,
+}
+
+/// A guest of this name, or of one that is made up.
+pub fn guest_named(user: Option<&str>) -> Result<Identity, Problem> {
+    let name = match user {
+        Some(name) => UserName::new(name).map_err(|bad| Problem::new(400, "bad-name", bad.0))?,
+        None => UserName::new(&format!("guest-{:06x}", rand::random::<u32>() & 0xff_ffff))
+            .expect("the name is made to the rules"),
+    };
+    Ok(Identity::guest(name))
 }
 
 impl Session {
@@ -67,7 +76,8 @@ impl Session {
                 return false;
             }
         };
-        self.take_identity(reference.i, identity, false, session);
+        let back = |session| Box::new(Return { session, moved: Vec::new(), rest: Vec::new() });
+        self.take_identity(reference.i, identity, false, session.map(back));
         true
     }
 
@@ -85,7 +95,7 @@ impl Session {
         i: RequestNumber,
         mut identity: Identity,
         silent: bool,
-        session: Option<Box<str>>,
+        session: Option<Box<Return>>,
     ) {
         let again = match self.identity() {
             Some(known) => {
@@ -125,25 +135,14 @@ impl Session {
         if let Mind::Native(native) = &mut self.mind {
             native.tokens.take(TOKENS_PER_SECOND, now).map_err(|fast| Problem::too_fast(fast.wait_ms))?;
         }
-        self.house.verifier.verify(token, now_unix()).map_err(|problem| {
-            let why = match problem {
-                TokenProblem::Expired => "expired",
-                TokenProblem::Bad(_) => "bad-token",
-            };
-            Problem::new(401, why, problem.to_string())
-        })
+        self.house.check_token(token)
     }
 
     pub(super) fn guest(&self, user: Option<&str>) -> Result<Identity, Problem> {
-        if !self.may_be_guest() {
-            return Err(Problem::who_are_you());
+        match self.may_be_guest() {
+            true => guest_named(user),
+            false => Err(Problem::who_are_you()),
         }
-        let name = match user {
-            Some(name) => UserName::new(name).map_err(|bad| Problem::new(400, "bad-name", bad.0))?,
-            None => UserName::new(&format!("guest-{:06x}", rand::random::<u32>() & 0xff_ffff))
-                .expect("the name is made to the rules"),
-        };
-        Ok(Identity::guest(name))
     }
 
     /// A newcomer's first line may be a join: then he is a guest, if guests may come.

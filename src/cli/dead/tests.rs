@@ -1,3 +1,5 @@
+//! `roomcast dead`, tried on a store without a server and against a server that answers as a door does.
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;

@@ -278,8 +278,15 @@ impl Outbox {
         // ticket: it was acknowledged, and is never given up.
         let expired = |queued: &Queued| queued.ticket.is_some() && late(queued);
         if self.told.is_empty() && self.flying.is_empty() && self.queue.iter().any(expired) {
+            // What a room would get behind a refused one goes with it: a sender that says both again keeps its order.
+            let mut given_up = ahash::AHashSet::new();
             let queue = std::mem::take(&mut self.queue);
-            let (gone, left): (VecDeque<_>, VecDeque<_>) = queue.into_iter().partition(expired);
+            let (gone, left): (VecDeque<_>, VecDeque<_>) = queue.into_iter().partition(|queued| {
+                if expired(queued) {
+                    given_up.insert(queued.room.clone());
+                }
+                queued.ticket.is_some() && given_up.contains(&queued.room)
+            });
             self.queue = left;
             for queued in gone {
                 self.bytes.fetch_sub(queued.weight(), Relaxed);

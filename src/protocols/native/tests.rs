@@ -1,3 +1,5 @@
+//! Lines of clients: what the protocol page shows is read, and whatever else comes is refused with its reason.
+
 use proptest::prelude::*;
 
 use super::*;

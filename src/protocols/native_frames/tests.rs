@@ -1,3 +1,5 @@
+//! Lines of the server: keys and order as on the protocol page, valid JSON whatever is in them.
+
 use std::fmt;
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! The archive in SQLite, tried by itself; what it shares with other archives is tried by `tests/archives`.
+
 mod backup;
 mod files;
 mod retention;

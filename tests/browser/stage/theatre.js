@@ -221,7 +221,7 @@ export class Person {
 
   /** Scripts that failed, or that the content policy stopped. A refused connection is no fault of the page. */
   isWithoutFault() {
-    const own = this.faults.filter((text) => !/WebSocket connection to|ERR_CONNECTION/.test(text));
+    const own = this.faults.filter((text) => !/WebSocket connection to|ERR_CONNECTION|ERR_INCOMPLETE_CHUNKED_ENCODING|ERR_EMPTY_RESPONSE/.test(text));
     assert.deepEqual(own, [], `${this.name}'s page reported faults`);
   }
 }

@@ -40,7 +40,7 @@ class Wire {
       Object.assign(window, { WebSocket: Scripted, sockets: [], told: [] });
       const { Roomcast } = await import('/roomcast.js');
       const { tokens, ...rest } = given;
-      window.chat = new Roomcast({ ...rest, token: tokens && (() => tokens.shift()) });
+      window.chat = new Roomcast({ ...rest, wires: ['websocket'], token: tokens && (() => tokens.shift()) });
       const names = ['message', 'joined', 'live', 'gap', 'rewind', 'presence', 'typing', 'refused', 'problem', 'held'];
       for (const name of names)
         window.chat.on(name, (event) => window.told.push([name, event.s ?? event.why ?? event.u ?? null, event]));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use roomcast::engines::shared::Safety;
 
 use super::load::Load;
-use super::stage::Node;
+use super::stage::{Node, judge, message};
 use super::switch::Switch;
 use crate::fixtures::backend::command;
 use crate::fixtures::eventually;
@@ -150,6 +150,43 @@ async fn a_node_that_stays_with_the_old_primary_takes_back_and_says_again() {
     let rewinds = nodes[0].seen("a").rewinds;
     assert!(rewinds.len() == 1 && rewinds[0] < before, "{rewinds:?} of {before}");
     assert!(nodes[1].seen("a").rewinds.is_empty());
+    drop(primary);
+}
+
+/// What is acknowledged behind places that its node has not heard of keeps its place, and so these are taken back where
+/// they were heard, and said again.
+#[actix_rt::test]
+async fn places_that_nobody_at_the_new_primary_has_heard_of_are_said_again() {
+    let (primary, replica) = pair().await;
+    let (left, right) = (Switch::start(primary.port).await, Switch::start(primary.port).await);
+    let nodes = joined(&[&left.url(), &right.url()]).await;
+    let says = async |at: usize, id: &str| {
+        let node: &Node = &nodes[at];
+        let ticket = node.propose(message("a", id), id, true, Safety::Sequenced);
+        (id.to_owned(), node.place(ticket).await.0)
+    };
+    let mut acked = vec![says(0, "both-heard").await];
+    nodes[1].reaches("a", 1).await;
+    cut(&replica).await;
+    right.deafen();
+    for id in ["left-1", "left-2", "left-3"] {
+        says(0, id).await;
+    }
+    acked.push(says(1, "right-behind-them").await);
+    assert_eq!((acked[1].1, nodes[1].seen("a").top), (5, 1));
+    right.turn_to(replica.port);
+    acked.push(says(1, "right-goes-on").await);
+    assert_eq!(acked[2].1, 6);
+    left.turn_to(replica.port);
+    acked.push(says(0, "left-comes-after").await);
+    acked.extend(["left-1", "left-2", "left-3"].map(|id| (id.to_owned(), 0)));
+    // Three are said again, and one is new.
+    for node in &nodes {
+        node.reaches("a", 10).await;
+    }
+    assert_eq!(nodes[0].seen("a").rewinds, [1], "where they were heard they are taken back");
+    assert!(nodes[1].seen("a").rewinds.is_empty(), "who has not heard them has nothing to take back");
+    judge(&[&nodes[0], &nodes[1]], "a", &acked);
     drop(primary);
 }
 

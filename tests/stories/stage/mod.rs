@@ -1,9 +1,11 @@
 //! What the stories are played with: the hall (a server process), guests (chat users), wires (raw
 //! WebSocket clients), tokens and views of a log. Knows nothing of any single story.
 
+pub mod events;
 pub mod guest;
 pub mod hall;
 pub mod http;
+pub mod polls;
 pub mod stream;
 pub mod tokens;
 pub mod view;

@@ -1,3 +1,5 @@
+//! What the outbox settles, in which order, and what it says again.
+
 use super::*;
 use crate::chat::entry::{Entry, Kind};
 
@@ -104,6 +106,19 @@ fn after_a_stay_everything_without_an_outcome_is_asked_again() {
     outbox.start_over();
     let next: Vec<_> = outbox.take(|_| false).iter().map(|queued| (queued.ticket, queued.tried)).collect();
     assert_eq!(next, [(Some(1), true), (Some(2), true), (Some(3), false)]);
+}
+
+#[test]
+fn what_stands_behind_a_refused_one_of_its_room_is_refused_with_it() {
+    let mut outbox = filled(&[(1, "a", Safety::Sequenced)]);
+    let late = Instant::now() + WAIT_MAX;
+    for (ticket, room) in [(2, "b"), (3, "a")] {
+        let young = Queued { since: late, ..queued(ticket, room, Safety::Sequenced) };
+        outbox.bytes.fetch_add(young.weight(), Relaxed);
+        outbox.push(young);
+    }
+    assert_eq!(tickets(&outbox.expire(late + Duration::from_secs(1))), [1, 3]);
+    assert_eq!(outbox.take(|_| false).len(), 1, "another room has nothing to do with it");
 }
 
 #[test]

@@ -1,3 +1,5 @@
+//! Copies of a store that is written to, and what becomes of them.
+
 use super::*;
 use crate::store::journal::Journal;
 use crate::store::sqlite::backup::copy;

@@ -1,3 +1,5 @@
+//! What is on the disk: after a reopen, in the hands of people, and when it is something else.
+
 use super::*;
 use crate::store::archive::ArchiveError;
 

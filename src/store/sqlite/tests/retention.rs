@@ -1,3 +1,5 @@
+//! The space of what is forgotten is used again.
+
 use super::*;
 use crate::store::archive::{Forgotten, Keep};
 

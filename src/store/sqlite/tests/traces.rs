@@ -1,3 +1,5 @@
+//! Deleted words are nowhere in the files.
+
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};

@@ -1,0 +1,85 @@
+//! Sessions over HTTP: who they are is known when they begin, and what they ask comes from requests instead of a
+//! socket. Their answers go to a pipe, as everything that the hub has for them.
+
+use actix::prelude::*;
+
+use super::{Mind, Session};
+use crate::actors::letters::{Ask, Return, What};
+use crate::chat::permission::Identity;
+use crate::protocols::codes::Problem;
+use crate::protocols::cursor::Moved;
+use crate::protocols::native::{Join, Reference, Request};
+
+/// How a session over HTTP begins.
+#[derive(Debug)]
+pub struct Entrance {
+    /// Who it is.
+    pub identity: Identity,
+    /// The session that it goes on with, and what it has got beyond what is kept of that.
+    pub back: Option<(Box<str>, Vec<Moved>)>,
+    /// Rooms to enter; of those that it goes on with, it enters those of them that the session was not in.
+    pub joins: Vec<Join>,
+    /// Whether it is to hear a `pong` when all these are dealt with.
+    pub pong: bool,
+}
+
+/// A request's lines → session: what its client asks for, in order, each with what its answer is known by.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Errand(pub Vec<(Reference, Result<Request, Problem>)>);
+
+impl Session {
+    /// Enters as somebody who is known already.
+    pub(super) fn enter(&mut self, entrance: Entrance) {
+        let Entrance { identity, back, joins, pong } = entrance;
+        let now = self.house.core.borrow().now_ms();
+        let asks = self.asks_of(&identity, joins, now);
+        let rest = match back {
+            Some((session, moved)) => {
+                let back = Return { session, moved, rest: asks };
+                self.take_identity(None, identity, false, Some(Box::new(back)));
+                Vec::new()
+            }
+            None => {
+                self.take_identity(None, identity, false, None);
+                asks
+            }
+        };
+        if let Mind::Native(native) = &mut self.mind {
+            native.asks.extend(rest);
+        }
+        if pong {
+            self.push(Reference::default(), What::Ping);
+        }
+    }
+
+    /// Joins as they are asked of the chat server. Each is a request, also when many come at once.
+    fn asks_of(&mut self, identity: &Identity, joins: Vec<Join>, now: u64) -> Vec<Ask> {
+        let mut asks = Vec::with_capacity(joins.len());
+        for join in joins {
+            let reference = Reference { room: Some(join.room.clone()), ..Reference::default() };
+            let allowed = match self.may_ask(now) {
+                Ok(()) => {
+                    identity.may_join(&join.room, &self.house.rooms.of(&join.room)).map_err(Problem::from)
+                }
+                Err(fast) => Err(Problem::too_fast(fast.wait_ms)),
+            };
+            let what = allowed.map_or_else(What::Refuse, |()| What::Join(join));
+            asks.push(Ask { reference, what });
+        }
+        asks
+    }
+}
+
+impl Handler<Errand> for Session {
+    type Result = ();
+
+    fn handle(&mut self, errand: Errand, _: &mut Self::Context) {
+        self.guarded(|session| {
+            for (reference, request) in errand.0 {
+                session.take_request(reference, request);
+            }
+            session.post();
+        });
+    }
+}
