@@ -79,12 +79,17 @@ impl RedisPubSub {
     async fn is_ours(&mut self) -> Result<bool, SourceError> {
         let Some(turn) = &self.turn else { return Ok(true) };
         let Some(live) = &mut self.live else { return Err(SourceError::new("not connected")) };
-        if live.listening.is_some() && live.renewed.elapsed() < RENEW {
+        let listens = live.listening.is_some();
+        if listens && live.renewed.elapsed() < RENEW {
             return Ok(true);
         }
-        let (sent, ours) = (Instant::now(), turn.hold(&mut live.redis).await?);
+        let sent = Instant::now();
+        let ours = match listens {
+            true => turn.renew(&mut live.redis).await?,
+            false => turn.hold(&mut live.redis).await?,
+        };
         live.renewed = sent;
-        if !ours && live.listening.is_some() {
+        if listens && !ours {
             return Err(SourceError::new("the turn ran out while this node stood still"));
         }
         Ok(ours)

@@ -180,7 +180,7 @@ impl Source for RedisStream {
 
     async fn extend(&mut self, _: &[&String]) -> Result<(), SourceError> {
         let mut redis = self.live()?.redis.clone();
-        if self.turn.hold(&mut redis).await? {
+        if self.turn.renew(&mut redis).await? {
             return Ok(());
         }
         Err(SourceError::new("the turn ran out while this node stood still"))

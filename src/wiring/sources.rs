@@ -19,7 +19,7 @@ use crate::sources::redis_stream::RedisStream;
 use crate::sources::source::Source;
 use crate::sources::source_settings::{SourceKind, SourceSettings};
 #[cfg(feature = "sqs")]
-use crate::sources::sqs::{Sqs, SqsParts};
+use crate::sources::sqs::{Sqs, SqsParts, of_this_process};
 use crate::wiring::ServeError;
 use crate::wiring::queues::{Counted, Graves, limits, open_graves, watch};
 
@@ -79,6 +79,7 @@ impl Floor<'_> {
                     queue_url: settings.url.clone(),
                     region: settings.region.clone(),
                     endpoint: settings.endpoint.clone(),
+                    environment: of_this_process,
                 });
                 let named = |error| wrong(format!("queue.sources: {:?}: {error}", settings.name));
                 self.serve(source.map_err(named)?, settings, all)
