@@ -60,15 +60,14 @@ struct Listening {
 }
 
 impl RedisPubSub {
-    /// `turn_key` is the key that one of several nodes holds that share their rooms; none: they do not.
+    /// `turn` is that of several nodes that share their rooms; none: they do not.
     pub fn new(
         link: RedisLink,
         channels: Vec<String>,
         prefix: String,
-        turn_key: Option<String>,
+        turn: Option<RedisTurn>,
     ) -> RedisPubSub {
-        let (turn, dropped) = (turn_key.map(RedisTurn::new), Arc::default());
-        RedisPubSub { link, channels, prefix, turn, dropped, live: None }
+        RedisPubSub { link, channels, prefix, turn, dropped: Arc::default(), live: None }
     }
 
     fn live(&mut self) -> Result<&mut Live, SourceError> {

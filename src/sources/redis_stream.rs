@@ -87,7 +87,7 @@ impl RedisStream {
         node: &str,
         start: Start,
     ) -> Result<RedisStream, BadName> {
-        let turn = RedisTurn::new(ListKeys::new(stream)?.reader(group));
+        let turn = RedisTurn::new(ListKeys::new(stream)?.reader(group), node);
         let (stream, group, consumer) = (stream.to_owned(), group.to_owned(), node.to_owned());
         Ok(RedisStream { link, stream, group, consumer, start, turn, live: None })
     }

@@ -32,18 +32,19 @@ const LET_GO: &str = "
 #[derive(Debug)]
 pub struct RedisTurn {
     key: String,
+    node: String,
     token: String,
 }
 
 impl RedisTurn {
-    /// Of this key.
-    pub fn new(key: String) -> RedisTurn {
-        RedisTurn { key, token: String::new() }
+    /// Of this key, for the node of this name.
+    pub fn new(key: String, node: &str) -> RedisTurn {
+        RedisTurn { key, node: node.to_owned(), token: String::new() }
     }
 
-    /// From now on it is wished for under a new name: commands under the old one fail.
+    /// From now on it is wished for under a new token: commands under the old one fail.
     pub fn begin(&mut self) {
-        self.token = format!("{:016x}", rand::random::<u64>());
+        self.token = format!("{}#{:016x}", self.node, rand::random::<u64>());
     }
 
     /// The key.
@@ -51,7 +52,7 @@ impl RedisTurn {
         &self.key
     }
 
-    /// Its value while this process holds it.
+    /// Its value while this process holds it: the node's name, `#`, and what tells one session from the next.
     pub fn token(&self) -> &str {
         &self.token
     }
