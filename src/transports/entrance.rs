@@ -21,7 +21,7 @@ use crate::chat::room::Resume;
 use crate::protocols::codes::Problem;
 use crate::protocols::cursor::{self, Cursor, ROOMS_MAX};
 use crate::protocols::native::Join;
-use crate::transports::errands::Callers;
+use crate::transports::callers::Callers;
 use crate::transports::long_poll::Pollers;
 use crate::transports::websocket::{Door, bearer};
 
