@@ -218,7 +218,6 @@ mod tests {
                 "rooms.rule" => assert!(SHIPPED.contains("# [[rooms.rule]]\n")),
                 "queue.sources" => assert!(SHIPPED.contains("# [[queue.sources]]\n")),
                 "apps" => assert!(SHIPPED.contains("# [[apps]]\n")),
-                "queue.sources" => assert!(SHIPPED.contains("# [[queue.sources]]\n")),
                 _ => assert!(default_at(&table, &key).is_some(), "{key} = {value} is missing"),
             }
         }
