@@ -260,7 +260,7 @@ async fn what_is_pushed_in_order_is_heard_in_order_whoever_dies() {
     let drained = holder(&stage).await;
     stage.nodes[drained].stop().await;
     let followed = is_followed(&stage, drained).await;
-    println!("the turn of a node that drained was taken after {followed:.1?}");
+    println!("the turn of a node that drained was taken {followed:.1?} after its end");
     stage.node_comes_back(drained);
     for backend in &mut backends {
         backend.goes_on().await;
