@@ -34,8 +34,8 @@ use crate::transports::entrance::{Asker, Entry, Params, Quiet, Wish};
 const WAIT_MAX_S: u64 = 55;
 /// Most bytes of lines in one answer, and kept for the next one. What comes then waits in the session's outbox.
 const HELD_MAX: usize = 256 << 10;
-/// Least time to enter the rooms: a store may be asked first.
-const ENTER: Duration = Duration::from_secs(5);
+/// Least time to enter the rooms: a store may be asked first, and a node may have to catch up with what the reader has seen.
+const ENTER: Duration = Duration::from_secs(12);
 /// How long a poller stays present after its last poll: this part of `limits.ping`, within these bounds.
 const LINGER_PART: u32 = 2;
 const LINGER_MIN: Duration = Duration::from_millis(500);

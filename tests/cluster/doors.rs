@@ -1,6 +1,6 @@
-//! Clients without a WebSocket, through a load balancer that sends each request to the next node: a loop of polls, each
-//! over a connection of its own, and an event stream that comes back by the id of its last event. A node is killed under
-//! them. They see the same entries in the same order, each once.
+//! Four doors to one room, through a load balancer that sends each request to the next node: a loop of polls, each over a
+//! connection of its own, an event stream that comes back by the id of its last event, pages of the log, and a WebSocket. A
+//! node is killed under them. They see the same entries in the same order, each once.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use roomcast_rig::PATIENCE;
+use roomcast_rig::client::Client;
 use roomcast_rig::server::get;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -140,22 +141,69 @@ async fn reads(front: SocketAddr, seen: &mut Seen, last_id: &mut String) -> Opti
     Some(())
 }
 
+/// Reads the log page by page until it has all.
+async fn pages(front: SocketAddr) -> Seen {
+    let mut seen = Seen::default();
+    while !seen.is_whole() {
+        let path = format!("/v1/rooms/lobby/log?user=page&after={}&n=40", seen.0.len());
+        let Some((200, body)) = get(front, &path).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let page: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"));
+        for entry in page["list"].as_array().expect("entries") {
+            // In a page the room stands outside.
+            let mut entry = entry.clone();
+            entry["r"] = json!("lobby");
+            seen.takes(entry);
+        }
+    }
+    seen
+}
+
+/// Reads over WebSockets until all has come; comes back by its place.
+async fn listens(front: SocketAddr) -> Seen {
+    let (mut seen, mut epoch) = (Seen::default(), None::<String>);
+    while !seen.is_whole() {
+        let Some(mut client) = Client::connect(front, Some(SILENCE)).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let mut join = json!({"t": "join", "r": "lobby", "since": seen.0.len()});
+        epoch.iter().for_each(|epoch| join["e"] = json!(epoch));
+        client.say(r#"{"t":"hello","v":1,"u":"listener"}"#).await;
+        client.say(&join.to_string()).await;
+        while !seen.is_whole() {
+            let Some(line) = client.hear().await else { break };
+            let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            if let Some(now) = line["e"].as_str() {
+                epoch = Some(now.to_owned());
+            }
+            seen.takes(line);
+        }
+    }
+    seen
+}
+
 #[tokio::test]
-async fn polls_and_streams_see_each_entry_once_while_a_node_is_killed() {
+async fn four_doors_show_each_entry_once_while_a_node_is_killed() {
     let folder = folder("doors", 0);
     let plan = Plan { balancer: Kind::RoundRobin, ..Plan::of(Shape::Single) };
     let mut stage = Stage::open(&plan.with("limits.messages_per_second=0"), &folder).await;
     let (front, said) = (stage.balancer.address, Arc::new(AtomicU64::new(0)));
     let writing = tokio::spawn(writes(front, said.clone()));
-    let reading = tokio::spawn(async move { tokio::join!(polls(front), streams(front)) });
+    let reading =
+        tokio::spawn(async move { tokio::join!(polls(front), streams(front), pages(front), listens(front)) });
     let strike = async || (said.load(Relaxed) >= KILLED_AT).then_some(());
     roomcast_rig::eventually("enough to be said", strike).await;
     stage.nodes[1].kill();
     stage.node_comes_back(1);
     timeout(PATIENCE, writing).await.expect("all is said in time").expect("the writer lives");
-    let (polled, streamed) =
-        timeout(PATIENCE, reading).await.expect("all is read in time").expect("readers live");
-    assert_eq!(polled.0, streamed.0);
+    let reading = timeout(PATIENCE, reading).await.expect("all is read in time");
+    let (polled, streamed, paged, heard) = reading.expect("readers live");
+    assert_eq!(streamed.0, polled.0);
+    assert_eq!(paged.0, polled.0);
+    assert_eq!(heard.0, polled.0);
     let data: Vec<u64> = polled.0.iter().filter_map(|line| line["d"].as_u64()).collect();
     assert_eq!(data, (1..=SAID).collect::<Vec<_>>(), "in the order in which it was said");
     stage.nodes[1].is_ready().await;

@@ -10,7 +10,7 @@ use crate::clock;
 
 /// How long a reader waits before his place is taken for one that never was, in milliseconds. What is lost on its way to
 /// a node is missed and fetched within it. While rooms cannot be written to, it does not run.
-const AHEAD_MS: u64 = 3_000;
+const AHEAD_MS: u64 = 10_000;
 
 /// A reader who waits.
 pub(super) struct Ahead {
