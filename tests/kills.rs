@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use roomcast_rig::server::free_port;
+
 const KILLS: usize = 200;
 const ITEMS_PER_LIFE: usize = 3;
 /// Longest wait for anything that must happen.
@@ -47,10 +49,6 @@ impl Drop for Killed {
         self.0.kill().unwrap_or_default();
         self.0.wait().map(|_| ()).unwrap_or_default();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -128,7 +126,11 @@ impl Relay {
                                 Some(When::Never) => {
                                     when.store(When::Never as u8, SeqCst);
                                     // It may be quicker than the one who started it writes it down.
-                                    drop(wait_until("the victim", || victim.lock().unwrap().take()));
+                                    wait_until("the victim", || {
+                                        victim.lock().unwrap().is_some().then_some(())
+                                    });
+                                    // Dead before the next one may begin: they have one port.
+                                    *victim.lock().unwrap() = None;
                                     break;
                                 }
                                 Some(next) => when.store(next as u8, SeqCst),

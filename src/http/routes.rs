@@ -88,8 +88,11 @@ fn wrong_method(allowed: &'static str) -> Route {
 async fn not_found(payload: web::Payload, house: web::Data<House>) -> HttpResponse {
     // An answer before the end of a body would cost the connection.
     let keep = throw_away(payload, house.handshake).await;
-    let problem =
-        Problem::new(404, "not-found", "nothing is at this path; see docs/protocol.md for those that are");
+    let problem = Problem::new(
+        404,
+        "not-found",
+        "nothing is at this path; see docs/protocol.md and docs/api.md for those that are",
+    );
     house.metrics.errors.count(problem.why);
     with_end(refuse(&problem), keep)
 }

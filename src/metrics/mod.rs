@@ -164,6 +164,8 @@ pub struct DoorCounters {
     pub refused_draining: Count,
     /// Nothing is at that path.
     pub refused_path: Count,
+    /// Polls over plain HTTP that were let in.
+    pub polls: Count,
 }
 
 /// The words of `err` frames and of refused HTTP requests that have a row of their own.

@@ -176,6 +176,7 @@ impl Metrics {
             ("path", door.refused_path.get()),
         ];
         sheet.counters("roomcast_upgrades_refused", "WebSocket requests turned away", "reason", refused);
+        sheet.counter("roomcast_polls", "Polls over plain HTTP that were let in", door.polls.get());
         let known = WHYS.into_iter().zip(self.errors.known.iter().map(Count::get));
         let all = known.chain([("other", self.errors.other.get())]);
         sheet.counters("roomcast_errors", "Errors told to clients", "why", all);

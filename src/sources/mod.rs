@@ -15,7 +15,7 @@ pub mod poison;
 pub mod redis_list;
 pub mod redis_pubsub;
 pub mod redis_stream;
-mod redis_turn;
+pub mod redis_turn;
 pub mod replies;
 pub mod resp;
 pub mod resp_door;

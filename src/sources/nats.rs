@@ -7,12 +7,13 @@
 //! their own would mix up what is delivered again with what is new.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
 use async_nats::jetstream::kv::{self, Store};
-use async_nats::jetstream::stream::{RetentionPolicy, Stream};
+use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, Stream};
 use async_nats::jetstream::{self, Message};
 use async_nats::{ConnectOptions, ServerAddr};
 use bytes::Bytes;
@@ -120,18 +121,26 @@ impl Nats {
     }
 }
 
-/// The bucket, as safe as the stream.
+/// The bucket, as safe as the stream. It is made as the stream that it is, because the client's own way to make one
+/// asks for figures of the account that servers before 2.10 tell in another form.
 async fn bucket(context: &jetstream::Context, num_replicas: usize) -> Result<Store, SourceError> {
+    let failed = |error: &dyn Display| SourceError::new(format!("bucket {BUCKET}: {error}"));
     if let Ok(store) = context.get_key_value(BUCKET).await {
         return Ok(store);
     }
-    let description = "how far roomcast has read streams".to_owned();
-    let config =
-        kv::Config { bucket: BUCKET.into(), description, history: 1, num_replicas, ..Default::default() };
-    context
-        .create_key_value(config)
-        .await
-        .map_err(|error| SourceError::new(format!("bucket {BUCKET}: {error}")))
+    let config = stream::Config {
+        name: format!("KV_{BUCKET}"),
+        description: Some("how far roomcast has read streams".into()),
+        subjects: vec![format!("$KV.{BUCKET}.>")],
+        max_messages_per_subject: 1,
+        discard: DiscardPolicy::New,
+        deny_delete: true,
+        allow_rollup: true,
+        num_replicas,
+        ..Default::default()
+    };
+    context.create_stream(config).await.map_err(|error| failed(&error))?;
+    context.get_key_value(BUCKET).await.map_err(|error| failed(&error))
 }
 
 impl Live {
@@ -276,7 +285,7 @@ impl Source for Nats {
     async fn ack(&mut self, receipts: Vec<u64>) -> Result<(), SourceError> {
         let live = self.live()?;
         if let Some(reading) = &mut live.reading {
-            receipts.iter().for_each(|receipt| drop(reading.open.remove(receipt)));
+            reading.open.retain(|sequence| !receipts.contains(sequence));
             reading.place.upto = reading.open.first().map_or(reading.read, |oldest| oldest - 1);
         }
         live.renew().await

@@ -60,15 +60,14 @@ struct Listening {
 }
 
 impl RedisPubSub {
-    /// `turn_key` is the key that one of several nodes holds that share their rooms; none: they do not.
+    /// `turn` is that of several nodes that share their rooms; none: they do not.
     pub fn new(
         link: RedisLink,
         channels: Vec<String>,
         prefix: String,
-        turn_key: Option<String>,
+        turn: Option<RedisTurn>,
     ) -> RedisPubSub {
-        let (turn, dropped) = (turn_key.map(RedisTurn::new), Arc::default());
-        RedisPubSub { link, channels, prefix, turn, dropped, live: None }
+        RedisPubSub { link, channels, prefix, turn, dropped: Arc::default(), live: None }
     }
 
     fn live(&mut self) -> Result<&mut Live, SourceError> {
@@ -79,12 +78,17 @@ impl RedisPubSub {
     async fn is_ours(&mut self) -> Result<bool, SourceError> {
         let Some(turn) = &self.turn else { return Ok(true) };
         let Some(live) = &mut self.live else { return Err(SourceError::new("not connected")) };
-        if live.listening.is_some() && live.renewed.elapsed() < RENEW {
+        let listens = live.listening.is_some();
+        if listens && live.renewed.elapsed() < RENEW {
             return Ok(true);
         }
-        let (sent, ours) = (Instant::now(), turn.hold(&mut live.redis).await?);
+        let sent = Instant::now();
+        let ours = match listens {
+            true => turn.renew(&mut live.redis).await?,
+            false => turn.hold(&mut live.redis).await?,
+        };
         live.renewed = sent;
-        if !ours && live.listening.is_some() {
+        if listens && !ours {
             return Err(SourceError::new("the turn ran out while this node stood still"));
         }
         Ok(ours)

@@ -87,7 +87,7 @@ impl RedisStream {
         node: &str,
         start: Start,
     ) -> Result<RedisStream, BadName> {
-        let turn = RedisTurn::new(ListKeys::new(stream)?.reader(group));
+        let turn = RedisTurn::new(ListKeys::new(stream)?.reader(group), node);
         let (stream, group, consumer) = (stream.to_owned(), group.to_owned(), node.to_owned());
         Ok(RedisStream { link, stream, group, consumer, start, turn, live: None })
     }
@@ -180,7 +180,7 @@ impl Source for RedisStream {
 
     async fn extend(&mut self, _: &[&String]) -> Result<(), SourceError> {
         let mut redis = self.live()?.redis.clone();
-        if self.turn.hold(&mut redis).await? {
+        if self.turn.renew(&mut redis).await? {
             return Ok(());
         }
         Err(SourceError::new("the turn ran out while this node stood still"))

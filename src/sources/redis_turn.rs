@@ -20,6 +20,10 @@ const HOLD: &str = "
     redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
     return 1";
 
+const RENEW_IT: &str = "
+    if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+    return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
+
 const LET_GO: &str = "
     if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
     return 0";
@@ -28,18 +32,19 @@ const LET_GO: &str = "
 #[derive(Debug)]
 pub struct RedisTurn {
     key: String,
+    node: String,
     token: String,
 }
 
 impl RedisTurn {
-    /// Of this key.
-    pub fn new(key: String) -> RedisTurn {
-        RedisTurn { key, token: String::new() }
+    /// Of this key, for the node of this name.
+    pub fn new(key: String, node: &str) -> RedisTurn {
+        RedisTurn { key, node: node.to_owned(), token: String::new() }
     }
 
-    /// From now on it is wished for under a new name: commands under the old one fail.
+    /// From now on it is wished for under a new token: commands under the old one fail.
     pub fn begin(&mut self) {
-        self.token = format!("{:016x}", rand::random::<u64>());
+        self.token = format!("{}#{:016x}", self.node, rand::random::<u64>());
     }
 
     /// The key.
@@ -47,7 +52,7 @@ impl RedisTurn {
         &self.key
     }
 
-    /// Its value while this process holds it.
+    /// Its value while this process holds it: the node's name, `#`, and what tells one session from the next.
     pub fn token(&self) -> &str {
         &self.token
     }
@@ -57,10 +62,19 @@ impl RedisTurn {
         LEASE.as_millis() as u64
     }
 
-    /// Takes or renews it; `false`: it is another's.
+    /// Takes it; `false`: it is another's.
     pub async fn hold(&self, redis: &mut RedisConnection) -> RedisResult<bool> {
+        self.run(HOLD, redis).await
+    }
+
+    /// Holds it for longer; `false`: it is not held any more, and another one may have had it meanwhile.
+    pub async fn renew(&self, redis: &mut RedisConnection) -> RedisResult<bool> {
+        self.run(RENEW_IT, redis).await
+    }
+
+    async fn run(&self, script: &str, redis: &mut RedisConnection) -> RedisResult<bool> {
         let mut eval = redis::cmd("EVAL");
-        eval.arg(HOLD).arg(1).arg(&self.key).arg(&self.token).arg(RedisTurn::lease_ms());
+        eval.arg(script).arg(1).arg(&self.key).arg(&self.token).arg(RedisTurn::lease_ms());
         eval.query_async(redis).await
     }
 

@@ -42,6 +42,13 @@ pub struct SqsParts {
     pub region: String,
     /// Where to ask; empty: the URL's server.
     pub endpoint: String,
+    /// The environment in which the keys are looked for: [`of_this_process`] outside of tests.
+    pub environment: fn(&str) -> Option<String>,
+}
+
+/// A variable of this process's environment, if it is there and not empty.
+pub fn of_this_process(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// See above.
@@ -92,7 +99,7 @@ struct Failure {
 impl Sqs {
     /// Reads the addresses. The error says which of them is wrong.
     pub fn new(parts: SqsParts) -> Result<Sqs, String> {
-        let SqsParts { queue_url, region, endpoint } = parts;
+        let SqsParts { queue_url, region, endpoint, environment } = parts;
         let at = if endpoint.is_empty() { &queue_url } else { &endpoint };
         let mut endpoint = Url::parse(at).map_err(|error| format!("{at:?} is no URL: {error}"))?;
         if !matches!(endpoint.scheme(), "http" | "https") || endpoint.host_str().is_none() {
@@ -106,7 +113,7 @@ impl Sqs {
             true => region_of(&endpoint)
                 .ok_or("its URL names no region; set region = \"eu-west-1\" or the like")?,
         };
-        Ok(Sqs { queue_url, endpoint, region, keys: Keyring::default(), client: None })
+        Ok(Sqs { queue_url, endpoint, region, keys: Keyring::new(environment), client: None })
     }
 
     async fn call(&mut self, action: &str, mut body: Value) -> Result<Bytes, SourceError> {
@@ -259,7 +266,12 @@ mod tests {
     use super::*;
 
     fn parts(queue_url: &str, region: &str, endpoint: &str) -> SqsParts {
-        SqsParts { queue_url: queue_url.into(), region: region.into(), endpoint: endpoint.into() }
+        SqsParts {
+            queue_url: queue_url.into(),
+            region: region.into(),
+            endpoint: endpoint.into(),
+            environment: of_this_process,
+        }
     }
 
     #[test]

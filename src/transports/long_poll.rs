@@ -163,6 +163,7 @@ pub async fn poll(entry: &Rc<Entry>, request: &HttpRequest) -> Result<String, Pr
         Some(polled) => polled,
         None => Polled::begin(entry, request, &params, asker, wish)?,
     };
+    entry.house().metrics.door.polls.inc();
     polled.answer(wait).await
 }
 

@@ -16,10 +16,11 @@ use crate::sources::counters::QueueCounters;
 use crate::sources::nats::{Nats, NatsParts};
 use crate::sources::redis_pubsub::RedisPubSub;
 use crate::sources::redis_stream::RedisStream;
+use crate::sources::redis_turn::RedisTurn;
 use crate::sources::source::Source;
 use crate::sources::source_settings::{SourceKind, SourceSettings};
 #[cfg(feature = "sqs")]
-use crate::sources::sqs::{Sqs, SqsParts};
+use crate::sources::sqs::{Sqs, SqsParts, of_this_process};
 use crate::wiring::ServeError;
 use crate::wiring::queues::{Counted, Graves, limits, open_graves, watch};
 
@@ -59,7 +60,8 @@ impl Floor<'_> {
                 let link = settings.link(self.link).map_err(wrong)?;
                 let (channels, prefix) = (settings.channels.clone(), settings.prefix.clone());
                 let key = || format!("{}:{{{}}}:listener", self.config.redis.prefix, settings.name);
-                let source = RedisPubSub::new(link, channels, prefix, self.shared.then(key));
+                let turn = self.shared.then(|| RedisTurn::new(key(), self.node));
+                let source = RedisPubSub::new(link, channels, prefix, turn);
                 self.serve(source, settings, all)
             }
             #[cfg(feature = "nats")]
@@ -79,6 +81,7 @@ impl Floor<'_> {
                     queue_url: settings.url.clone(),
                     region: settings.region.clone(),
                     endpoint: settings.endpoint.clone(),
+                    environment: of_this_process,
                 });
                 let named = |error| wrong(format!("queue.sources: {:?}: {error}", settings.name));
                 self.serve(source.map_err(named)?, settings, all)

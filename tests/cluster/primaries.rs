@@ -181,7 +181,8 @@ impl Stage {
         self.redis.comes_back(old, &self.wires).await;
     }
 
-    fn cuts_replicas_off(&self, primary: usize, how: Wire) {
+    /// Nothing comes from the primary to its replicas any more.
+    pub fn cuts_replicas_off(&self, primary: usize, how: Wire) {
         let others = (0..self.redis.servers.len()).filter(|number| *number != primary);
         self.wires.cut(others.map(|other| (Party::Redis(other), Party::Redis(primary))), how);
     }

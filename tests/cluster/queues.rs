@@ -1,7 +1,7 @@
-//! What backends push into a Redis list while nodes and the primary die: every room has all of it, in the
-//! order in which it was pushed, each item once, whether items carry ids or not.
+//! What backends push into a Redis list and a Redis stream while nodes and the primary die: every room has all of
+//! it, in the order in which it was pushed, each item once, whether items carry ids or not.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,18 @@ use tokio::task::JoinHandle;
 use crate::redis::Shape;
 use crate::stage::{Plan, Stage};
 use crate::story;
+use crate::wires::Wire;
 
 /// What backends push to.
 const LIST: &str = "message_queue";
+const STREAM: &str = "orders";
+const SOURCES: &str = r#"queue.sources=[{name="orders", kind="redis_stream", stream="orders"}]"#;
 /// Items that show that the queue goes on.
 const GOES_ON: u64 = 25;
 /// How long the holder of the turn hangs: longer than its lease, and than any time-out.
 const HANGS: Duration = Duration::from_secs(10);
+/// For how long a primary goes on without its replicas, before it dies.
+const ALONE: Duration = Duration::from_millis(300);
 /// A lease of 3 s and a look every 250 ms, with room for a busy machine.
 const FOLLOWED_MAX: Duration = Duration::from_secs(8);
 
@@ -37,12 +42,12 @@ struct Backend {
 }
 
 impl Backend {
-    fn start(url: &str, word: &str, with_ids: bool) -> Backend {
+    fn start(url: &str, word: &str, way: Way) -> Backend {
         let rooms: Vec<String> = (0..3).map(|number| format!("{word}-{number}")).collect();
         let (told, pushed) = watch::channel(0);
         let stop = watch::Sender::new(false);
         let link = RedisLink::parse(url).expect("the stage knows its address");
-        let pushing = Pushing { link, rooms: rooms.clone(), with_ids, told, stop: stop.subscribe() };
+        let pushing = Pushing { link, rooms: rooms.clone(), way, told, stop: stop.subscribe() };
         Backend { rooms, pushed, stop, task: tokio::spawn(pushing.run()) }
     }
 
@@ -61,10 +66,21 @@ impl Backend {
     }
 }
 
+/// How a backend pushes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// `LPUSH` of items with ids.
+    Ids,
+    /// `LPUSH` of items without.
+    Plain,
+    /// `XADD` of items without.
+    Stream,
+}
+
 struct Pushing {
     link: RedisLink,
     rooms: Vec<String>,
-    with_ids: bool,
+    way: Way,
     told: watch::Sender<u64>,
     stop: watch::Receiver<bool>,
 }
@@ -90,11 +106,19 @@ impl Pushing {
 
     async fn push(&self, redis: &mut RedisConnection, number: u64) -> RedisResult<()> {
         let mut item = json!({"room": self.rooms[number as usize % self.rooms.len()], "content": number});
-        if self.with_ids {
+        if self.way == Way::Ids {
             item["id"] = json!(format!("n{number}"));
         }
-        redis::cmd("LPUSH").arg(LIST).arg(item.to_string()).query_async::<()>(redis).await?;
-        match redis.wait_for_replica(LIST, Duration::from_millis(500)).await? {
+        let (mut push, key) = match self.way {
+            Way::Stream => (redis::cmd("XADD"), STREAM),
+            Way::Ids | Way::Plain => (redis::cmd("LPUSH"), LIST),
+        };
+        push.arg(key);
+        if self.way == Way::Stream {
+            push.arg("*").arg("payload");
+        }
+        push.arg(item.to_string()).query_async::<()>(redis).await?;
+        match redis.wait_for_replica(key, Duration::from_millis(500)).await? {
             0 => Err((redis::ErrorKind::Io, "no replica has it").into()),
             _ => Ok(()),
         }
@@ -107,6 +131,17 @@ async fn holder(stage: &Stage) -> usize {
         let primary = stage.redis.primary().await;
         let name: Option<String> = stage.redis.servers[primary].ask(&["GET", "{message_queue}:turn"]).await?;
         name?.strip_prefix("node-")?.parse().ok()
+    })
+    .await
+}
+
+/// The number of the node that reads the stream.
+async fn reader(stage: &Stage) -> usize {
+    eventually("a node to read the stream", async || {
+        let primary = stage.redis.primary().await;
+        let held: Option<String> =
+            stage.redis.servers[primary].ask(&["GET", "{orders}:reader:roomcast"]).await?;
+        held?.strip_prefix("node-")?.split('#').next()?.parse().ok()
     })
     .await
 }
@@ -127,6 +162,13 @@ async fn is_empty(stage: &Stage) {
             left += redis.ask::<u64>(&["HLEN", &format!("{{{LIST}}}:proc:node-{number}")]).await?;
         }
         (left == 0).then_some(())
+    })
+    .await;
+    eventually("the stream to be read and acknowledged", async || {
+        let redis = &stage.redis.servers[stage.redis.primary().await];
+        let groups: Vec<HashMap<String, redis::Value>> = redis.ask(&["XINFO", "GROUPS", STREAM]).await?;
+        let is_none = |key: &str| groups[0].get(key) == Some(&redis::Value::Int(0));
+        (is_none("lag") && is_none("pending")).then_some(())
     })
     .await;
 }
@@ -167,11 +209,12 @@ fn of_room(rooms: &[String], room: &str, pushed: u64) -> Vec<u64> {
 async fn what_is_pushed_in_order_is_heard_in_order_whoever_dies() {
     let seed = story::seed();
     let folder = story::folder("pushed in order", seed);
-    let mut stage = Stage::open(&Plan::of(Shape::Sentinel), &folder).await;
+    let mut stage = Stage::open(&Plan::of(Shape::Sentinel).with(SOURCES), &folder).await;
     let _turn = story::TURN.lock().await;
     let url = stage.redis.url().expect("there is a Redis");
     let began = Instant::now();
-    let mut backends = [Backend::start(&url, "ids", true), Backend::start(&url, "plain", false)];
+    let ways = [("ids", Way::Ids), ("plain", Way::Plain), ("stream", Way::Stream)];
+    let mut backends = ways.map(|(word, way)| Backend::start(&url, word, way));
     for backend in &mut backends {
         backend.goes_on().await;
     }
@@ -187,18 +230,27 @@ async fn what_is_pushed_in_order_is_heard_in_order_whoever_dies() {
     stage.node_comes_back(dead);
     stage.nodes[dead].is_ready().await;
 
-    let frozen = holder(&stage).await;
+    // Mostly one node holds both; if not, the one that reads the stream is as good.
+    let frozen = reader(&stage).await;
     stage.node_freezes(frozen);
     tokio::time::sleep(HANGS).await;
     stage.node_thaws(frozen);
-    assert_ne!(holder(&stage).await, frozen, "another one has followed");
+    assert_ne!(reader(&stage).await, frozen, "another one has followed");
+    assert_ne!(holder(&stage).await, frozen, "here as well");
     for backend in &mut backends {
         backend.goes_on().await;
     }
 
     let primary = stage.redis.primary().await;
     let before = holder(&stage).await;
-    stage.primary_dies(primary).await;
+    // What is taken from it now no replica knows to be taken.
+    stage.cuts_replicas_off(primary, Wire::Silent);
+    tokio::time::sleep(ALONE).await;
+    stage.redis.servers[primary].kill();
+    stage.cuts_replicas_off(primary, Wire::Closed);
+    stage.wires.mend();
+    stage.redis.has_moved_from(primary).await;
+    stage.redis.comes_back(primary, &stage.wires).await;
     for backend in &mut backends {
         backend.goes_on().await;
     }
@@ -208,20 +260,20 @@ async fn what_is_pushed_in_order_is_heard_in_order_whoever_dies() {
     let drained = holder(&stage).await;
     stage.nodes[drained].stop().await;
     let followed = is_followed(&stage, drained).await;
-    println!("the turn of a node that drained was taken after {followed:.1?}");
+    println!("the turn of a node that drained was taken {followed:.1?} after its end");
     stage.node_comes_back(drained);
     for backend in &mut backends {
         backend.goes_on().await;
     }
     stage.is_whole().await;
 
-    for (with_ids, backend) in [true, false].into_iter().zip(backends) {
+    for ((_, way), backend) in ways.into_iter().zip(backends) {
         let rooms = backend.rooms.clone();
         let (pushed, again) = backend.stops().await;
         is_empty(&stage).await;
         for node in &stage.nodes {
             for (room, mut heard) in log_of(node.address(), &rooms).await {
-                if !with_ids {
+                if way != Way::Ids {
                     // What a backend itself pushed twice has no id to be known by.
                     let mut seen = HashSet::new();
                     heard.retain(|number| seen.insert(*number) || !again.contains(number));

@@ -1,6 +1,5 @@
 //! A PostgreSQL of the tests' own: on a free port, in a temporary folder, ended with the test.
 
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,6 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use roomcast::store::postgres::address::PostgresUrl;
+use roomcast_rig::server::free_port;
 use tempfile::TempDir;
 
 /// Longest that anything awaited may take.
@@ -60,10 +60,6 @@ fn id_of(what: &str, name: &str) -> u32 {
     let told = Command::new("getent").args([what, name]).output().expect("getent is there");
     let line = String::from_utf8(told.stdout).unwrap();
     line.split(':').nth(2).and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("no {what} {name}"))
-}
-
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Server {

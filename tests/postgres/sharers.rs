@@ -17,7 +17,9 @@ use roomcast::store::archive::{Answer, Keep, Question, SharedArchive};
 use roomcast::store::postgres::PostgresArchive;
 
 use crate::common::{room, user};
-use crate::server::{Database, eventually, free_port};
+use roomcast_rig::server::free_port;
+
+use crate::server::{Database, eventually};
 
 const PREFIX: &str = "chat";
 

@@ -3,11 +3,16 @@
 
 use std::time::Instant;
 
+use roomcast::actors::redis_queue::RedisQueueParts;
+use roomcast::redis_link::RedisLink;
+use roomcast::sources::redis_stream::{RedisStream, Start};
+
 use crate::door::open_door;
 use crate::fixtures::backend::push;
-use crate::fixtures::node::Node;
+use crate::fixtures::node::{Node, parts};
 use crate::fixtures::rooms::Rooms;
 use crate::fixtures::servers::Server;
+use crate::fixtures::source_node::SourceNode;
 
 const ITEMS: usize = 100_000;
 
@@ -34,10 +39,39 @@ async fn through_a_redis_list() {
 }
 
 #[actix_rt::test]
-async fn latency_through_an_idle_redis_list() {
+async fn through_a_redis_stream() {
     let (server, rooms) = (Server::start(&[]).await, Rooms::open());
     let mut redis = server.connect().await;
-    let node = Node::start(&server.url(), "a", &rooms);
+    for chunk in 0..ITEMS / 1_000 {
+        let mut pipeline = redis::pipe();
+        for number in 0..1_000 {
+            let payload = item(chunk * 1_000 + number);
+            pipeline.cmd("XADD").arg("orders").arg("*").arg("payload").arg(payload).ignore();
+        }
+        pipeline.query_async::<()>(&mut redis).await.unwrap();
+    }
+    let start = Instant::now();
+    let link = RedisLink::parse(&server.url()).unwrap();
+    let _node = SourceNode::start(RedisStream::new(link, "orders", "g", "a", Start::First).unwrap(), &rooms);
+    rooms.hear(ITEMS).await;
+    let seconds = start.elapsed().as_secs_f64();
+    println!("redis stream: {ITEMS} items in {seconds:.2} s, {:.0} items/s", ITEMS as f64 / seconds);
+}
+
+#[actix_rt::test]
+async fn latency_through_an_idle_redis_list() {
+    latency("redis list", false).await;
+}
+
+#[actix_rt::test]
+async fn latency_through_an_idle_redis_list_in_a_turn() {
+    latency("redis list, in a turn", true).await;
+}
+
+async fn latency(what: &str, turns: bool) {
+    let (server, rooms) = (Server::start(&[]).await, Rooms::open());
+    let mut redis = server.connect().await;
+    let node = Node::start_with(RedisQueueParts { turns, ..parts(&server.url(), "a", &rooms) });
     node.is_connected().await;
     let mut micros = Vec::new();
     for number in 0..500 {
@@ -48,7 +82,7 @@ async fn latency_through_an_idle_redis_list() {
     }
     micros.sort_unstable();
     println!(
-        "redis list, one at a time: median {} us, p99 {} us from LPUSH to the rooms",
+        "{what}, one at a time: median {} us, p99 {} us from LPUSH to the rooms",
         micros[250], micros[495]
     );
 }

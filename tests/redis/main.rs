@@ -1,6 +1,9 @@
 //! Stories about everything by which backends push, with real Redis servers and real clients.
 //! Each story starts its own servers on free ports and ends them, also when it fails.
 //!
+//! Those about NATS and Amazon SQS are there with the features of these names, and need nats-server, and moto_server
+//! (of Python's moto) on the path or in `MOTO_SERVER`.
+//!
 //! Needed on the path: redis-server, redis-sentinel, redis-cli, redis-benchmark, php with php-redis and
 //! Predis, node. See `clients.rs` for the clients' packages.
 
@@ -15,8 +18,12 @@ mod figures;
 mod fixtures;
 mod life;
 mod life_notes;
+#[cfg(feature = "nats")]
+mod nats;
 mod nodes;
 mod order;
 mod pubsub;
+#[cfg(feature = "sqs")]
+mod sqs;
 mod streams;
 mod turns;

@@ -3,6 +3,7 @@
 use roomcast::actors::source_queue::SourceQueueParts;
 use roomcast::redis_link::{RedisConnection, RedisLink};
 use roomcast::sources::redis_pubsub::RedisPubSub;
+use roomcast::sources::redis_turn::RedisTurn;
 
 use crate::fixtures::backend::command;
 use crate::fixtures::eventually;
@@ -12,8 +13,8 @@ use crate::fixtures::source_node::{Graves, SourceNode, parts};
 
 fn channels(url: &str, names: &[&str], shared: bool) -> RedisPubSub {
     let names = names.iter().map(|name| (*name).to_owned()).collect();
-    let key = shared.then(|| "roomcast:{src}:listener".to_owned());
-    RedisPubSub::new(RedisLink::parse(url).unwrap(), names, "app_".into(), key)
+    let turn = shared.then(|| RedisTurn::new("roomcast:{src}:listener".into(), "node"));
+    RedisPubSub::new(RedisLink::parse(url).unwrap(), names, "app_".into(), turn)
 }
 
 /// Publishes; tells how many listened.

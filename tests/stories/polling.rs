@@ -186,7 +186,7 @@ async fn a_poll_that_waits_hears_that_the_server_stops() {
     ann.polls(0).await;
     let url = ann.url(25);
     ann.link.sends("GET", &url, &[], "").await;
-    hall.figure_becomes("roomcast_sessions", |n| n == 1.0).await;
+    hall.figure_becomes("roomcast_polls_total", |n| n == 2.0).await;
     hall.signal("TERM");
     let answer = ann.link.hears().await;
     let lines = ann.takes(&answer);

@@ -157,3 +157,37 @@ async fn a_backend_brings_people_into_rooms_and_out_again() {
     let stranger = json!({"u": "eve", "rooms": ["@ann+bob"]}).to_string();
     hall.call("POST", "/api/join", &stranger).await.is_refusal(403, "not-allowed");
 }
+
+#[tokio::test]
+async fn a_key_opens_its_scopes_in_its_rooms_and_is_never_shown() {
+    let keys = r#"auth.api_keys=["opens-all-0123456789",{key="team-page-0123456789",scopes=["publish","read"],rooms=["team-*"]}]"#;
+    let hall = Hall::with_flags(&[keys], &["--log-level", "debug"]).await;
+    let _guests = [hall.join("lobby", "ann").await, hall.join("team-1", "bob").await];
+    let call = async |key: &str, method: &str, path: &str, body: &str| {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close", hall.address());
+        let length = body.len();
+        hall.request(&format!(
+            "{head}\r\nAuthorization: Bearer {key}\r\nContent-Length: {length}\r\n\r\n{body}"
+        ))
+        .await
+    };
+    let (all, team) = ("opens-all-0123456789", "team-page-0123456789");
+    let said = |room: &str| json!({"r": room, "d": "hi"}).to_string();
+    assert_eq!(call(team, "POST", "/api/publish", &said("team-1")).await.status, 200);
+    call(team, "POST", "/api/publish", &said("lobby")).await.is_refusal(403, "not-allowed");
+    call(team, "DELETE", "/api/rooms/team-1/log/1", "").await.is_refusal(403, "not-allowed");
+    call(team, "GET", "/api/rooms/lobby/log", "").await.is_refusal(403, "not-allowed");
+    let list = |key| call(key, "GET", "/api/rooms", "");
+    let rooms = |answer: Value| answer["list"].as_array().expect("a list").len();
+    assert_eq!((rooms(list(all).await.json()), rooms(list(team).await.json())), (2, 1));
+    assert_eq!(call(all, "DELETE", "/api/rooms/team-1/log/1", "").await.status, 200);
+    let unknown = call("some-other-0123456789", "GET", "/api/rooms", "").await;
+    unknown.is_refusal(401, "bad-key");
+    assert_eq!(unknown.header("www-authenticate"), Some("Bearer"));
+    let in_url = format!("/api/rooms?key={all}");
+    call("", "GET", &in_url, "").await.is_refusal(401, "bad-key");
+    let log = hall.log();
+    for secret in [all, team, "some-other-0123456789"] {
+        assert!(!log.contains(secret), "{secret} stands in the log");
+    }
+}

@@ -203,7 +203,8 @@ impl Partition {
     }
 
     fn write_counts(&mut self, live: &mut Live, now: Instant) {
-        if self.living.counted.is_some() {
+        // Who has given its number back writes nothing under it; the others know that nobody is here any more.
+        if self.living.counted.is_some() || self.gave_back {
             return;
         }
         let call = self.living.counts.take(now);
@@ -289,7 +290,9 @@ impl Partition {
             }
             Lived::Counted(counted) => {
                 let call = self.living.counted.take().unwrap_or_default();
-                if let Err(error) = counted {
+                if let Err(error) = counted
+                    && !self.gave_back
+                {
                     self.living.counts.failed(call);
                     return self.forgive(&error);
                 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use redis::Value;
 use tokio::sync::oneshot;
 
+use crate::chat::history::PageFrom;
 use crate::chat::message::Epoch;
 use crate::chat::names::RoomName;
 use crate::chat::overview::{LogPage, Look, RoomCount, RoomState, View, is_meant};
@@ -75,36 +76,45 @@ impl Reading {
                 Ok(View::Who(list, more))
             }
             Look::Room(room) => self.room(&room, &live).await.map(View::Room),
-            Look::Log { room, from, n, bytes } => {
-                let (log, present) = self.log(&room).await?;
-                if log.top == 0 {
-                    return Ok(View::Log(None));
-                }
-                let epoch = log.lineage.last().map_or(present, |(epoch, _)| *epoch);
-                let Answer::Entries { list, more } =
-                    self.answer(Question::Page { room, from, n, bytes }).await?
-                else {
-                    return Err("a page was asked for and something else told; report it".into());
-                };
-                let list = list.into_iter().map(|entry| (entry.offset, entry.line)).collect();
-                Ok(View::Log(Some(LogPage { epoch, list, more })))
-            }
+            Look::Log { room, from, n, bytes } => self.page(room, from, n, bytes).await.map(View::Log),
         }
     }
 
     async fn room(&mut self, room: &RoomName, live: &[NodeSlot]) -> Result<Option<RoomState>, String> {
         let counted = counts::room(&mut self.connection, &self.life, live, room).await;
         let (sessions, users) = counted.map_err(unread)?;
-        let (log, present) = self.log(room).await?;
-        if log.top == 0 && sessions == 0 {
-            return Ok(None);
-        }
-        let epoch = log.lineage.last().map_or(present, |(epoch, _)| *epoch);
-        Ok(Some(RoomState { epoch, top: log.top, first: log.first, sessions, users }))
+        let known = self.known(room).await?;
+        let StoredRoom { top, first, .. } = known.log;
+        let is_anything = top > 0 || sessions > 0;
+        Ok(is_anything.then(|| RoomState { epoch: known.epoch(), top, first, sessions, users }))
     }
 
-    /// The log of a room without its entries, and the epoch of what is written now.
-    async fn log(&mut self, room: &RoomName) -> Result<(StoredRoom, Epoch), String> {
+    async fn page(
+        mut self,
+        room: RoomName,
+        from: PageFrom,
+        n: usize,
+        bytes: usize,
+    ) -> Result<Option<LogPage>, String> {
+        let known = self.known(&room).await?;
+        if known.log.top == 0 {
+            return Ok(None);
+        }
+        let question = Question::Page { room, from, n, bytes };
+        let archive = self.world.archive.clone().filter(|_| !known.in_redis);
+        let (list, more) = match archive {
+            Some(archive) => archive.entries(question).await?,
+            None => match self.answer(question).await? {
+                Answer::Entries { list, more } => (list, more),
+                _ => return Err("a page was asked for and something else told; report it".into()),
+            },
+        };
+        let list = list.into_iter().map(|entry| (entry.offset, entry.line)).collect();
+        Ok(Some(LogPage { epoch: known.epoch(), list, more }))
+    }
+
+    /// What is known of a room's log, without its entries.
+    async fn known(&mut self, room: &RoomName) -> Result<Known, String> {
         let name = room.as_str();
         let mut pipeline = redis::pipe();
         pipeline.cmd("HGETALL").arg(self.keys.meta(name));
@@ -116,24 +126,40 @@ impl Reading {
         let oldest = replies::rows(oldest).map_err(unread)?.into_iter().next();
         let present = Epoch(fence.as_deref().and_then(Fence::parse).map_or(0, |fence| fence.epoch));
         let archive = self.world.archive.as_ref();
-        let (Some(top), archive) = (meta.top, archive) else {
+        let Some(top) = meta.top else {
             // Redis has forgotten it, or it was never written to.
             let stored = match archive {
                 Some(archive) => archive.room(room).await?,
                 None => None,
             };
             let never = StoredRoom { lineage: Vec::new(), top: 0, first: 1, tail: Vec::new() };
-            return Ok((stored.unwrap_or(never), present));
+            return Ok(Known { log: stored.unwrap_or(never), present, in_redis: false });
         };
         let lineage = meta.lives.iter().map(|(epoch, first)| (Epoch(*epoch), *first)).collect();
         let age_ms = self.world.lives(room).age_ms;
         let facts = Facts { rows: oldest.clone().into_iter().collect(), oldest, ..Facts::default() };
         let stored = Tail { tail: 0, tail_bytes: 0, age_ms }.of(room, lineage, top, facts);
-        let stored = match archive {
+        let log = match archive {
             Some(archive) => reading::complete(archive, room, stored, 0, 0).await?,
             None => stored,
         };
-        Ok((stored, present))
+        Ok(Known { log, present, in_redis: true })
+    }
+}
+
+/// A room's log without its entries.
+struct Known {
+    log: StoredRoom,
+    /// The epoch of what is written now.
+    present: Epoch,
+    /// If not, only the archive can tell its entries.
+    in_redis: bool,
+}
+
+impl Known {
+    /// The present life of the log.
+    fn epoch(&self) -> Epoch {
+        self.log.lineage.last().map_or(self.present, |(epoch, _)| *epoch)
     }
 }
 

@@ -28,7 +28,7 @@ pub struct Keys {
     /// Goes with keys that run out.
     pub token: Option<String>,
     /// When they run out.
-    expires: Option<jiff::Timestamp>,
+    pub expires: Option<jiff::Timestamp>,
 }
 
 /// As containers and machines are told them.
@@ -38,7 +38,7 @@ struct Told {
     access_key_id: String,
     secret_access_key: String,
     token: Option<String>,
-    expiration: Option<jiff::Timestamp>,
+    expiration: Option<String>,
 }
 
 /// The keys that are in use.
@@ -47,14 +47,12 @@ pub struct Keyring {
     variable: fn(&str) -> Option<String>,
 }
 
-impl Default for Keyring {
-    fn default() -> Keyring {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+impl Keyring {
+    /// Whose keys are found through these variables of the environment.
+    pub fn new(variable: fn(&str) -> Option<String>) -> Keyring {
         Keyring { keys: None, variable }
     }
-}
 
-impl Keyring {
     /// Fetches them again at the next request.
     pub fn forget(&mut self) {
         self.keys = None;
@@ -132,11 +130,14 @@ fn keys_of(text: &str) -> Result<Keys, SourceError> {
     // The text has secrets in it, so an error must not quote it.
     let told: Told = serde_json::from_str(text)
         .map_err(|_| SourceError::new("the keys of this machine's role cannot be read"))?;
+    let expires = told.expiration.map(|text| text.parse::<jiff::Timestamp>()).transpose();
+    let expires =
+        expires.map_err(|_| SourceError::new("the end of the keys of this machine's role cannot be read"))?;
     Ok(Keys {
         access_key: told.access_key_id,
         secret_key: told.secret_access_key,
         token: told.token,
-        expires: told.expiration,
+        expires,
     })
 }
 
@@ -152,4 +153,107 @@ async fn ask(mut request: awc::ClientRequest, headers: &[(&str, &str)]) -> Resul
     }
     let body = response.body().await.map_err(|error| failed(&error))?;
     String::from_utf8(body.to_vec()).map_err(|_| failed(&"no UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::TcpListener;
+    use std::thread::JoinHandle;
+
+    use super::*;
+    use crate::http_client;
+
+    const TOLD: &str = r#"{"Code":"Success","AccessKeyId":"AKIA1","SecretAccessKey":"s3cret","Token":"t","Expiration":"2999-01-01T00:00:00Z"}"#;
+
+    /// Answers requests with these texts, one each; what was asked, without the end of lines.
+    fn serve(answers: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = std::thread::spawn(move || {
+            let mut asked = Vec::new();
+            for answer in answers {
+                let (stream, _) = listener.accept().unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap());
+                let mut head = String::new();
+                while lines.read_line(&mut head).unwrap() > 2 {}
+                asked.push(head.to_lowercase());
+                let length = answer.len();
+                let text = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{answer}"
+                );
+                (&stream).write_all(text.as_bytes()).unwrap();
+                stream.shutdown(std::net::Shutdown::Write).unwrap();
+                // Until the client has gone.
+                lines.read_to_end(&mut Vec::new()).ok();
+            }
+            asked
+        });
+        (format!("http://{address}"), served)
+    }
+
+    thread_local! {
+        static VARIABLES: std::cell::RefCell<Vec<(&'static str, String)>> = std::cell::RefCell::default();
+    }
+
+    /// A ring whose environment has these variables only.
+    fn keyring(variables: Vec<(&'static str, String)>) -> Keyring {
+        VARIABLES.set(variables);
+        let variable = |name: &str| {
+            VARIABLES.with_borrow(|all| {
+                all.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
+            })
+        };
+        Keyring::new(variable)
+    }
+
+    #[actix_rt::test]
+    async fn a_machine_tells_its_keys_to_who_has_a_token() {
+        let answers = ["the-token", "role-1\n", TOLD].map(str::to_owned).to_vec();
+        let (address, served) = serve(answers);
+        let mut keyring = keyring(vec![("AWS_EC2_METADATA_SERVICE_ENDPOINT", address)]);
+        let client = http_client::client(ANSWER_MAX);
+        let keys = keyring.get(&client).await.unwrap();
+        assert_eq!((keys.access_key.as_str(), keys.token.as_deref()), ("AKIA1", Some("t")));
+        // They last, so nobody is asked again.
+        assert_eq!(keyring.get(&client).await.unwrap().secret_key, "s3cret");
+        let asked = served.join().unwrap();
+        assert!(asked[0].starts_with("put /latest/api/token "), "{}", asked[0]);
+        assert!(
+            asked[2].starts_with("get /latest/meta-data/iam/security-credentials/role-1 "),
+            "{}",
+            asked[2]
+        );
+        assert!(asked[2].contains("x-aws-ec2-metadata-token: the-token"), "{}", asked[2]);
+    }
+
+    #[actix_rt::test]
+    async fn a_container_tells_its_keys_and_those_that_end_soon_are_fetched_again() {
+        let ends = TOLD.replace("2999", "2020");
+        let (address, served) = serve(vec![ends, TOLD.to_owned()]);
+        let url = format!("{address}/v1/keys");
+        let variables = [
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", url),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "abc".into()),
+        ];
+        let mut keyring = keyring(variables.to_vec());
+        let client = http_client::client(ANSWER_MAX);
+        assert!(!keyring.get(&client).await.unwrap().last());
+        assert!(keyring.get(&client).await.unwrap().last());
+        let asked = served.join().unwrap();
+        assert!(asked.iter().all(|head| head.contains("authorization: abc")), "{asked:?}");
+    }
+
+    #[actix_rt::test]
+    async fn without_keys_it_says_which_variables_to_set() {
+        let mut keyring = keyring(vec![("AWS_EC2_METADATA_DISABLED", "true".into())]);
+        let error = keyring.get(&http_client::client(ANSWER_MAX)).await.err().unwrap();
+        assert!(error.0.contains("AWS_ACCESS_KEY_ID"), "{error}");
+    }
+
+    #[test]
+    fn keys_that_cannot_be_read_are_not_quoted() {
+        let error = keys_of(r#"{"SecretAccessKey":"s3cret"}"#).err().unwrap();
+        assert!(!error.0.contains("s3cret"), "{error}");
+    }
 }

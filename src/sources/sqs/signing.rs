@@ -90,3 +90,38 @@ fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The signatures are those that botocore, the library of AWS for Python, makes of the same requests.
+    #[test]
+    fn requests_are_signed_as_the_tools_of_aws_sign_them() {
+        let body = br#"{"QueueUrl":"https://sqs.eu-west-1.amazonaws.com/1/q"}"#;
+        let stamp = Stamp { time: "20260102T030405Z".into() };
+        let cases = [
+            (None, "68e4f90903eb9a03cd1d55227f7f707f7d3d1a15c489e83ecb2a6e4136db8a3d"),
+            (Some("tok/en=="), "faa228dc31478dab30ac47dda1189e0eabdd954c8dbe0ffe2f3a2756a20d8c4a"),
+        ];
+        for (token, signature) in cases {
+            let keys = Keys {
+                access_key: "AKIDEXAMPLE".into(),
+                secret_key: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".into(),
+                token: token.map(str::to_owned),
+                expires: None,
+            };
+            let signer = Signer {
+                keys: &keys,
+                region: "eu-west-1",
+                host: "sqs.eu-west-1.amazonaws.com",
+                target: "AmazonSQS.ReceiveMessage",
+            };
+            let headers = signer.headers(&stamp, body);
+            let (_, authorization) = headers.last().unwrap();
+            assert!(authorization.ends_with(&format!("Signature={signature}")), "{authorization}");
+            assert!(authorization.contains("Credential=AKIDEXAMPLE/20260102/eu-west-1/sqs/aws4_request"));
+        }
+        assert_eq!(Stamp::now().time.len(), stamp.time.len());
+    }
+}

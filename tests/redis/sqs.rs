@@ -1,0 +1,237 @@
+//! Queues of Amazon SQS as sources, with moto's server in place of Amazon's.
+
+use std::collections::HashMap;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use roomcast::actors::source_queue::SourceQueueParts;
+use roomcast::sources::sqs::{Sqs, SqsParts};
+use serde_json::{Value, json};
+
+use crate::fixtures::eventually;
+use crate::fixtures::rooms::Rooms;
+use crate::fixtures::servers::free_port;
+use crate::fixtures::source_node::{Graves, SourceNode, parts};
+
+const REGION: &str = "eu-west-1";
+
+struct Server {
+    port: u16,
+    process: Child,
+}
+
+impl Server {
+    async fn start() -> Server {
+        let (port, program) = (free_port(), std::env::var("MOTO_SERVER").unwrap_or("moto_server".into()));
+        let mut command = Command::new(program);
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = command.spawn().expect("moto_server is on the path, or MOTO_SERVER names it");
+        let server = Server { port, process };
+        eventually("moto to answer", async || server.ask("ListQueues", json!({})).await).await;
+        server
+    }
+
+    fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// As a backend's library asks; moto checks no signatures.
+    async fn ask(&self, action: &str, body: Value) -> Option<Value> {
+        let scope = format!(
+            "AWS4-HMAC-SHA256 Credential=key/20260101/{REGION}/sqs/aws4_request, SignedHeaders=host, Signature=0"
+        );
+        let request = awc::Client::default()
+            .post(self.endpoint())
+            .insert_header(("content-type", "application/x-amz-json-1.0"))
+            .insert_header(("x-amz-target", format!("AmazonSQS.{action}")))
+            .insert_header(("authorization", scope));
+        let mut answer = request.send_body(body.to_string()).await.ok()?;
+        let body = answer.body().await.ok()?;
+        answer.status().is_success().then(|| serde_json::from_slice(&body).unwrap())
+    }
+
+    async fn queue(&self, name: &str) -> String {
+        let attributes = if name.ends_with(".fifo") { json!({"FifoQueue": "true"}) } else { json!({}) };
+        let made =
+            self.ask("CreateQueue", json!({"QueueName": name, "Attributes": attributes})).await.unwrap();
+        made["QueueUrl"].as_str().unwrap().to_owned()
+    }
+
+    async fn push(&self, queue: &str, body: &str) {
+        self.ask("SendMessage", json!({"QueueUrl": queue, "MessageBody": body})).await.unwrap();
+    }
+
+    async fn push_in_group(&self, queue: &str, group: &str, id: &str, body: &str) {
+        let message = json!({
+            "QueueUrl": queue, "MessageBody": body, "MessageGroupId": group, "MessageDeduplicationId": id,
+        });
+        self.ask("SendMessage", message).await.unwrap();
+    }
+
+    /// Waits until the queue has nothing, hidden or not.
+    async fn is_empty(&self, queue: &str) {
+        eventually("the queue to be empty", async || {
+            let names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"];
+            let said =
+                self.ask("GetQueueAttributes", json!({"QueueUrl": queue, "AttributeNames": names})).await?;
+            names.iter().all(|name| said["Attributes"][name] == "0").then_some(())
+        })
+        .await;
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.process.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    matches!(name, "AWS_ACCESS_KEY_ID" | "AWS_SECRET_ACCESS_KEY").then(|| "test".to_owned())
+}
+
+/// A node that takes from a queue; its source is made on its own thread.
+fn start(server: &Server, queue: &str, parts: SourceQueueParts) -> SourceNode<Sqs> {
+    let sqs = SqsParts {
+        queue_url: queue.to_owned(),
+        region: REGION.into(),
+        endpoint: server.endpoint(),
+        environment,
+    };
+    SourceNode::start_from(move || Sqs::new(sqs).unwrap(), parts)
+}
+
+#[actix_rt::test]
+async fn each_message_of_a_standard_queue_is_heard_once_whoever_takes_it() {
+    let (server, rooms) = (Server::start().await, Rooms::open());
+    let queue = server.queue("jobs").await;
+    for number in 0..60 {
+        server.push(&queue, &number.to_string()).await;
+    }
+    let nodes = [(); 2].map(|()| start(&server, &queue, parts(&rooms)));
+    server.push(&queue, r#"{"room":"shop","id":"o-1","content":"paid"}"#).await;
+    let heard = rooms.hear(61).await;
+    let mut data: Vec<u64> = heard.iter().filter_map(|heard| heard.data.parse().ok()).collect();
+    data.sort_unstable();
+    assert_eq!(data, (0..60).collect::<Vec<_>>());
+    assert!(heard.iter().any(|heard| heard.room == "shop" && heard.id.as_deref() == Some("o-1")));
+    assert!(
+        heard.iter().filter(|heard| heard.room == "lobby").all(|heard| heard
+            .id
+            .as_ref()
+            .unwrap()
+            .starts_with("src:"))
+    );
+    for node in nodes {
+        node.drain().await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_fifo_queue_keeps_the_order_of_each_group_over_two_nodes() {
+    let (server, rooms) = (Server::start().await, Rooms::open());
+    let queue = server.queue("orders.fifo").await;
+    let _nodes = [(); 2].map(|()| start(&server, &queue, parts(&rooms)));
+    for number in 0..60 {
+        let (group, id) = (format!("g{}", number % 3), format!("n{number}"));
+        let body = json!({"room": group, "content": number}).to_string();
+        server.push_in_group(&queue, &group, &id, &body).await;
+        if number % 10 == 0 {
+            // A backend that was not sure.
+            server.push_in_group(&queue, &group, &id, &body).await;
+        }
+    }
+    let heard = rooms.hear(60).await;
+    server.is_empty(&queue).await;
+    let mut of_group: HashMap<String, Vec<u64>> = HashMap::new();
+    for heard in heard {
+        of_group.entry(heard.room).or_default().push(heard.data.parse().unwrap());
+    }
+    for (group, wanted) in [("g0", 0..60), ("g1", 1..60), ("g2", 2..60)] {
+        assert_eq!(of_group[group], wanted.step_by(3).collect::<Vec<_>>(), "{group}");
+    }
+}
+
+#[actix_rt::test]
+async fn what_a_dead_node_had_taken_comes_again_and_is_known() {
+    let (server, rooms) = (Server::start().await, Rooms::open());
+    let queue = server.queue("jobs").await;
+    for number in 0..10 {
+        server.push(&queue, &number.to_string()).await;
+    }
+    // Of ten messages five are said, and none is acknowledged.
+    rooms.be_busy_every(1);
+    let dying = start(&server, &queue, parts(&rooms));
+    rooms.be_asked(1).await;
+    dying.crash();
+    rooms.be_busy_every(u64::MAX);
+    let _heir = start(&server, &queue, parts(&rooms));
+    let heard = rooms.hear(10).await;
+    server.is_empty(&queue).await;
+    let mut data: Vec<u64> = heard.iter().map(|heard| heard.data.parse().unwrap()).collect();
+    data.sort_unstable();
+    assert_eq!(data, (0..10).collect::<Vec<_>>());
+}
+
+#[actix_rt::test]
+async fn a_node_that_drains_gives_back_what_the_rooms_do_not_take() {
+    let (server, deaf, rooms) = (Server::start().await, Rooms::open(), Rooms::open());
+    let queue = server.queue("jobs").await;
+    server.push(&queue, "1").await;
+    deaf.be_busy(true);
+    let node = start(&server, &queue, parts(&deaf));
+    deaf.be_asked(2).await;
+    node.drain().await;
+    let since = std::time::Instant::now();
+    let _other = start(&server, &queue, parts(&rooms));
+    rooms.hear(1).await;
+    assert!(since.elapsed() < Duration::from_secs(20), "it was not hidden for 30 s any more");
+}
+
+#[actix_rt::test]
+async fn poison_is_deleted_when_it_is_kept_with_its_reason() {
+    let (server, rooms, graves) = (Server::start().await, Rooms::open(), Graves::default());
+    let queue = server.queue("jobs").await;
+    let node = start(&server, &queue, SourceQueueParts { graves: Some(graves.dig()), ..parts(&rooms) });
+    for body in ["1", "no json", "2"] {
+        server.push(&queue, body).await;
+    }
+    rooms.hear(2).await;
+    server.is_empty(&queue).await;
+    let kept = graves.kept();
+    assert!(kept.len() == 1 && kept[0].reason.starts_with("not-json"), "{kept:?}");
+    assert_eq!(node.counters.dead_total(), 1);
+}
+
+#[actix_rt::test]
+async fn a_server_that_hangs_for_some_seconds_is_waited_for() {
+    let (server, rooms) = (Server::start().await, Rooms::open());
+    let queue = server.queue("jobs").await;
+    let node = start(&server, &queue, parts(&rooms));
+    server.push(&queue, "1").await;
+    rooms.hear(1).await;
+    server.signal("-STOP");
+    eventually("the node to notice", async || (!node.counters.is_connected()).then_some(())).await;
+    server.signal("-CONT");
+    server.push(&queue, "2").await;
+    rooms.hear(2).await;
+    server.is_empty(&queue).await;
+    assert_eq!(rooms.data(), ["1", "2"]);
+}
+
+#[actix_rt::test]
+async fn a_queue_that_is_not_there_is_told() {
+    let server = Server::start().await;
+    let queue_url = format!("{}/123456789012/nothing", server.endpoint());
+    let parts = SqsParts { queue_url, region: REGION.into(), endpoint: String::new(), environment };
+    let mut source = Sqs::new(parts).unwrap();
+    let error = roomcast::sources::source::Source::open(&mut source).await.unwrap_err();
+    assert!(error.0.contains("QueueDoesNotExist") || error.0.contains("NonExistentQueue"), "{error}");
+}
