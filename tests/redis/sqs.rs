@@ -141,10 +141,10 @@ async fn a_fifo_queue_keeps_the_order_of_each_group_over_two_nodes() {
     let _nodes = [(); 2].map(|()| start(&server, &queue, parts(&rooms)));
     for number in 0..60 {
         let (group, id) = (format!("g{}", number % 3), format!("n{number}"));
-        let body = json!({"room": group, "content": number}).to_string();
+        let body = json!({"room": group, "id": id, "content": number}).to_string();
         server.push_in_group(&queue, &group, &id, &body).await;
         if number % 10 == 0 {
-            // A backend that was not sure.
+            // A backend that was not sure. Moto forgets ids with their messages, SQS does so after five minutes.
             server.push_in_group(&queue, &group, &id, &body).await;
         }
     }
