@@ -14,7 +14,10 @@ use serde_json::json;
 use crate::processes::{Process, signal};
 
 fn script(words: &[&str], folder: &Path) -> Command {
-    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/local-cluster"));
+    // Where the tests run in the background Ctrl-C is ignored, and a shell script cannot change that.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/local-cluster"));
     command.args(words).arg("--dir").arg(folder).env("ROOMCAST_BIN", env!("CARGO_BIN_EXE_roomcast"));
     command.stdin(Stdio::null());
     command
