@@ -63,6 +63,9 @@ async fn posts(front: SocketAddr, line: &Value) -> Option<Value> {
     timeout(Duration::from_secs(5), posting).await.ok()?
 }
 
+/// Between two attempts at a door whose node is dead just now.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// Says things in order, each again under the same id until it has its ack.
 async fn writes(front: SocketAddr, said: Arc<AtomicU64>) {
     for n in 1..=SAID {
@@ -74,7 +77,7 @@ async fn writes(front: SocketAddr, said: Arc<AtomicU64>) {
                     break;
                 }
                 // Refused for now, or the node died with it.
-                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                _ => tokio::time::sleep(PAUSE).await,
             }
         }
         said.store(n, Relaxed);
@@ -88,7 +91,7 @@ async fn polls(front: SocketAddr) -> Seen {
         let coded = since.replace('%', "%25").replace('+', "%2B");
         let path = format!("/v1/poll?rooms=lobby&last=1000&user=poller&wait=5&since={coded}");
         let Some((200, body)) = get(front, &path).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(PAUSE).await;
             continue;
         };
         let answer: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"));
@@ -105,7 +108,7 @@ async fn streams(front: SocketAddr) -> Seen {
     let (mut seen, mut last_id) = (Seen::default(), String::new());
     while !seen.is_whole() {
         if reads(front, &mut seen, &mut last_id).await.is_none() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(PAUSE).await;
         }
     }
     seen
@@ -147,7 +150,7 @@ async fn pages(front: SocketAddr) -> Seen {
     while !seen.is_whole() {
         let path = format!("/v1/rooms/lobby/log?user=page&after={}&n=40", seen.0.len());
         let Some((200, body)) = get(front, &path).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(PAUSE).await;
             continue;
         };
         let page: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"));
@@ -166,7 +169,7 @@ async fn listens(front: SocketAddr) -> Seen {
     let (mut seen, mut epoch) = (Seen::default(), None::<String>);
     while !seen.is_whole() {
         let Some(mut client) = Client::connect(front, Some(SILENCE)).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(PAUSE).await;
             continue;
         };
         let mut join = json!({"t": "join", "r": "lobby", "since": seen.0.len()});
