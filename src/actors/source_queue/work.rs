@@ -219,7 +219,7 @@ impl<S: Source> Work<S> {
         let room = taken.room.clone()?;
         let mut draft = decode(&taken.item, room.as_ref().unwrap_or(&self.parts.room), self.parts.limits)?;
         if let (None, Some(id)) = (&draft.id, &taken.id) {
-            // By this the rooms know it when it comes again.
+            // By this the rooms know it when it comes again. It fits: a queue's name has 20 bytes at most, ids have 41.
             draft.id = MessageId::new(&format!("{}:{id}", self.parts.name)).ok();
         }
         Ok(draft)
