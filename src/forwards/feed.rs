@@ -85,7 +85,7 @@ pub trait Feed: Unpin + 'static {
     fn open(&mut self) -> impl Future<Output = Result<(), FeedError>>;
 
     /// What comes next behind the newest note, at most `n` entries. Waits about a second for something to come. The
-    /// same call again gives the same entries as they are then: words that were taken back meanwhile are gone.
+    /// same call again gives the same entries; from a store as they are then, without words that were taken back.
     fn next(&mut self, n: usize) -> impl Future<Output = Result<Next<Self::Mark>, FeedError>>;
 
     /// Everything up to here is done and never comes again, except after a crash.
