@@ -160,6 +160,14 @@ impl Config {
                 "queue.door: open to other machines without a password; set queue.door.password".into(),
             );
         }
+        let rules = self.rooms.rule.iter().filter_map(|rule| rule.forward.as_ref());
+        let named: Vec<&String> = rules.chain([&self.rooms.forward]).flatten().collect();
+        for target in self.forward.targets.iter().filter(|target| !named.contains(&&target.name)) {
+            warnings.push(format!(
+                "forward.targets: no room forwards to {:?}; name it in rooms.forward or in a rule",
+                target.name
+            ));
+        }
         if self.nobody_can_come_in() {
             warnings.push(
                 "no key for tokens is set and the demo is not open to other machines, so nobody from outside can \
