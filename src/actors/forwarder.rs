@@ -16,6 +16,8 @@ use crate::sources::dead_letters::MemoryDeadLetters;
 
 use work::Work;
 
+#[cfg(test)]
+mod tests;
 mod work;
 
 /// What a forwarder stands on.

@@ -48,7 +48,7 @@ pub(super) fn explained(error: redis::RedisError, key: &str) -> TargetError {
 
 impl Target for RedisList {
     fn address(&self) -> String {
-        format!("{} {:?}", self.link, self.list)
+        format!("the list {} of {}", self.list, self.link)
     }
 
     async fn open(&mut self) -> Result<(), TargetError> {

@@ -45,7 +45,7 @@ impl RedisStreamTarget {
 
 impl Target for RedisStreamTarget {
     fn address(&self) -> String {
-        format!("{} {:?}", self.link, self.stream)
+        format!("the stream {} of {}", self.stream, self.link)
     }
 
     async fn open(&mut self) -> Result<(), TargetError> {

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::process::Command;
 
 use roomcast_rig::server::{call, get};
 use roomcast_rig::{PATIENCE, eventually};
@@ -11,10 +12,12 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::processes::Process;
 use crate::redis::Shape;
 use crate::stage::{Plan, Stage, Store};
 use crate::story;
 
+const PAGE: &str = include_str!("../../docs/forwarding.md");
 const LIST: &str = "audit";
 const STREAM: &str = "work";
 const ROOMS: [&str; 3] = ["lobby", "team-1", "team-2"];
@@ -248,7 +251,6 @@ async fn nobody_waits_for_a_target_that_is_away() {
     // A restart changes nothing about that.
     stage.nodes[0].stop().await;
     stage.node_comes_back(0);
-    stage.nodes[0].is_ready().await;
     talker.goes_on(GOES_ON).await;
     stage.redis.comes_back(0, &stage.wires).await;
     let said = talker.stops().await;
@@ -256,6 +258,44 @@ async fn nobody_waits_for_a_target_that_is_away() {
     println!("{said} entries: {found:?}");
     assert_eq!((found.entries, found.holes), (said, 0));
     eventually("nothing waits", async || (figure(node, "waiting").await? == 0).then_some(())).await;
+    stage.closes().await;
+}
+
+#[tokio::test]
+async fn the_worker_of_the_page_does_each_entry_once() {
+    let _turn = story::TURN.lock().await;
+    let stage = open(&alone(Store::File), "the worker of the page").await;
+    let code = PAGE.split("```php\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a worker");
+    let port = stage.redis.servers[0].port.to_string();
+    let file = stage.folder.join("worker.php");
+    std::fs::write(&file, code.replace("6379", &port)).expect("the folder can be written");
+    let log = stage.folder.join("worker.log");
+    let said = |words: &'static str| {
+        let log = log.clone();
+        async move || Some(std::fs::read_to_string(&log).ok()?.matches(words).count()).filter(|n| *n > 0)
+    };
+    let mut worker = Process::start("worker", Command::new("php").arg(&file), &stage.folder);
+    let mut talker = Talker::start(nodes(&stage));
+    eventually("the worker at work", said("msg in lobby")).await;
+    worker.kill();
+    talker.goes_on(GOES_ON).await;
+    let total = talker.stops().await;
+    // What was done comes again, as after a crash.
+    let done = list(&stage).await;
+    let again = stage.redis.servers[0].ask::<u64>(&["RPUSH", LIST, &done[0].0.to_string()]).await;
+    assert!(again.is_some());
+    let worker = Process::start("worker", Command::new("php").arg(&file), &stage.folder);
+    eventually("all of it to be done", async || {
+        let text = std::fs::read_to_string(&log).ok()?;
+        (text.lines().count() as u64 >= total && list(&stage).await.is_empty()).then_some(())
+    })
+    .await;
+    drop(worker);
+    let text = std::fs::read_to_string(&log).expect("it was read before");
+    let numbers: Vec<u64> = text.lines().filter_map(|line| line.rsplit(": ").next()?.parse().ok()).collect();
+    let lobby: Vec<u64> = numbers.iter().copied().filter(|number| number % 3 == 0).collect();
+    let wanted: Vec<u64> = (0..total).step_by(3).collect();
+    assert_eq!(lobby, wanted, "each once, in order");
     stage.closes().await;
 }
 
@@ -374,8 +414,7 @@ async fn the_primary_is_killed_while_nodes_forward() {
     talker.goes_on(GOES_ON).await;
     let said = talker.stops().await;
     let new = stage.redis.primary().await;
-    // What the old primary alone had of the list is gone with it, so each is looked for in the feed: the list lives in
-    // the Redis that has died, and the entries that were noted are those that it had told to a replica, or repeats.
+    // The list lives in the Redis that has died: what its replica lacks of the list it lacks of the note behind it too.
     let found = eventually("everything at the list of the new primary", async || {
         let lines: Vec<String> = stage.redis.servers[new].ask(&["LRANGE", LIST, "0", "-1"]).await?;
         let frames: Vec<(Value, Option<String>)> =
