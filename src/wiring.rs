@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::actors::admission::Admission;
-use crate::actors::chat_server::{ChatServer, ChatSettings, Handlers, Opening, StoreHealth};
+use crate::actors::chat_server::{ChatServer, ChatSettings, Handlers, Opening, StoreHealth, Telling};
 use crate::actors::events;
 use crate::actors::hub::{Core, Hub, HubLimits};
 use crate::actors::letters::{Depart, Drain, Finish, Hello};
@@ -55,10 +55,12 @@ use crate::transports::entrance::Entry;
 use crate::transports::websocket::Door;
 
 use alone::Claim;
+use hooks::Hooks;
 use queues::Queues;
 
 mod alone;
 mod filling;
+mod hooks;
 mod queues;
 mod sources;
 
@@ -190,6 +192,8 @@ struct Plan {
     raw_paths: Vec<String>,
     handlers: Mutex<Option<Handlers>>,
     opened: Mutex<Option<Opening>>,
+    hooks: Hooks,
+    telling: Mutex<Option<Telling>>,
     searchable: bool,
     /// Whether anything outlives this process, and so the places of sessions.
     keeps_sessions: bool,
@@ -242,6 +246,7 @@ impl Plan {
             rooms: self.config.rooms.clone(),
             limits: limits.clone(),
             metrics: self.metrics.clone(),
+            questions: self.hooks.questions().map(Rc::new),
         });
         let ready = self.ready.clone();
         let door = Rc::new(Door {
@@ -271,7 +276,9 @@ impl Plan {
         let handlers =
             self.handlers.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
         let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner).take();
-        ChatServer::new(settings, handlers, self.metrics.clone(), opened, self.store.clone()).start()
+        let telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let chat = ChatServer::new(settings, handlers, self.metrics.clone(), opened, self.store.clone());
+        chat.telling(telling).start()
     }
 
     fn http_house(&self, worker: &Worker) -> House {
@@ -299,7 +306,9 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let workers = config.server.worker_count();
     let (up, all_up) = mpsc::unbounded_channel();
-    let Behind { opening, has_graves, searchable, filler } = open_rooms(&config)?;
+    let hooks = Hooks::open(&config)?;
+    let telling = Mutex::new(hooks.telling()?);
+    let Behind { opening, has_graves, searchable, filler } = open_rooms(&config, &hooks)?;
     let plan = Arc::new(Plan {
         metrics: Metrics::new(workers),
         ready: Arc::default(),
@@ -311,6 +320,8 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         handlers: Mutex::new(Some(handlers)),
         keeps_sessions: opening.is_some(),
         opened: Mutex::new(opening),
+        hooks,
+        telling,
         searchable,
         store: Arc::default(),
         chat: OnceLock::new(),
@@ -339,9 +350,13 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
     let pushes = chat.clone().recipient();
     let graves = has_graves.then(|| chat.clone().recipient());
     let queues = queues::start(&plan.config, &pushes, graves.as_ref(), &node, &plan.metrics, &plan.ready)?;
+    let posting = plan.hooks.start(&plan.metrics)?;
     greet(&startup_lines(&plan.config, &addresses, queues.door_address), plan.config.log.format);
     wait_for_signal().await?;
     stop(&plan, &chat, &queues, server).await;
+    if let Some(posting) = posting {
+        posting.stop(plan.config.hooks.timeout.duration()).await;
+    }
     if let Some(filler) = filler {
         let ended = tokio::task::spawn_blocking(move || Arc::into_inner(filler).map(Filler::stop));
         if timeout(FINISH_TIME_MIN, ended).await.is_err() {
@@ -375,11 +390,11 @@ fn claim_to_be_alone(config: &Config, port: u16) -> Result<Option<Claim>, ServeE
 }
 
 /// Opens what stands behind the rooms; a store with what the last process left in it.
-fn open_rooms(config: &Config) -> Result<Behind, ServeError> {
+fn open_rooms(config: &Config, hooks: &Hooks) -> Result<Behind, ServeError> {
     match config.backing().map_err(ServeError::Config)? {
         Backing::Memory => Ok(Behind::default()),
         Backing::Store(place) => {
-            let opening = Some(open_store(config, &place)?);
+            let opening = Some(open_store(config, &place, hooks)?);
             Ok(Behind { opening, has_graves: true, searchable: true, filler: None })
         }
         Backing::Redis(archive) => open_service(config, archive.as_deref()),
@@ -425,8 +440,8 @@ fn cannot_open(error: OpenError) -> ServeError {
     }
 }
 
-fn open_store(config: &Config, place: &StorePlace) -> Result<Opening, ServeError> {
-    embedded::open(place, keep_of(config)).map(Opening::Store).map_err(cannot_open)
+fn open_store(config: &Config, place: &StorePlace, hooks: &Hooks) -> Result<Opening, ServeError> {
+    embedded::open(place, keep_of(config), hooks.spool()).map(Opening::Store).map_err(cannot_open)
 }
 
 /// How much a room keeps in a store, by its name.

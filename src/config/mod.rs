@@ -9,11 +9,14 @@ pub mod report;
 
 use serde::{Deserialize, Serialize};
 
+use backing::Backing;
+
 use crate::auth::origin::Origins;
 use crate::auth::settings::{AuthSettings, Secret};
 use crate::auth::token::Verifier;
 use crate::auth::visitor::Proxies;
 use crate::chat::settings::RoomsSettings;
+use crate::hooks::settings::HooksSettings;
 use crate::limits::Limits;
 use crate::log::LogSettings;
 use crate::server_settings::{DemoAccess, DemoSettings, ServerSettings};
@@ -40,6 +43,8 @@ pub struct Config {
     pub store: StoreSettings,
     /// `[queue]`: where backends push.
     pub queue: QueueSettings,
+    /// `[hooks]`: what a backend is told and asked.
+    pub hooks: HooksSettings,
     /// `[limits]`: how much one client, one address and one node may take.
     pub limits: Limits,
     /// `[log]`: what is written about the server's own life.
@@ -115,6 +120,7 @@ impl Config {
         Verifier::new(&self.auth)?;
         self.rooms.check(self.backing()?.foundations())?;
         self.queue.check(self.redis.link()?.as_ref())?;
+        self.hooks.check()?;
         self.limits.check()?;
         Ok(())
     }
@@ -132,6 +138,12 @@ impl Config {
         if self.queue.door.is_open_to_the_world() {
             warnings.push(
                 "queue.door: open to other machines without a password; set queue.door.password".into(),
+            );
+        }
+        warnings.extend(self.hooks.warnings());
+        if self.hooks.is_used() && matches!(self.backing(), Ok(Backing::Memory)) {
+            warnings.push(
+                "hooks: without a store what waits for the backend is in memory and ends with the process".into(),
             );
         }
         if self.nobody_can_come_in() {

@@ -20,11 +20,14 @@ use crate::store::journal::Journal;
 use crate::store::place::StorePlace;
 use crate::store::postgres::{self, PostgresArchive};
 use crate::store::record::{Item, Lsn, Record};
+use crate::store::spool::Spool;
 use crate::store::sqlite::SqliteArchive;
 
 use archiver::{Archiver, ToArchiver};
+use spooling::Spooled;
 
 mod archiver;
+mod spooling;
 
 /// How long a question waits for the archive to have all that it must know.
 const BEHIND_MAX: Duration = Duration::from_secs(5);
@@ -65,6 +68,7 @@ pub(super) fn weight(item: &Item) -> u64 {
         Record::Entry(entry) => entry.line.len(),
         Record::Dead(letter) => letter.item.len(),
         Record::Session(note) => note.rooms.len() * 64,
+        Record::Event(event) => event.bytes(),
         Record::Seen(_) | Record::Read(_) | Record::DeadGone(_) => 0,
     };
     words as u64 + 128
@@ -77,14 +81,19 @@ pub struct Embedded {
     progress: Arc<Progress>,
 }
 
-/// Opens a store. `keep` tells by a room's name what it keeps. Nothing runs before [`Opened::start`].
-pub fn open(place: &StorePlace, keep: impl Fn(&str) -> Keep + Send + 'static) -> Result<Opened, OpenError> {
+/// Opens a store. `keep` tells by a room's name what it keeps. Nothing runs before [`Opened::start`]. With a spool,
+/// everything that is kept goes there too.
+pub fn open(
+    place: &StorePlace,
+    keep: impl Fn(&str) -> Keep + Send + 'static,
+    spool: Option<Arc<Spool>>,
+) -> Result<Opened, OpenError> {
     let journal = place.journal_dir();
     match place {
-        StorePlace::Sqlite(file) => open_with(SqliteArchive::open(file)?, &journal, keep),
+        StorePlace::Sqlite(file) => open_with(SqliteArchive::open(file)?, &journal, keep, spool),
         // The caller may be on a thread that runs actors.
         StorePlace::Postgres(url) => {
-            postgres::apart(|| open_with(PostgresArchive::open(url)?, &journal, keep))
+            postgres::apart(|| open_with(PostgresArchive::open(url)?, &journal, keep, spool))
         }
     }
 }
@@ -94,10 +103,24 @@ pub fn open_with(
     archive: impl Archive + 'static,
     journal_dir: &Path,
     keep: impl Fn(&str) -> Keep + Send + 'static,
+    spool: Option<Arc<Spool>>,
 ) -> Result<Opened, OpenError> {
     let applied = archive.applied();
-    let (journal, found) =
-        Journal::open(journal_dir, applied).map_err(|error| ArchiveError(error.to_string()))?;
+    let after = match &spool {
+        Some(spool) => spooling::begin(spool, journal_dir, applied)?,
+        None => applied,
+    };
+    let (journal, mut found) =
+        Journal::open(journal_dir, after).map_err(|error| ArchiveError(error.to_string()))?;
+    let archive: Box<dyn Archive> = match spool {
+        Some(spool) => {
+            spooling::catch_up(&spool, &found.items, journal.next() - 1)?;
+            // What the archive has as well is of no more use.
+            found.items.retain(|item| item.lsn > applied);
+            Box::new(Spooled::new(Box::new(archive), spool))
+        }
+        None => Box::new(archive),
+    };
     found.notes.iter().for_each(|note| log::warn!("store: {}", note.escape_debug()));
     for (from, to) in &found.lost {
         log::error!("store: records {from} to {to} are damaged and lost; run `roomcast verify`");
@@ -108,7 +131,7 @@ pub fn open_with(
     let rooms = rooms_of(&replay, reader.as_mut())?;
     let queued = replay.clone();
     let start = move |sink: Sink| -> Result<Box<dyn Engine>, String> {
-        Embedded::start(Box::new(archive), journal, queued, Box::new(keep), sink)
+        Embedded::start(archive, journal, queued, Box::new(keep), sink)
             .map(|engine| Box::new(engine) as Box<dyn Engine>)
     };
     Ok(Opened { replay, rooms, next, start: Box::new(start) })

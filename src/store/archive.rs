@@ -3,6 +3,7 @@
 //! threads. Both may block, so no actor calls them.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -74,6 +75,11 @@ pub trait Archive: Send {
 
     /// A reading side of its own, for another thread.
     fn reader(&self) -> Result<Box<dyn ArchiveReader>, ArchiveError>;
+
+    /// How long records may be gathered before they are applied together.
+    fn linger(&self) -> Duration {
+        Duration::from_millis(250)
+    }
 }
 
 /// A place in the stream of what a partition's rooms accept: it rises, first by `epoch`, then by `n`.

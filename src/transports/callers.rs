@@ -141,7 +141,13 @@ impl Entry {
         }
         let place = self.place(request)?;
         let (link, outlet) = pipe(Answers { waiting: HashMap::default(), bye: None });
-        let entrance = Entrance { identity: asker.identity, back: None, joins: Vec::new(), pong: false };
+        let entrance = Entrance {
+            identity: asker.identity,
+            back: None,
+            joins: Vec::new(),
+            pong: false,
+            visitor: self.visitor(request),
+        };
         let house = self.house().clone();
         let connection = house.core.borrow_mut().attach(link, false);
         let arrival = Arrival::Http(Box::new(entrance));

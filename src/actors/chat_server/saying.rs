@@ -134,6 +134,7 @@ impl ChatServer {
         let (ts, id) = (shown.place.ts, shown.id);
         self.expect_ack(&shown.to);
         if !self.keeping.lasts() {
+            self.tap(&record);
             self.rooms.promise(key, ts, 0, id);
             return self.show(0, shown);
         }

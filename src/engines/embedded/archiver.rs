@@ -17,8 +17,6 @@ use crate::store::record::{Item, Record};
 
 /// Items in one transaction.
 const BATCH_ITEMS: usize = 1_000;
-/// How long the archive may be behind an idle journal.
-const LINGER: Duration = Duration::from_millis(250);
 /// Pause between two looks at what is too old, and between two tries after an error.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Time that is spent on what is too old after each such pause.
@@ -97,7 +95,8 @@ impl Archiver {
 
     /// Gathers what comes within the linger and applies it.
     fn fill(&mut self, first: Arc<Vec<Item>>, inbox: &Receiver<ToArchiver>) {
-        let linger = if std::mem::take(&mut self.hurried) { Duration::ZERO } else { LINGER };
+        // So long may the archive be behind an idle journal.
+        let linger = if std::mem::take(&mut self.hurried) { Duration::ZERO } else { self.archive.linger() };
         let until = Instant::now() + linger;
         let mut batch = Arc::unwrap_or_clone(first);
         while batch.len() < BATCH_ITEMS {
