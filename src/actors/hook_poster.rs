@@ -145,12 +145,7 @@ impl HookPoster {
         self.most = self.most.saturating_mul(2).min(self.parts.batch);
     }
 
-    async fn later(
-        &mut self,
-        upto: i64,
-        why: String,
-        wait: Option<Duration>,
-    ) -> Result<Pause, ArchiveError> {
+    async fn later(&mut self, upto: i64, why: String, wait: Option<Duration>) -> Result<Pause, ArchiveError> {
         self.parts.figures.retried.fetch_add(1, Relaxed);
         self.parts.figures.reached.store(0, Relaxed);
         if !std::mem::replace(&mut self.told, true) {
@@ -204,7 +199,8 @@ enum Pause {
 fn body_of(batch: &[Waiting]) -> Bytes {
     let newest = batch.last().map_or(0, |last| i64::try_from(last.ts).unwrap_or(i64::MAX));
     let time = jiff::Timestamp::from_millisecond(newest).unwrap_or_default();
-    let mut body = format!("{{\"type\":\"roomcast.events\",\"timestamp\":\"{time:.3}\",\"data\":{{\"events\":[");
+    let mut body =
+        format!("{{\"type\":\"roomcast.events\",\"timestamp\":\"{time:.3}\",\"data\":{{\"events\":[");
     for (at, event) in batch.iter().enumerate() {
         if at > 0 {
             body.push(',');
@@ -226,7 +222,9 @@ fn outcome_of(answer: &Answer, url: &str) -> Outcome {
         // It may be about one event of several.
         400 | 413 | 422 => Outcome::Refused(why, true),
         // Not followed: it would lead past the check of addresses.
-        300..400 => Outcome::Later(format!("{why}, a redirect; set hooks.url to where it leads"), retry_after),
+        300..400 => {
+            Outcome::Later(format!("{why}, a redirect; set hooks.url to where it leads"), retry_after)
+        }
         410 => Outcome::Refused(format!("{why}: it is gone for good"), false),
         _ => Outcome::Refused(why, false),
     }
@@ -243,7 +241,9 @@ pub async fn wait_until_empty(spool: Arc<Spool>, patience: Duration) {
             _ => return,
         }
     }
-    log::warn!("hooks: events that were kept in memory only are lost with this process; see hooks in docs/hooks.md");
+    log::warn!(
+        "hooks: events that were kept in memory only are lost with this process; see hooks in docs/hooks.md"
+    );
 }
 
 #[cfg(test)]
@@ -262,7 +262,9 @@ mod tests {
         for status in [408, 425, 429, 500, 502, 503, 504, 599] {
             assert!(matches!(answered(status), Outcome::Later(..)), "{status}");
         }
-        for (status, of_one) in [(400, true), (413, true), (422, true), (401, false), (404, false), (410, false)] {
+        for (status, of_one) in
+            [(400, true), (413, true), (422, true), (401, false), (404, false), (410, false)]
+        {
             assert!(matches!(answered(status), Outcome::Refused(_, one) if one == of_one), "{status}");
         }
         let Outcome::Later(why, _) = answered(302) else { panic!("a redirect is not followed") };

@@ -143,7 +143,8 @@ impl Config {
         warnings.extend(self.hooks.warnings());
         if self.hooks.is_used() && matches!(self.backing(), Ok(Backing::Memory)) {
             warnings.push(
-                "hooks: without a store what waits for the backend is in memory and ends with the process".into(),
+                "hooks: without a store what waits for the backend is in memory and ends with the process"
+                    .into(),
             );
         }
         if self.nobody_can_come_in() {

@@ -63,7 +63,8 @@ impl Post {
             .insert_header(("webhook-timestamp", timestamp.to_string()))
             .insert_header(("webhook-signature", signature));
         let sent = request.send_body(body).await;
-        let mut answer = sent.map_err(|error| format!("{} cannot be reached: {}", shown(url), causes(&error)))?;
+        let mut answer =
+            sent.map_err(|error| format!("{} cannot be reached: {}", shown(url), causes(&error)))?;
         let (status, retry_after) = (answer.status().as_u16(), retry_after(answer.headers()));
         let body = answer.body().limit(ANSWER_BYTES_MAX).await.ok();
         Ok(Answer { status, retry_after, body })
@@ -117,6 +118,9 @@ mod tests {
         assert_eq!(after("soon"), None);
         let in_a_minute = jiff::Timestamp::now().saturating_add(jiff::SignedDuration::from_secs(60)).unwrap();
         let text = in_a_minute.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
-        assert!(after(&text).is_some_and(|wait| wait > Duration::from_secs(50) && wait <= Duration::from_secs(60)));
+        assert!(
+            after(&text)
+                .is_some_and(|wait| wait > Duration::from_secs(50) && wait <= Duration::from_secs(60))
+        );
     }
 }

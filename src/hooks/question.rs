@@ -282,7 +282,8 @@ fn read(body: &[u8], message_bytes: usize) -> Result<Verdict, String> {
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err("something else than an object; answer {} or {\"refuse\":\"why\"}".into());
     }
-    let told: Told = serde_json::from_slice(body).map_err(|error| format!("an object of other keys: {error}"))?;
+    let told: Told =
+        serde_json::from_slice(body).map_err(|error| format!("an object of other keys: {error}"))?;
     if let Some(words) = told.refuse {
         return Ok(Verdict::No(cut(words)));
     }
@@ -304,7 +305,11 @@ fn read(body: &[u8], message_bytes: usize) -> Result<Verdict, String> {
 fn cut(words: String) -> String {
     let words: String = words.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     match words.len() > WORDS_MAX {
-        true => words.char_indices().take_while(|(at, c)| at + c.len_utf8() <= WORDS_MAX).map(|(_, c)| c).collect(),
+        true => words
+            .char_indices()
+            .take_while(|(at, c)| at + c.len_utf8() <= WORDS_MAX)
+            .map(|(_, c)| c)
+            .collect(),
         false if words.trim().is_empty() => "refused by the application".into(),
         false => words,
     }
@@ -328,7 +333,8 @@ mod tests {
         let join = Question::Join { user: user.clone(), room: room.clone() };
         assert_eq!(written(&join), r#"{"event":"join","u":"ann","r":"lobby"}"#);
         let data = Data::new(serde_json::from_str(r#"{"a": 1.50}"#).unwrap()).unwrap();
-        let publish = Question::Publish { user: user.clone(), room, data: data.clone(), id: None, of: Some(3) };
+        let publish =
+            Question::Publish { user: user.clone(), room, data: data.clone(), id: None, of: Some(3) };
         assert_eq!(
             written(&publish),
             r#"{"event":"publish","u":"ann","r":"lobby","d":{"a": 1.50},"of":3}"#,
@@ -380,7 +386,8 @@ mod tests {
 
     #[test]
     fn words_for_clients_have_an_end() {
-        let Ok(Verdict::No(words)) = read(format!("{{\"refuse\":\"{}\"}}", "ä".repeat(600)).as_bytes(), 10) else {
+        let Ok(Verdict::No(words)) = read(format!("{{\"refuse\":\"{}\"}}", "ä".repeat(600)).as_bytes(), 10)
+        else {
             panic!("a refusal")
         };
         assert_eq!(words.len(), 512);

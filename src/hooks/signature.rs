@@ -13,7 +13,8 @@ const PREFIX: &str = "whsec_";
 /// Shortest and longest secret, in bytes, as the specification has it.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 /// What to write instead of a secret that cannot be used.
-const ADVICE: &str = "write whsec_ and 24 to 64 random bytes in base64: echo whsec_$(openssl rand -base64 32)";
+const ADVICE: &str =
+    "write whsec_ and 24 to 64 random bytes in base64: echo whsec_$(openssl rand -base64 32)";
 
 /// The keys that requests are signed with. Several while one is being replaced: a receiver takes either.
 #[derive(Clone)]

@@ -164,7 +164,12 @@ impl Spool {
         let ts = clock::wall_ms();
         let ended = |(session, user): (String, String)| {
             let user = UserName::new(&user).ok()?;
-            Some(Record::Event(SessionEvent { session: session.into(), user, ts, what: Happened::Closed(CUT) }))
+            Some(Record::Event(SessionEvent {
+                session: session.into(),
+                user,
+                ts,
+                what: Happened::Closed(CUT),
+            }))
         };
         let ended: Vec<Record> = open.into_iter().filter_map(ended).collect();
         state.put(&self.wants, ended.iter(), None).map_err(|error| self.explain("write to", error))?;
@@ -194,7 +199,8 @@ impl Spool {
         let mut look = || -> Result<u64, rusqlite::Error> {
             state.look_again()?;
             let sql = "SELECT ts FROM events ORDER BY n LIMIT 1";
-            let oldest: Option<i64> = state.db.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?;
+            let oldest: Option<i64> =
+                state.db.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?;
             Ok(oldest.map_or(0, |ts| ts.max(0) as u64))
         };
         let oldest = look().map_err(|error| self.explain("read", error))?;
@@ -278,19 +284,20 @@ impl State {
         let border = tables::number(&self.db, "border")?;
         let sql = "SELECT n, ts, body FROM events WHERE n <= ?1 ORDER BY n LIMIT ?2";
         let mut list = self.db.prepare_cached(sql)?;
-        let read = |upto: i64, list: &mut rusqlite::CachedStatement<'_>| -> Result<Vec<Waiting>, rusqlite::Error> {
-            let mut rows = list.query((upto, i64::try_from(most).unwrap_or(i64::MAX)))?;
-            let (mut found, mut bytes) = (Vec::new(), 0);
-            while let Some(row) = rows.next()? {
-                let (ts, body): (i64, String) = (row.get(1)?, row.get(2)?);
-                bytes += body.len();
-                if bytes > bytes_max && !found.is_empty() {
-                    break;
+        let read =
+            |upto: i64, list: &mut rusqlite::CachedStatement<'_>| -> Result<Vec<Waiting>, rusqlite::Error> {
+                let mut rows = list.query((upto, i64::try_from(most).unwrap_or(i64::MAX)))?;
+                let (mut found, mut bytes) = (Vec::new(), 0);
+                while let Some(row) = rows.next()? {
+                    let (ts, body): (i64, String) = (row.get(1)?, row.get(2)?);
+                    bytes += body.len();
+                    if bytes > bytes_max && !found.is_empty() {
+                        break;
+                    }
+                    found.push(Waiting { n: row.get(0)?, ts: ts.max(0) as u64, body });
                 }
-                found.push(Waiting { n: row.get(0)?, ts: ts.max(0) as u64, body });
-            }
-            Ok(found)
-        };
+                Ok(found)
+            };
         let mut found = read(border.unwrap_or(i64::MAX), &mut list)?;
         if found.is_empty() && border.is_some() {
             // What stood before the border was dropped.
@@ -334,11 +341,7 @@ impl State {
 }
 
 /// Remembers which sessions are open. Returns the event that is to be told, if this is one.
-fn note(
-    db: &Connection,
-    wants: &Wants,
-    record: &Record,
-) -> Result<Option<(u64, String)>, rusqlite::Error> {
+fn note(db: &Connection, wants: &Wants, record: &Record) -> Result<Option<(u64, String)>, rusqlite::Error> {
     let event = match record {
         Record::Entry(entry) => {
             let is_told =

@@ -117,7 +117,8 @@ impl Hooks {
         }
         let Some(spool) = self.spool.clone() else { return Ok(None) };
         let HooksSettings { url, secret, batch, timeout, keep, .. } = &self.settings;
-        let keys = Keys::read(secret).map_err(|error| ServeError::Config(format!("hooks.secret: {error}")))?;
+        let keys =
+            Keys::read(secret).map_err(|error| ServeError::Config(format!("hooks.secret: {error}")))?;
         let parts = HookPosterParts {
             spool: spool.clone(),
             post: Post::new(keys, timeout.duration(), self.settings.reach()),
@@ -144,7 +145,9 @@ impl Posting {
         // An error: it has ended by itself, by a panic, and the log has told.
         self.stop.send(true).unwrap_or_default();
         if timeout(patience, self.task).await.is_err() {
-            log::warn!("hooks: the backend did not answer in time; it gets the last events again after the restart");
+            log::warn!(
+                "hooks: the backend did not answer in time; it gets the last events again after the restart"
+            );
         }
     }
 }
@@ -194,7 +197,10 @@ fn tap_into(spool: Arc<Spool>, lost: Arc<AtomicU64>) -> Result<Tap, ServeError> 
             under_way.fetch_sub(bytes, Relaxed);
             let before = lost.fetch_add(1, Relaxed);
             if (before + 1).is_power_of_two() {
-                log::error!("hooks: {} events were dropped, because they come faster than they are noted", before + 1);
+                log::error!(
+                    "hooks: {} events were dropped, because they come faster than they are noted",
+                    before + 1
+                );
             }
         }
     }))
@@ -220,12 +226,18 @@ fn write_posted(sheet: &mut Sheet, figures: &PostFigures, untapped: u64) {
 
 fn write_asked(sheet: &mut Sheet, figures: &AllAskFigures) {
     let kinds = [("connect", &figures.connect), ("join", &figures.join), ("publish", &figures.publish)];
-    let each = |read: fn(&AskFigures) -> &AtomicU64| kinds.map(|(kind, figures)| (kind, read(figures).load(Relaxed)));
+    let each = |read: fn(&AskFigures) -> &AtomicU64| {
+        kinds.map(|(kind, figures)| (kind, read(figures).load(Relaxed)))
+    };
     let families: [(&'static str, &'static str, fn(&AskFigures) -> &AtomicU64); 5] = [
         ("roomcast_asked_allowed", "Questions that the backend answered with yes", |one| &one.allowed),
         ("roomcast_asked_refused", "Questions that it answered with no", |one| &one.refused),
-        ("roomcast_asked_failed", "Questions without an answer in time, or with an unreadable one", |one| &one.failed),
-        ("roomcast_asked_turned_away", "Questions not asked because too many were open", |one| &one.turned_away),
+        ("roomcast_asked_failed", "Questions without an answer in time, or with an unreadable one", |one| {
+            &one.failed
+        }),
+        ("roomcast_asked_turned_away", "Questions not asked because too many were open", |one| {
+            &one.turned_away
+        }),
         ("roomcast_asked_microseconds", "Time that all answers together took", |one| &one.waited_us),
     ];
     for (name, help, read) in families {

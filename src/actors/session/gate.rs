@@ -130,7 +130,8 @@ impl Session {
         let Mind::Native(native) = &mut self.mind else { return };
         debug_assert!(native.gate.is_none(), "one question at a time");
         let question = Some(question);
-        native.gate = Some(Box::new(Gate { first, question, whats: VecDeque::new(), later: VecDeque::new() }));
+        native.gate =
+            Some(Box::new(Gate { first, question, whats: VecDeque::new(), later: VecDeque::new() }));
         self.connection.borrow_mut().hold();
     }
 

@@ -40,7 +40,9 @@ pub(super) fn catch_up(spool: &Spool, items: &[Item], newest: Lsn) -> Result<(),
     spool.append(items)?;
     let ended = spool.end_sessions()?;
     if ended > 0 {
-        log::info!("hooks: {ended} sessions ended with the process before this one; their on_close has the code 1006");
+        log::info!(
+            "hooks: {ended} sessions ended with the process before this one; their on_close has the code 1006"
+        );
     }
     Ok(())
 }

@@ -8,9 +8,7 @@ use bytes::Bytes;
 use crate::chat::entry::{Entry, Kind};
 use crate::chat::message::Epoch;
 use crate::chat::names::{MessageId, RoomName, UserName};
-use crate::store::record::{
-    Cursor, Happened, Letter, ReadMark, Record, Seen, SessionEvent, SessionNote,
-};
+use crate::store::record::{Cursor, Happened, Letter, ReadMark, Record, Seen, SessionEvent, SessionNote};
 
 /// The encoding that is written. Others are refused, so that an old program does not misread a new journal.
 const VERSION: u8 = 1;

@@ -124,7 +124,8 @@ pub(super) fn number(db: &Connection, key: &str) -> Result<Option<i64>, rusqlite
 
 /// Sets a number of the table `meta`.
 pub(super) fn put_number(db: &Connection, key: &str, value: i64) -> Result<(), rusqlite::Error> {
-    let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = excluded.value";
+    let sql =
+        "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = excluded.value";
     db.prepare_cached(sql)?.execute((key, value))?;
     Ok(())
 }
@@ -167,7 +168,8 @@ pub(super) fn oldest(db: &Connection, table: &str) -> Result<Option<(i64, u64)>,
 
 /// A session is open.
 pub(super) fn session_opened(db: &Connection, session: &str, user: &str) -> Result<(), rusqlite::Error> {
-    db.prepare_cached("INSERT OR REPLACE INTO open (session, u) VALUES (?1, ?2)")?.execute((session, user))?;
+    db.prepare_cached("INSERT OR REPLACE INTO open (session, u) VALUES (?1, ?2)")?
+        .execute((session, user))?;
     Ok(())
 }
 
