@@ -132,9 +132,12 @@ abstract class RoomcastHooks
             error_log((string) $failure);
             [$status, $answer] = [500, ['error' => 'see the log of the backend']];
         }
+        $body = json_encode((object) $answer, JSON_THROW_ON_ERROR | JSON_UNESCAPED_UNICODE);
         http_response_code($status);
         header('Content-Type: application/json');
-        echo json_encode((object) $answer, JSON_THROW_ON_ERROR | JSON_UNESCAPED_UNICODE);
+        // php -S sends none by itself, and an answer without it does not count.
+        header('Content-Length: ' . strlen($body));
+        echo $body;
     }
 
     /**

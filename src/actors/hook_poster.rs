@@ -251,7 +251,10 @@ mod tests {
     use super::*;
 
     fn answered(status: u16) -> Outcome {
-        outcome_of(&Answer { status, retry_after: None, body: None }, "https://e.example/h?key=hunter2")
+        outcome_of(
+            &Answer { status, retry_after: None, body: Ok(Bytes::new()) },
+            "https://e.example/h?key=hunter2",
+        )
     }
 
     #[test]
@@ -270,7 +273,10 @@ mod tests {
         let Outcome::Later(why, _) = answered(302) else { panic!("a redirect is not followed") };
         assert!(why.contains("redirect") && !why.contains("hunter2"), "{why}");
         let wait = Some(Duration::from_secs(9));
-        let busy = outcome_of(&Answer { status: 503, retry_after: wait, body: None }, "https://e.example/");
+        let busy = outcome_of(
+            &Answer { status: 503, retry_after: wait, body: Ok(Bytes::new()) },
+            "https://e.example/",
+        );
         assert!(matches!(busy, Outcome::Later(_, told) if told == wait));
     }
 

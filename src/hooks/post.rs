@@ -5,7 +5,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use awc::Client;
-use awc::http::header::{HeaderMap, RETRY_AFTER};
+use awc::http::header::{CONTENT_LENGTH, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING};
 use bytes::Bytes;
 use tokio::time::timeout;
 
@@ -33,8 +33,8 @@ pub struct Answer {
     pub status: u16,
     /// When to come again, if it says.
     pub retry_after: Option<Duration>,
-    /// The first 64 KiB at the most; none if there was more, or if it broke off.
-    pub body: Option<Bytes>,
+    /// What it says; or why that is not known.
+    pub body: Result<Bytes, &'static str>,
 }
 
 impl Post {
@@ -66,9 +66,22 @@ impl Post {
         let mut answer =
             sent.map_err(|error| format!("{} cannot be reached: {}", shown(url), causes(&error)))?;
         let (status, retry_after) = (answer.status().as_u16(), retry_after(answer.headers()));
-        let body = answer.body().limit(ANSWER_BYTES_MAX).await.ok();
+        let body = match says_its_length(status, answer.headers()) {
+            true => answer
+                .body()
+                .limit(ANSWER_BYTES_MAX)
+                .await
+                .map_err(|_| "a body that is too large or breaks off"),
+            false => Err("a body without a Content-Length; let your server send one"),
+        };
         Ok(Answer { status, retry_after, body })
     }
+}
+
+/// Whether the end of an answer's body is told. One that ends with the connection is taken as empty by our client, and a
+/// refusal in it would be lost.
+fn says_its_length(status: u16, headers: &HeaderMap) -> bool {
+    status == 204 || headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
 }
 
 /// An error with what has caused it: the outer one alone often says little.

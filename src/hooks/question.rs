@@ -229,7 +229,7 @@ impl Questions {
         if !(200..300).contains(&answer.status) {
             return Err(format!("{} answered a question with status {}", shown(url), answer.status));
         }
-        let body = answer.body.ok_or_else(|| format!("{} answered with too much", shown(url)))?;
+        let body = answer.body.map_err(|why| format!("{} answered with {why}", shown(url)))?;
         read(&body, self.message_bytes).map_err(|why| format!("{} answered with {why}", shown(url)))
     }
 }

@@ -44,6 +44,10 @@ impl Php {
         php
     }
 
+    fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
     async fn logs(&self, words: &str) {
         let read = || std::fs::read_to_string(&self.log).unwrap_or_default();
         eventually(&format!("{words:?} in the log of php"), || async {
@@ -59,7 +63,7 @@ impl Drop for Php {
         self.child.kill().ok();
         self.child.wait().ok();
         if std::thread::panicking() {
-            eprintln!("--- php ---\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
+            eprintln!("--- php ---\n{}", self.log());
         }
     }
 }
