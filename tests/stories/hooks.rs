@@ -204,10 +204,7 @@ async fn what_a_backend_refuses_is_a_dead_letter_that_can_be_posted_again() {
     ann.says("nobody wants this").await;
     hall.figure_becomes("roomcast_hooks_failed_total", |failed| failed == 1.0).await;
     let list = hall.runs(&["dead", "list"]);
-    assert!(
-        list.contains("hooks") && list.contains("answered 410") && list.contains("nobody wants this"),
-        "{list}"
-    );
+    assert!(list.contains("hooks") && list.contains("answered 410"), "{list}");
     let id = list.split_whitespace().next().expect("an id").to_owned();
     let shown: Value = serde_json::from_str(&hall.runs(&["dead", "show", &id])).expect("an event is JSON");
     assert_eq!((&shown["event"], &shown["d"]), (&json!("on_message"), &json!("nobody wants this")));

@@ -49,9 +49,8 @@ impl Php {
     }
 
     async fn logs(&self, words: &str) {
-        let read = || std::fs::read_to_string(&self.log).unwrap_or_default();
         eventually(&format!("{words:?} in the log of php"), || async {
-            read().contains(words).then_some(())
+            self.log().contains(words).then_some(())
         })
         .await;
     }
