@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod engines;
+pub mod forwards;
 pub mod hooks;
 pub mod http;
 pub mod http_client;

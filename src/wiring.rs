@@ -41,6 +41,7 @@ use crate::config::{Config, EngineKind};
 use crate::engines::embedded;
 use crate::engines::redis::filler::{Filler, FillerSettings};
 use crate::engines::redis::{self, ArchiveSettings, RoomKeep};
+use crate::forwards::memory::MemoryExit;
 use crate::http::access;
 use crate::http::house::House;
 use crate::http::readiness::Readiness;
@@ -48,18 +49,19 @@ use crate::http::routes;
 use crate::log::LogFormat;
 use crate::metrics::Metrics;
 use crate::store::archive::{Keep, OpenError, SharedArchive};
-use crate::store::place::StorePlace;
 use crate::store::postgres::address::PostgresUrl;
 use crate::store::postgres::{PostgresArchive, apart};
 use crate::transports::entrance::Entry;
 use crate::transports::websocket::Door;
 
 use alone::Claim;
+use forwards::{Exit, Forwards};
 use hooks::Hooks;
 use queues::Queues;
 
 mod alone;
 mod filling;
+mod forwards;
 mod hooks;
 mod queues;
 mod sources;
@@ -195,6 +197,8 @@ struct Plan {
     hooks: Hooks,
     telling: Mutex<Option<Telling>>,
     searchable: bool,
+    /// Where copies of entries leave rooms that live in memory.
+    memory_exit: Option<MemoryExit>,
     /// Whether anything outlives this process, and so the places of sessions.
     keeps_sessions: bool,
     store: Arc<StoreHealth>,
@@ -272,6 +276,7 @@ impl Plan {
             ping_ms: limits.ping.millis(),
             drain_ms: server.drain.millis(),
             searchable: self.searchable,
+            exit: self.memory_exit.clone(),
         };
         let handlers =
             self.handlers.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
@@ -306,9 +311,11 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let workers = config.server.worker_count();
     let (up, all_up) = mpsc::unbounded_channel();
-    let hooks = Hooks::open(&config)?;
+    let port = addresses.first().map_or(0, SocketAddr::port);
+    let node = config.server.node_name(port);
+    let hooks = Hooks::open(&config, &node)?;
     let telling = Mutex::new(hooks.telling()?);
-    let Behind { opening, has_graves, searchable, filler } = open_rooms(&config, &hooks)?;
+    let Behind { opening, has_graves, searchable, filler, exit } = open_rooms(&config, &hooks)?;
     let plan = Arc::new(Plan {
         metrics: Metrics::new(workers),
         ready: Arc::default(),
@@ -323,6 +330,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         hooks,
         telling,
         searchable,
+        memory_exit: exit.memory().cloned(),
         store: Arc::default(),
         chat: OnceLock::new(),
         next_worker: AtomicU16::new(0),
@@ -338,22 +346,21 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         plan.ready.add("keys", Box::new(check));
         actix_rt::spawn(keys.keep_fresh(Default::default()));
     }
-    if let Some(claim) = claim_to_be_alone(&plan.config, addresses.first().map_or(0, SocketAddr::port))? {
+    if let Some(claim) = claim_to_be_alone(&plan.config, port)? {
         claim.hold(&plan.ready).await?;
     }
     let filler = filler.map(|filler| filling::watch(filler, &plan.metrics));
     let server = start(&plan, listeners, workers)?;
     let chat = wait_for_workers(all_up, workers).await?;
-    let port = addresses.first().map_or(0, SocketAddr::port);
-    let node = plan.config.server.node_name(port);
     crate::log::set_node(&node);
     let pushes = chat.clone().recipient();
     let graves = has_graves.then(|| chat.clone().recipient());
     let queues = queues::start(&plan.config, &pushes, graves.as_ref(), &node, &plan.metrics, &plan.ready)?;
+    let forwards = forwards::start(&plan.config, &exit, graves.as_ref(), &plan.metrics, &plan.hooks)?;
     let posting = plan.hooks.start(&plan.metrics)?;
     greet(&startup_lines(&plan.config, &addresses, queues.door_address), plan.config.log.format);
     wait_for_signal().await?;
-    stop(&plan, &chat, &queues, server).await;
+    stop(&plan, &chat, &queues, &forwards, server).await;
     if let Some(posting) = posting {
         posting.stop(plan.config.hooks.timeout.duration()).await;
     }
@@ -367,7 +374,6 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
 }
 
 /// What stands behind the rooms, open.
-#[derive(Default)]
 struct Behind {
     opening: Option<Opening>,
     /// Dead letters of the door are kept there as well.
@@ -375,6 +381,15 @@ struct Behind {
     searchable: bool,
     /// Brings to the archive what rooms in Redis accept.
     filler: Option<Filler>,
+    /// Where entries leave.
+    exit: Exit,
+}
+
+impl Behind {
+    /// Nothing.
+    fn nothing() -> Behind {
+        Behind { opening: None, has_graves: false, searchable: false, filler: None, exit: Exit::Closed }
+    }
 }
 
 /// A node that has a Redis and a database file by default means to be alone there. One that was told to keep to itself
@@ -392,24 +407,28 @@ fn claim_to_be_alone(config: &Config, port: u16) -> Result<Option<Claim>, ServeE
 /// Opens what stands behind the rooms; a store with what the last process left in it.
 fn open_rooms(config: &Config, hooks: &Hooks) -> Result<Behind, ServeError> {
     match config.backing().map_err(ServeError::Config)? {
-        Backing::Memory => Ok(Behind::default()),
+        Backing::Memory => Ok(Behind { exit: forwards::exit_of_memory(config), ..Behind::nothing() }),
         Backing::Store(place) => {
-            let opening = Some(open_store(config, &place, hooks)?);
-            Ok(Behind { opening, has_graves: true, searchable: true, filler: None })
+            let (opened, departures) =
+                embedded::open(&place, keep_of(config), forwards::leaving_of(config), hooks.spool())
+                    .map_err(cannot_open)?;
+            let (opening, exit) =
+                (Some(Opening::Store(opened)), departures.map_or(Exit::Closed, Exit::Store));
+            Ok(Behind { opening, has_graves: true, searchable: true, exit, ..Behind::nothing() })
         }
-        Backing::Redis(archive) => open_service(config, archive.as_deref()),
+        Backing::Redis(archive) => open_service(config, archive.as_deref(), hooks),
     }
 }
 
 /// Rooms in Redis, and what brings them to the archive, if there is one.
-fn open_service(config: &Config, archive: Option<&PostgresUrl>) -> Result<Behind, ServeError> {
+fn open_service(config: &Config, archive: Option<&PostgresUrl>, hooks: &Hooks) -> Result<Behind, ServeError> {
     let link = config.redis.link().map_err(ServeError::Config)?;
     let link = link.ok_or_else(|| ServeError::Config("engine.kind: \"redis\" needs redis.url".into()))?;
     let prefix = config.redis.prefix.clone();
     // It blocks, which a thread that runs actors must not.
     let open = |url: &PostgresUrl| apart(|| PostgresArchive::open_shared(url)).map_err(cannot_open);
     let shared = archive.map(open).transpose()?;
-    let mut behind = Behind { searchable: shared.is_some(), ..Behind::default() };
+    let mut behind = Behind { searchable: shared.is_some(), ..Behind::nothing() };
     let mut reading = None;
     if let Some(archive) = shared {
         let reader = archive.reader().map_err(|error| ServeError::System(format!("store.url: {error}")))?;
@@ -427,7 +446,9 @@ fn open_service(config: &Config, archive: Option<&PostgresUrl>) -> Result<Behind
         let rule = rooms.of(name);
         RoomKeep { history: rule.history, keep_ms: rule.keep_ms, dedup_ms: rule.dedup_window_ms }
     };
-    let settings = redis::Settings { link, prefix, keep: Box::new(keep), archive: reading };
+    let (exit, leaving) = forwards::exit_of_redis(config, &link, hooks);
+    behind.exit = exit;
+    let settings = redis::Settings { link, prefix, keep: Box::new(keep), archive: reading, leaving };
     let start = redis::open(settings).map_err(|bad| ServeError::Config(format!("redis.prefix: {bad}")))?;
     behind.opening = Some(Opening::Service(start));
     Ok(behind)
@@ -438,10 +459,6 @@ fn cannot_open(error: OpenError) -> ServeError {
         OpenError::Away(error) => ServeError::Unavailable(format!("store.url: {error}")),
         OpenError::Failed(error) => ServeError::System(format!("store.url: {error}")),
     }
-}
-
-fn open_store(config: &Config, place: &StorePlace, hooks: &Hooks) -> Result<Opening, ServeError> {
-    embedded::open(place, keep_of(config), hooks.spool()).map(Opening::Store).map_err(cannot_open)
 }
 
 /// How much a room keeps in a store, by its name.
@@ -594,7 +611,13 @@ async fn wait_for_signal() -> Result<(), ServeError> {
 }
 
 /// The polite end: nothing new, what is under way goes out, sessions are closed in a paced spread.
-async fn stop(plan: &Plan, chat: &Addr<ChatServer>, queues: &Queues, server: ServerHandle) {
+async fn stop(
+    plan: &Plan,
+    chat: &Addr<ChatServer>,
+    queues: &Queues,
+    forwards: &Forwards,
+    server: ServerHandle,
+) {
     log::info!("stopping: sessions are closed within {}", plan.config.server.drain);
     let deadline = Instant::now() + plan.config.server.drain.duration();
     plan.ready.drain();
@@ -610,6 +633,7 @@ async fn stop(plan: &Plan, chat: &Addr<ChatServer>, queues: &Queues, server: Ser
     if timeout(rest, chat.send(Finish)).await.is_err() {
         log::warn!("read marks and cursors of the last moment could not be kept");
     }
+    forwards.stop(FINISH_TIME_MIN + FINISH_TIME_MIN).await;
     // The other nodes hear at once that nobody is here any more.
     if timeout(FINISH_TIME_MIN, chat.send(Depart)).await.is_err() {
         log::warn!("the other nodes could not be told that this one ends; they notice within seconds");

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms and files of `src/` with their floors. A folder stands for all files in it.
-const FLOORS: [(&str, u8); 22] = [
+const FLOORS: [(&str, u8); 23] = [
     ("main", 9),
     ("cli", 8),
     ("wiring", 7),
@@ -19,6 +19,7 @@ const FLOORS: [(&str, u8); 22] = [
     ("store", 2),
     ("protocols", 2),
     ("sources", 2),
+    ("forwards", 2),
     ("auth", 2),
     ("chat", 1),
     ("redis_link", 1),

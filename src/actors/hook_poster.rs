@@ -6,19 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock;
+use crate::hooks::batch::{BATCH_BYTES_MAX, Outcome, body_of};
 use crate::hooks::figures::PostFigures;
-use crate::hooks::post::{Answer, Post};
+use crate::hooks::post::Post;
 use crate::hooks::settings::shown;
 use crate::store::archive::ArchiveError;
 use crate::store::spool::{Spool, Waiting};
 
-/// Most bytes of events in one request; one event that is larger goes alone.
-const BATCH_BYTES_MAX: usize = 1 << 20;
 /// First and longest wait before a request is made again, each shortened by up to half at random.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(60);
@@ -51,17 +49,6 @@ pub struct HookPoster {
     retry: Duration,
     /// Why the backend takes nothing, as the log was told.
     told: bool,
-}
-
-/// What became of a request.
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    /// The backend has the events.
-    Taken,
-    /// Not now; when to try again if it says so.
-    Later(String, Option<Duration>),
-    /// Never like this. Whether one event in it may be at fault.
-    Refused(String, bool),
 }
 
 impl HookPoster {
@@ -126,11 +113,9 @@ impl HookPoster {
     }
 
     async fn request(&self, id: &str, batch: &[Waiting]) -> Outcome {
-        let body = body_of(batch);
-        match self.parts.post.send(&self.parts.url, id, body).await {
-            Ok(answer) => outcome_of(&answer, &self.parts.url),
-            Err(why) => Outcome::Later(why, None),
-        }
+        let newest = batch.last().map_or(0, |last| last.ts);
+        let body = body_of(batch.iter().map(|event| event.body.as_str()), newest);
+        Outcome::of(self.parts.post.send(&self.parts.url, id, body).await, &self.parts.url)
     }
 
     fn was_taken(&mut self, events: usize) {
@@ -195,41 +180,6 @@ enum Pause {
     News,
 }
 
-/// The body of a request: all events of a batch, in order. The same batch has the same bytes.
-fn body_of(batch: &[Waiting]) -> Bytes {
-    let newest = batch.last().map_or(0, |last| i64::try_from(last.ts).unwrap_or(i64::MAX));
-    let time = jiff::Timestamp::from_millisecond(newest).unwrap_or_default();
-    let mut body =
-        format!("{{\"type\":\"roomcast.events\",\"timestamp\":\"{time:.3}\",\"data\":{{\"events\":[");
-    for (at, event) in batch.iter().enumerate() {
-        if at > 0 {
-            body.push(',');
-        }
-        body.push_str(&event.body);
-    }
-    body.push_str("]}}");
-    body.into()
-}
-
-/// What a backend's answer means for the events. The words of its body are not shown: nobody knows what they are.
-fn outcome_of(answer: &Answer, url: &str) -> Outcome {
-    let Answer { status, retry_after, .. } = *answer;
-    let why = format!("{} answered {status}", shown(url));
-    match status {
-        200..300 => Outcome::Taken,
-        // It is busy, or wants to be asked later.
-        408 | 425 | 429 | 500..600 => Outcome::Later(why, retry_after),
-        // It may be about one event of several.
-        400 | 413 | 422 => Outcome::Refused(why, true),
-        // Not followed: it would lead past the check of addresses.
-        300..400 => {
-            Outcome::Later(format!("{why}, a redirect; set hooks.url to where it leads"), retry_after)
-        }
-        410 => Outcome::Refused(format!("{why}: it is gone for good"), false),
-        _ => Outcome::Refused(why, false),
-    }
-}
-
 /// Posts what waits for so long at the most, at the end of a server whose spool ends with it.
 pub async fn wait_until_empty(spool: Arc<Spool>, patience: Duration) {
     let end = Instant::now() + patience;
@@ -244,49 +194,4 @@ pub async fn wait_until_empty(spool: Arc<Spool>, patience: Duration) {
     log::warn!(
         "hooks: events that were kept in memory only are lost with this process; see hooks in docs/hooks.md"
     );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn answered(status: u16) -> Outcome {
-        outcome_of(
-            &Answer { status, retry_after: None, body: Ok(Bytes::new()) },
-            "https://e.example/h?key=hunter2",
-        )
-    }
-
-    #[test]
-    fn an_answer_says_whether_to_come_again() {
-        for status in [200, 201, 202, 204, 299] {
-            assert_eq!(answered(status), Outcome::Taken, "{status}");
-        }
-        for status in [408, 425, 429, 500, 502, 503, 504, 599] {
-            assert!(matches!(answered(status), Outcome::Later(..)), "{status}");
-        }
-        for (status, of_one) in
-            [(400, true), (413, true), (422, true), (401, false), (404, false), (410, false)]
-        {
-            assert!(matches!(answered(status), Outcome::Refused(_, one) if one == of_one), "{status}");
-        }
-        let Outcome::Later(why, _) = answered(302) else { panic!("a redirect is not followed") };
-        assert!(why.contains("redirect") && !why.contains("hunter2"), "{why}");
-        let wait = Some(Duration::from_secs(9));
-        let busy = outcome_of(
-            &Answer { status: 503, retry_after: wait, body: Ok(Bytes::new()) },
-            "https://e.example/",
-        );
-        assert!(matches!(busy, Outcome::Later(_, told) if told == wait));
-    }
-
-    #[test]
-    fn a_batch_is_one_object_in_the_order_of_events() {
-        let event = |n: i64| Waiting { n, ts: 1_700_000_000_000 + n as u64, body: format!("{{\"n\":{n}}}") };
-        let body = body_of(&[event(1), event(2)]);
-        let expected = "{\"type\":\"roomcast.events\",\"timestamp\":\"2023-11-14T22:13:20.002Z\",\
-                        \"data\":{\"events\":[{\"n\":1},{\"n\":2}]}}";
-        assert_eq!(body, expected);
-        assert!(serde_json::from_slice::<serde_json::Value>(&body).is_ok());
-    }
 }

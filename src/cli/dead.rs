@@ -2,6 +2,7 @@
 //! events that a backend never took. Works beside a running server. Knows where they lie and how each kind goes back to its queue.
 
 use std::io::Write;
+use std::net::SocketAddr;
 
 use actix_rt::System;
 use clap::{Args, Subcommand};
@@ -129,11 +130,15 @@ struct RedisLetters {
 impl<'a> Letters<'a> {
     async fn open(config: &'a Config) -> Result<Letters<'a>, Failure> {
         let wrong = |error: String| Failure::new(WRONG_USE, error);
-        let (mut store, mut spool) = (None, None);
-        if let Some(place) = config.store.place().map_err(wrong)? {
-            store = letters_in(&place)?;
-            spool = SpoolLetters::open(&place.hooks_file()).map_err(failed)?;
-        }
+        let store = match config.store.place().map_err(wrong)? {
+            Some(place) => letters_in(&place)?,
+            None => None,
+        };
+        let port = config.server.addresses().map_err(wrong)?.first().map_or(0, SocketAddr::port);
+        let spool = match config.hooks_file(&config.server.node_name(port)).map_err(wrong)? {
+            Some(file) => SpoolLetters::open(&file).map_err(failed)?,
+            None => None,
+        };
         let redis = match config.redis.link().map_err(wrong)? {
             Some(link) => Some(RedisLetters::open(link, config).await?),
             None => None,

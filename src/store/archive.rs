@@ -3,7 +3,6 @@
 //! threads. Both may block, so no actor calls them.
 
 use std::fmt;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -11,6 +10,7 @@ use crate::chat::entry::{Entry, Kind};
 use crate::chat::history::PageFrom;
 use crate::chat::message::{Epoch, Offset};
 use crate::chat::names::{MessageId, RoomName, UserName};
+use crate::store::outgoing::OutgoingWriter;
 use crate::store::record::{Item, Letter, Lsn, Record, SessionNote};
 
 /// Why an archive could not do something, for people; ends with what to do.
@@ -57,7 +57,7 @@ impl From<ArchiveError> for OpenError {
 }
 
 /// The writing side. One per store.
-pub trait Archive: Send {
+pub trait Archive: OutgoingWriter + Send {
     /// Number of the last record that has been applied; 0 for none.
     fn applied(&self) -> Lsn;
 
@@ -75,11 +75,6 @@ pub trait Archive: Send {
 
     /// A reading side of its own, for another thread.
     fn reader(&self) -> Result<Box<dyn ArchiveReader>, ArchiveError>;
-
-    /// How long records may be gathered before they are applied together.
-    fn linger(&self) -> Duration {
-        Duration::from_millis(250)
-    }
 }
 
 /// A place in the stream of what a partition's rooms accept: it rises, first by `epoch`, then by `n`.

@@ -230,6 +230,12 @@ impl Spool {
         self.state().forget(upto).map_err(|error| self.explain("write to", error))
     }
 
+    /// Takes events, each with its time, that can never be posted: they are dead letters.
+    pub fn bury(&self, events: &[(u64, String)], reason: &str) -> Result<(), ArchiveError> {
+        let buried = self.state().bury(&self.wants, events, reason);
+        buried.map_err(|error| self.explain("write to", error))
+    }
+
     /// Events up to a number that happened before a time, Unix milliseconds, go among those that have failed. Returns
     /// how many.
     pub fn give_up(&self, upto: i64, before: u64, reason: &str) -> Result<usize, ArchiveError> {
@@ -277,6 +283,21 @@ impl State {
         }
         self.levels = levels;
         self.applied = applied.or(self.applied);
+        Ok(())
+    }
+
+    fn bury(&mut self, wants: &Wants, events: &[(u64, String)], reason: &str) -> Result<(), rusqlite::Error> {
+        let tx = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
+        let mut levels = self.levels;
+        for (ts, body) in events {
+            // 0: none of those that have waited here.
+            let sql = "INSERT INTO failed (event, ts, reason, bytes, body) VALUES (0, ?1, ?2, ?3, ?4)";
+            tx.prepare_cached(sql)?.execute((stored(*ts), reason, body.len() as i64, body))?;
+            levels.failed_bytes += body.len() as u64;
+        }
+        make_room(&tx, wants.bytes_max, &mut levels)?;
+        tx.commit()?;
+        self.levels = levels;
         Ok(())
     }
 

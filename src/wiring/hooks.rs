@@ -1,5 +1,6 @@
 //! Opens and ends what a backend is told and asked by. Called by the wiring alone.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -12,16 +13,20 @@ use tokio::time::timeout;
 
 use crate::actors::chat_server::{Tap, Telling};
 use crate::actors::hook_poster::{HookPoster, HookPosterParts, wait_until_empty};
+use crate::chat::names::RoomName;
 use crate::clock;
 use crate::config::Config;
 use crate::config::backing::Backing;
+use crate::forwards::feed::Wanted;
 use crate::hooks::figures::{AllAskFigures, AskFigures, PostFigures};
 use crate::hooks::post::Post;
 use crate::hooks::question::Questions;
 use crate::hooks::settings::{Event, HooksSettings, patterns};
 use crate::hooks::signature::Keys;
+use crate::hooks::target::{HookTarget, HookTargetParts};
 use crate::metrics::Metrics;
 use crate::metrics::sheet::Sheet;
+use crate::store::archive::ArchiveError;
 use crate::store::record::Record;
 use crate::store::spool::{Spool, Wants};
 use crate::wiring::ServeError;
@@ -34,14 +39,24 @@ const TAPPED_MAX: usize = 1_000;
 /// What hooks need, open; nothing is posted yet.
 pub struct Hooks {
     spool: Option<Arc<Spool>>,
-    /// The spool ends with the process.
-    fleeting: bool,
+    filled: Filled,
     figures: Arc<PostFigures>,
     asked: Arc<AllAskFigures>,
     settings: HooksSettings,
     message_bytes: usize,
     /// Records that did not get into a spool in memory.
     untapped: Arc<AtomicU64>,
+}
+
+/// How events get into the spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filled {
+    /// All, with the archive of this node's own.
+    ByJournal,
+    /// All, by a tap; it ends with the process.
+    InMemory,
+    /// Those of sessions, by a tap; entries of rooms come from Redis.
+    BesideRedis,
 }
 
 /// What posts.
@@ -54,23 +69,22 @@ pub struct Posting {
 
 impl Hooks {
     /// Opens the spool, if something is to be posted.
-    pub fn open(config: &Config) -> Result<Hooks, ServeError> {
+    pub fn open(config: &Config, node: &str) -> Result<Hooks, ServeError> {
         let settings = config.hooks.clone();
-        let (mut spool, mut fleeting) = (None, false);
+        let filled = match config.backing().map_err(ServeError::Config)? {
+            Backing::Store(_) => Filled::ByJournal,
+            Backing::Memory => Filled::InMemory,
+            Backing::Redis(_) => Filled::BesideRedis,
+        };
+        let mut spool = None;
         if settings.is_used() {
-            let wants = wants_of(&settings);
-            let opened = match config.backing().map_err(ServeError::Config)? {
-                Backing::Store(place) => Spool::open(&place.hooks_file(), wants),
-                Backing::Memory | Backing::Redis(_) => {
-                    fleeting = true;
-                    Spool::in_memory(wants)
-                }
-            };
+            let file = config.hooks_file(node).map_err(ServeError::Config)?;
+            let opened = open_spool(file.as_deref(), wants_of(&settings), filled);
             spool = Some(Arc::new(opened.map_err(|error| ServeError::System(format!("hooks: {error}")))?));
         }
         Ok(Hooks {
             spool,
-            fleeting,
+            filled,
             figures: Arc::default(),
             asked: Arc::default(),
             settings,
@@ -81,15 +95,45 @@ impl Hooks {
 
     /// What a store fills beside its archive.
     pub fn spool(&self) -> Option<Arc<Spool>> {
-        self.spool.clone().filter(|_| !self.fleeting)
+        self.spool.clone().filter(|_| self.filled == Filled::ByJournal)
+    }
+
+    /// The rooms whose entries come from Redis to be posted; none where they come another way, or not at all.
+    pub fn wanted(&self) -> Option<Wanted> {
+        let is_wanted = self.filled == Filled::BesideRedis && self.settings.wants(Event::OnMessage);
+        let rooms = patterns(&self.settings.rooms);
+        let wanted = move |room: &RoomName| rooms.iter().any(|pattern| pattern.matches(room.as_str()));
+        is_wanted.then(|| Arc::new(wanted) as Wanted)
+    }
+
+    /// Posts entries that come from Redis.
+    pub fn target(&self) -> Result<HookTarget, ServeError> {
+        let spool = self.spool.clone();
+        let spool = spool.ok_or_else(|| ServeError::System("hooks: nothing is to be posted".into()))?;
+        let HooksSettings { url, batch, keep, .. } = &self.settings;
+        Ok(HookTarget::new(HookTargetParts {
+            post: self.post()?,
+            url: url.clone(),
+            batch: *batch,
+            keep_ms: keep.millis(),
+            spool,
+            figures: self.figures.clone(),
+        }))
+    }
+
+    fn post(&self) -> Result<Post, ServeError> {
+        let HooksSettings { secret, timeout, .. } = &self.settings;
+        let keys =
+            Keys::read(secret).map_err(|error| ServeError::Config(format!("hooks.secret: {error}")))?;
+        Ok(Post::new(keys, timeout.duration(), self.settings.reach()))
     }
 
     /// What the chat server tells.
     pub fn telling(&self) -> Result<Option<Telling>, ServeError> {
         let Some(spool) = &self.spool else { return Ok(None) };
-        let tap = match self.fleeting {
-            true => Some(tap_into(spool.clone(), self.untapped.clone())?),
-            false => None,
+        let tap = match self.filled {
+            Filled::ByJournal => None,
+            Filled::InMemory | Filled::BesideRedis => Some(tap_into(spool.clone(), self.untapped.clone())?),
         };
         Ok(Some(Telling {
             opens: self.settings.wants(Event::OnOpen),
@@ -116,12 +160,10 @@ impl Hooks {
             metrics.add(Box::new(move |sheet| write_asked(sheet, &asked)));
         }
         let Some(spool) = self.spool.clone() else { return Ok(None) };
-        let HooksSettings { url, secret, batch, timeout, keep, .. } = &self.settings;
-        let keys =
-            Keys::read(secret).map_err(|error| ServeError::Config(format!("hooks.secret: {error}")))?;
+        let HooksSettings { url, batch, keep, .. } = &self.settings;
         let parts = HookPosterParts {
             spool: spool.clone(),
-            post: Post::new(keys, timeout.duration(), self.settings.reach()),
+            post: self.post()?,
             url: url.clone(),
             batch: *batch,
             keep_ms: keep.millis(),
@@ -131,7 +173,7 @@ impl Hooks {
         metrics.add(Box::new(move |sheet| write_posted(sheet, &figures, untapped.load(Relaxed))));
         let (stop, stopped) = watch::channel(false);
         let task = actix_rt::spawn(HookPoster::new(parts).run(stopped));
-        Ok(Some(Posting { stop, task, spool, fleeting: self.fleeting }))
+        Ok(Some(Posting { stop, task, spool, fleeting: self.filled == Filled::InMemory }))
     }
 }
 
@@ -150,6 +192,17 @@ impl Posting {
             );
         }
     }
+}
+
+/// The spool of a file, or one in memory.
+fn open_spool(file: Option<&Path>, wants: Wants, filled: Filled) -> Result<Spool, ArchiveError> {
+    let Some(file) = file else { return Spool::in_memory(wants) };
+    let spool = Spool::open(file, wants)?;
+    if filled == Filled::BesideRedis {
+        // Where a journal fills it, this is done behind what the journal still has.
+        spool.end_sessions()?;
+    }
+    Ok(spool)
 }
 
 fn wants_of(settings: &HooksSettings) -> Wants {

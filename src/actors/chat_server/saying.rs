@@ -135,6 +135,9 @@ impl ChatServer {
         self.expect_ack(&shown.to);
         if !self.keeping.lasts() {
             self.tap(&record);
+            if let (Some(exit), Record::Entry(entry)) = (&self.settings.exit, &record) {
+                exit.push(entry);
+            }
             self.rooms.promise(key, ts, 0, id);
             return self.show(0, shown);
         }

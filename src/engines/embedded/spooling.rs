@@ -3,15 +3,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::store::archive::{Archive, ArchiveError, ArchiveReader, Forgotten, Keep};
 use crate::store::journal;
+use crate::store::outgoing::{Leaving, Number, OutgoingReader, OutgoingWriter};
 use crate::store::record::{Item, Lsn};
 use crate::store::spool::Spool;
-
-/// How long records may be gathered: somebody waits to hear of them.
-const LINGER: Duration = Duration::from_millis(5);
 
 /// Says behind which record the journal is to be read, so that both get all that they lack. `applied` is how far the
 /// archive is.
@@ -60,6 +57,20 @@ impl Spooled {
     }
 }
 
+impl OutgoingWriter for Spooled {
+    fn begin_outgoing(&mut self, leaving: Leaving) -> Result<Vec<Number>, ArchiveError> {
+        self.archive.begin_outgoing(leaving)
+    }
+
+    fn note_outgoing(&mut self, upto: &[(String, Number)]) -> Result<(), ArchiveError> {
+        self.archive.note_outgoing(upto)
+    }
+
+    fn outgoing(&self) -> Result<Box<dyn OutgoingReader>, ArchiveError> {
+        self.archive.outgoing()
+    }
+}
+
 impl Archive for Spooled {
     fn applied(&self) -> Lsn {
         self.archive.applied()
@@ -82,9 +93,5 @@ impl Archive for Spooled {
 
     fn reader(&self) -> Result<Box<dyn ArchiveReader>, ArchiveError> {
         self.archive.reader()
-    }
-
-    fn linger(&self) -> Duration {
-        LINGER
     }
 }
