@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use roomcast_rig::backend::{Backend, Reply, status};
 use serde_json::{Value, json};
 
-use crate::stage::backend::{Backend, Reply, status};
 use crate::stage::eventually;
 use crate::stage::hall::Hall;
 

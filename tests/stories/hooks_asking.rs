@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use roomcast_rig::backend::{Backend, Posted, Reply, refuses, says, status};
 use serde_json::{Value, json};
 
-use crate::stage::backend::{Backend, Posted, Reply, refuses, says, status};
 use crate::stage::guest::{Guest, Line};
 use crate::stage::hall::Hall;
 use crate::stage::polls::{Link, read};

@@ -8,10 +8,10 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use roomcast_rig::backend::{Backend, SECRET};
 use roomcast_rig::server::free_port;
 use serde_json::{Value, json};
 
-use crate::stage::backend::{Backend, SECRET};
 use crate::stage::eventually;
 use crate::stage::hall::Hall;
 

@@ -1,7 +1,6 @@
 //! What the stories are played with: the hall (a server process), guests (chat users), wires (raw
 //! WebSocket clients), tokens and views of a log. Knows nothing of any single story.
 
-pub mod backend;
 pub mod events;
 pub mod guest;
 pub mod hall;

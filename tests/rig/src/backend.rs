@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -12,9 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use roomcast_rig::server::free_port;
-
-use super::eventually;
+use crate::eventually;
+use crate::server::free_port;
 
 /// The secret of every backend: 32 bytes, made for stories alone.
 pub const SECRET: &str = "whsec_c3RvcmllcyBhcmUgc2lnbmVkIHdpdGggdGhpcyE=";
@@ -22,8 +22,11 @@ pub const SECRET: &str = "whsec_c3RvcmllcyBhcmUgc2lnbmVkIHdpdGggdGhpcyE=";
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub struct Posted {
+    /// Where to.
     pub path: String,
+    /// As they were written.
     pub headers: Vec<(String, String)>,
+    /// What was posted.
     pub body: String,
     /// What it was answered with; none while it is not.
     pub status: Option<u16>,
@@ -59,11 +62,13 @@ pub fn says(answer: &Value) -> Reply {
 }
 
 impl Posted {
+    /// The value of a header; fails when it is not there.
     pub fn header(&self, name: &str) -> &str {
         let found = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         found.map_or_else(|| panic!("no header {name}: {self:?}"), |(_, value)| value)
     }
 
+    /// The body as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
     }
@@ -80,7 +85,7 @@ impl Posted {
         let text = format!("{id}.{time}.{}", self.body);
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), text.as_bytes());
         assert_eq!(self.header("webhook-signature"), format!("v1,{}", BASE64.encode(tag)), "{self:?}");
-        let age = super::tokens::now().abs_diff(time.parse().expect("seconds"));
+        let age = now().abs_diff(time.parse().expect("seconds"));
         assert!(age < 60, "signed {age} s ago or ahead");
         assert_eq!(self.header("content-type"), "application/json");
     }
@@ -144,6 +149,7 @@ impl Backend {
         [format!("hooks.secret={SECRET}"), "hooks.private_addresses=true".to_owned()]
     }
 
+    /// Its address with a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
@@ -169,7 +175,7 @@ impl Backend {
 
     /// Waits for an event that fits.
     pub async fn hears(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        let found = || async { self.events().into_iter().find(&fits) };
+        let found = async || self.events().into_iter().find(&fits);
         eventually(&format!("{what}; it has heard {:#?}", Brief(&self.events())), found).await
     }
 
@@ -181,8 +187,13 @@ impl Backend {
 
     /// Waits for a request that fits.
     pub async fn is_asked(&self, what: &str, fits: impl Fn(&Posted) -> bool) -> Posted {
-        eventually(what, || async { self.posted().into_iter().find(&fits) }).await
+        eventually(what, async || self.posted().into_iter().find(&fits)).await
     }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is right").as_secs()
 }
 
 /// The events of a list in a few words.
