@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod engines;
 pub mod forwards;
+pub mod hooks;
 pub mod http;
 pub mod http_client;
 pub mod limits;

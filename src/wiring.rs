@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::actors::admission::Admission;
-use crate::actors::chat_server::{ChatServer, ChatSettings, Handlers, Opening, StoreHealth};
+use crate::actors::chat_server::{ChatServer, ChatSettings, Handlers, Opening, StoreHealth, Telling};
 use crate::actors::events;
 use crate::actors::hub::{Core, Hub, HubLimits};
 use crate::actors::letters::{Depart, Drain, Finish, Hello};
@@ -56,11 +56,13 @@ use crate::transports::websocket::Door;
 
 use alone::Claim;
 use forwards::{Exit, Forwards};
+use hooks::Hooks;
 use queues::Queues;
 
 mod alone;
 mod filling;
 mod forwards;
+mod hooks;
 mod queues;
 mod sources;
 
@@ -192,6 +194,8 @@ struct Plan {
     raw_paths: Vec<String>,
     handlers: Mutex<Option<Handlers>>,
     opened: Mutex<Option<Opening>>,
+    hooks: Hooks,
+    telling: Mutex<Option<Telling>>,
     searchable: bool,
     /// Where copies of entries leave rooms that live in memory.
     memory_exit: Option<MemoryExit>,
@@ -246,6 +250,7 @@ impl Plan {
             rooms: self.config.rooms.clone(),
             limits: limits.clone(),
             metrics: self.metrics.clone(),
+            questions: self.hooks.questions().map(Rc::new),
         });
         let ready = self.ready.clone();
         let door = Rc::new(Door {
@@ -276,7 +281,9 @@ impl Plan {
         let handlers =
             self.handlers.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
         let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner).take();
-        ChatServer::new(settings, handlers, self.metrics.clone(), opened, self.store.clone()).start()
+        let telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let chat = ChatServer::new(settings, handlers, self.metrics.clone(), opened, self.store.clone());
+        chat.telling(telling).start()
     }
 
     fn http_house(&self, worker: &Worker) -> House {
@@ -304,7 +311,11 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let workers = config.server.worker_count();
     let (up, all_up) = mpsc::unbounded_channel();
-    let Behind { opening, has_graves, searchable, filler, exit } = open_rooms(&config)?;
+    let port = addresses.first().map_or(0, SocketAddr::port);
+    let node = config.server.node_name(port);
+    let hooks = Hooks::open(&config, &node)?;
+    let telling = Mutex::new(hooks.telling()?);
+    let Behind { opening, has_graves, searchable, filler, exit } = open_rooms(&config, &hooks)?;
     let plan = Arc::new(Plan {
         metrics: Metrics::new(workers),
         ready: Arc::default(),
@@ -316,6 +327,8 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         handlers: Mutex::new(Some(handlers)),
         keeps_sessions: opening.is_some(),
         opened: Mutex::new(opening),
+        hooks,
+        telling,
         searchable,
         memory_exit: exit.memory().cloned(),
         store: Arc::default(),
@@ -333,22 +346,24 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         plan.ready.add("keys", Box::new(check));
         actix_rt::spawn(keys.keep_fresh(Default::default()));
     }
-    if let Some(claim) = claim_to_be_alone(&plan.config, addresses.first().map_or(0, SocketAddr::port))? {
+    if let Some(claim) = claim_to_be_alone(&plan.config, port)? {
         claim.hold(&plan.ready).await?;
     }
     let filler = filler.map(|filler| filling::watch(filler, &plan.metrics));
     let server = start(&plan, listeners, workers)?;
     let chat = wait_for_workers(all_up, workers).await?;
-    let port = addresses.first().map_or(0, SocketAddr::port);
-    let node = plan.config.server.node_name(port);
     crate::log::set_node(&node);
     let pushes = chat.clone().recipient();
     let graves = has_graves.then(|| chat.clone().recipient());
     let queues = queues::start(&plan.config, &pushes, graves.as_ref(), &node, &plan.metrics, &plan.ready)?;
-    let forwards = forwards::start(&plan.config, &exit, graves.as_ref(), &plan.metrics)?;
+    let forwards = forwards::start(&plan.config, &exit, graves.as_ref(), &plan.metrics, &plan.hooks)?;
+    let posting = plan.hooks.start(&plan.metrics)?;
     greet(&startup_lines(&plan.config, &addresses, queues.door_address), plan.config.log.format);
     wait_for_signal().await?;
     stop(&plan, &chat, &queues, &forwards, server).await;
+    if let Some(posting) = posting {
+        posting.stop(plan.config.hooks.timeout.duration()).await;
+    }
     if let Some(filler) = filler {
         let ended = tokio::task::spawn_blocking(move || Arc::into_inner(filler).map(Filler::stop));
         if timeout(FINISH_TIME_MIN, ended).await.is_err() {
@@ -390,22 +405,23 @@ fn claim_to_be_alone(config: &Config, port: u16) -> Result<Option<Claim>, ServeE
 }
 
 /// Opens what stands behind the rooms; a store with what the last process left in it.
-fn open_rooms(config: &Config) -> Result<Behind, ServeError> {
+fn open_rooms(config: &Config, hooks: &Hooks) -> Result<Behind, ServeError> {
     match config.backing().map_err(ServeError::Config)? {
         Backing::Memory => Ok(Behind { exit: forwards::exit_of_memory(config), ..Behind::nothing() }),
         Backing::Store(place) => {
             let (opened, departures) =
-                embedded::open(&place, keep_of(config), forwards::leaving_of(config)).map_err(cannot_open)?;
+                embedded::open(&place, keep_of(config), forwards::leaving_of(config), hooks.spool())
+                    .map_err(cannot_open)?;
             let (opening, exit) =
                 (Some(Opening::Store(opened)), departures.map_or(Exit::Closed, Exit::Store));
             Ok(Behind { opening, has_graves: true, searchable: true, exit, ..Behind::nothing() })
         }
-        Backing::Redis(archive) => open_service(config, archive.as_deref()),
+        Backing::Redis(archive) => open_service(config, archive.as_deref(), hooks),
     }
 }
 
 /// Rooms in Redis, and what brings them to the archive, if there is one.
-fn open_service(config: &Config, archive: Option<&PostgresUrl>) -> Result<Behind, ServeError> {
+fn open_service(config: &Config, archive: Option<&PostgresUrl>, hooks: &Hooks) -> Result<Behind, ServeError> {
     let link = config.redis.link().map_err(ServeError::Config)?;
     let link = link.ok_or_else(|| ServeError::Config("engine.kind: \"redis\" needs redis.url".into()))?;
     let prefix = config.redis.prefix.clone();
@@ -430,7 +446,7 @@ fn open_service(config: &Config, archive: Option<&PostgresUrl>) -> Result<Behind
         let rule = rooms.of(name);
         RoomKeep { history: rule.history, keep_ms: rule.keep_ms, dedup_ms: rule.dedup_window_ms }
     };
-    let (exit, leaving) = forwards::exit_of_redis(config, &link);
+    let (exit, leaving) = forwards::exit_of_redis(config, &link, hooks);
     behind.exit = exit;
     let settings = redis::Settings { link, prefix, keep: Box::new(keep), archive: reading, leaving };
     let start = redis::open(settings).map_err(|bad| ServeError::Config(format!("redis.prefix: {bad}")))?;

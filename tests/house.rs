@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms and files of `src/` with their floors. A folder stands for all files in it.
-const FLOORS: [(&str, u8); 22] = [
+const FLOORS: [(&str, u8); 23] = [
     ("main", 9),
     ("cli", 8),
     ("wiring", 7),
@@ -15,6 +15,7 @@ const FLOORS: [(&str, u8); 22] = [
     ("config", 5),
     ("actors", 4),
     ("engines", 3),
+    ("hooks", 3),
     ("store", 2),
     ("protocols", 2),
     ("sources", 2),

@@ -38,7 +38,7 @@ use crate::forwards::memory::MemoryExit;
 use crate::metrics::Metrics;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::websocket::frame::{Opcode, encode_frame, payload_of};
-use crate::store::record::{Cursor, Lsn, Record};
+use crate::store::record::{Cursor, Happened, Lsn, Record};
 
 use altering::Erasing;
 use behind::{Behind, Fed};
@@ -60,9 +60,11 @@ mod proposing;
 mod restoring;
 mod saying;
 mod state;
+mod telling;
 mod work;
 
 pub use keeping::StoreHealth;
+pub use telling::{Tap, Telling};
 
 /// Pause between two looks at what ends by itself.
 const BEAT: Duration = Duration::from_millis(250);
@@ -213,6 +215,8 @@ pub struct ChatServer {
     receipts: BTreeSet<RoomKey>,
     /// Readers who have seen more than this node.
     ahead: Vec<ahead::Ahead>,
+    /// What a backend is told; none when there is no backend to tell.
+    telling: Option<Telling>,
     line: Vec<u8>,
 }
 
@@ -259,6 +263,7 @@ impl ChatServer {
             uncounted: HashMap::default(),
             receipts: BTreeSet::new(),
             ahead: Vec::new(),
+            telling: None,
             line: Vec::new(),
         };
         chat.restore();
@@ -460,6 +465,7 @@ impl Handler<Failed> for ChatServer {
             Some(Seat::Raw { handler, .. }) => Some(*handler),
             _ => None,
         };
+        self.tell_backend(failed.connection, || Happened::Failed(failed.error.as_str().into()));
         self.call(&peer, raw, |handler, effects| handler.on_error(&peer, &failed.error, effects));
     }
 }

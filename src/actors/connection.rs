@@ -151,6 +151,8 @@ pub struct Connection {
     /// What the session has to be told.
     pub nudges: Nudges,
     letters: u32,
+    /// An answer is waited for before anything more is read.
+    held: bool,
     ending: Option<Ending>,
     link: Link,
     reader: Option<Waker>,
@@ -173,6 +175,7 @@ impl Connection {
             give_up_at_ms: 0,
             nudges: Nudges::default(),
             letters: 0,
+            held: false,
             ending: None,
             link,
             reader: None,
@@ -220,6 +223,18 @@ impl Connection {
         }
     }
 
+    /// Nothing more is read until an answer is there; it counts as a letter.
+    pub fn hold(&mut self) {
+        self.held = true;
+        self.letter_sent();
+    }
+
+    /// The answer is there. [`Connection::letter_done`] follows.
+    pub fn let_go(&mut self) {
+        self.held = false;
+        self.wake();
+    }
+
     /// Counts a letter to the chat server.
     pub fn letter_sent(&mut self) {
         self.letters += 1;
@@ -253,7 +268,7 @@ impl Connection {
     /// Whether another letter may be sent. A raw connection waits for each, so that its order and its memory
     /// are bounded by one message.
     pub fn may_send_letter(&self) -> bool {
-        self.letters < if self.raw { 1 } else { LETTERS_MAX }
+        !self.held && self.letters < if self.raw { 1 } else { LETTERS_MAX }
     }
 
     /// Reads what has come; 0 is the end.

@@ -354,10 +354,7 @@ impl Core {
             },
             ToHub::Done(connection) => {
                 if let Some(connection) = self.find(connection) {
-                    let ending = connection.borrow_mut().letter_done();
-                    if let Some(ending) = ending {
-                        self.end(&connection, ending);
-                    }
+                    self.letter_done(&connection);
                 }
             }
             ToHub::Close { connection, goodbye } => {

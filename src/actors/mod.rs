@@ -7,6 +7,7 @@ pub mod chat_server;
 pub mod connection;
 pub mod events;
 pub mod forwarder;
+pub mod hook_poster;
 pub mod hub;
 pub mod letters;
 pub mod outbox;

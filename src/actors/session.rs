@@ -20,6 +20,7 @@ use crate::auth::token::{TokenProblem, Verifier};
 use crate::chat::client::Pace;
 use crate::chat::permission::Identity;
 use crate::chat::settings::RoomsSettings;
+use crate::hooks::question::{Questions, Visitor};
 use crate::limits::Limits;
 use crate::log::{ACCESS, is_access_logged, user_hash};
 use crate::metrics::Metrics;
@@ -29,11 +30,13 @@ use crate::protocols::websocket::codec::Decoder;
 
 mod asking;
 mod errands;
+mod gate;
 mod identity;
 mod reader;
 mod reading;
 
 pub use errands::{Entrance, Errand};
+use gate::Gate;
 use identity::Claim;
 pub use identity::guest_named;
 pub use reader::Heard;
@@ -70,6 +73,8 @@ pub struct SessionHouse {
     pub limits: Limits,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Asks a backend before something happens; none when nothing is asked.
+    pub questions: Option<Rc<Questions>>,
 }
 
 impl SessionHouse {
@@ -98,6 +103,8 @@ pub enum Arrival {
         user: Option<String>,
         /// Whether it may come without a token.
         guest: bool,
+        /// What a backend is told of it, if it is asked.
+        visitor: Option<Box<Visitor>>,
     },
     /// Over HTTP, where the request has said already who it is and what it wants.
     Http(Box<Entrance>),
@@ -117,6 +124,10 @@ struct Native {
     tokens: Pace,
     warned: bool,
     asks: Vec<Ask>,
+    /// What waits for a backend's answer; none while nothing does.
+    gate: Option<Box<Gate>>,
+    /// What a backend is told of the client before it comes in.
+    visitor: Option<Box<Visitor>>,
 }
 
 /// The actor.
@@ -158,6 +169,8 @@ impl Session {
                 tokens: Pace::new(TOKENS_PER_SECOND, now),
                 warned: false,
                 asks: Vec::new(),
+                gate: None,
+                visitor: None,
             })),
         };
         Session::create(move |ctx| {
@@ -175,8 +188,11 @@ impl Session {
         })
     }
 
-    fn arrive(&mut self, arrival: Arrival) {
+    fn arrive(&mut self, mut arrival: Arrival) {
         let connection = self.connection.borrow().id;
+        if let (Mind::Native(native), Arrival::Native { visitor, .. }) = (&mut self.mind, &mut arrival) {
+            native.visitor = visitor.take();
+        }
         match arrival {
             Arrival::Raw(handler, uri) => self.house.chat.do_send(OpenRaw { connection, handler, uri }),
             Arrival::Http(entrance) => self.enter(*entrance),
@@ -257,7 +273,7 @@ fn now_unix() -> u64 {
 impl Actor for Session {
     type Context = actix::Context<Session>;
 
-    fn started(&mut self, _: &mut Self::Context) {
+    fn started(&mut self, ctx: &mut Self::Context) {
         if let Some(first) = self.early.take() {
             let (arrival, mut early) = *first;
             self.guarded(|session| {
@@ -266,13 +282,15 @@ impl Actor for Session {
                     session.read(&mut early);
                 }
             });
+            self.ask_backend(ctx);
         }
     }
 }
 
 impl StreamHandler<Heard> for Session {
-    fn handle(&mut self, heard: Heard, _: &mut Self::Context) {
+    fn handle(&mut self, heard: Heard, ctx: &mut Self::Context) {
         self.guarded(|session| session.heard_all(heard));
+        self.ask_backend(ctx);
     }
 
     fn finished(&mut self, ctx: &mut Self::Context) {

@@ -1,7 +1,8 @@
-//! `roomcast dead`: the items that could never be said, those of the lists in Redis and those of the store. Works
-//! beside a running server. Knows where they lie and how each kind goes back to its queue.
+//! `roomcast dead`: the items that could never be said, those of the lists in Redis and those of the store, and the
+//! events that a backend never took. Works beside a running server. Knows where they lie and how each kind goes back to its queue.
 
 use std::io::Write;
+use std::net::SocketAddr;
 
 use actix_rt::System;
 use clap::{Args, Subcommand};
@@ -17,6 +18,7 @@ use crate::store::letters::Letters as StoredLetters;
 use crate::store::place::StorePlace;
 use crate::store::postgres::letters::PostgresLetters;
 use crate::store::record::Letter;
+use crate::store::spool::letters::{SOURCE as HOOKS, SpoolLetters};
 use crate::store::sqlite::letters::SqliteLetters;
 
 mod door;
@@ -105,12 +107,15 @@ enum Place {
     /// Beside the list with this number.
     List(usize),
     Store,
+    /// Beside the store, with the events that wait for a backend.
+    Spool,
 }
 
 /// All dead letters that the configuration knows of.
 struct Letters<'a> {
     redis: Option<RedisLetters>,
     store: Option<Box<dyn StoredLetters>>,
+    spool: Option<SpoolLetters>,
     door: &'a DoorSettings,
     lists: Vec<&'a str>,
 }
@@ -129,12 +134,17 @@ impl<'a> Letters<'a> {
             Some(place) => letters_in(&place)?,
             None => None,
         };
+        let port = config.server.addresses().map_err(wrong)?.first().map_or(0, SocketAddr::port);
+        let spool = match config.hooks_file(&config.server.node_name(port)).map_err(wrong)? {
+            Some(file) => SpoolLetters::open(&file).map_err(failed)?,
+            None => None,
+        };
         let redis = match config.redis.link().map_err(wrong)? {
             Some(link) => Some(RedisLetters::open(link, config).await?),
             None => None,
         };
         let lists = config.queue.lists.iter().map(|list| list.name.as_str()).collect();
-        Ok(Letters { redis, store, door: &config.queue.door, lists })
+        Ok(Letters { redis, store, spool, door: &config.queue.door, lists })
     }
 
     /// The newest of both kinds, newest first.
@@ -143,6 +153,9 @@ impl<'a> Letters<'a> {
             Some(store) => store.list(n).map_err(failed)?.iter().map(dead_letter).collect(),
             None => Vec::new(),
         };
+        if let Some(spool) = &mut self.spool {
+            all.extend(spool.list(n).map_err(failed)?.iter().map(dead_letter));
+        }
         if let Some(redis) = &mut self.redis {
             for place in 0..redis.lists.len() {
                 all.extend(redis.newest(place, n).await?);
@@ -159,6 +172,11 @@ impl<'a> Letters<'a> {
             && let Some(letter) = store.show(id).map_err(failed)?
         {
             return Ok((Place::Store, dead_letter(&letter)));
+        }
+        if let Some(spool) = &mut self.spool
+            && let Some(letter) = spool.show(id).map_err(failed)?
+        {
+            return Ok((Place::Spool, dead_letter(&letter)));
         }
         if let Some(redis) = &mut self.redis {
             for place in 0..redis.lists.len() {
@@ -230,11 +248,20 @@ impl<'a> Letters<'a> {
         if let Some(store) = &mut self.store {
             all.extend(store.ids().map_err(failed)?.into_iter().map(|id| (Place::Store, id)));
         }
+        if let Some(spool) = &mut self.spool {
+            all.extend(spool.ids().map_err(failed)?.into_iter().map(|id| (Place::Spool, id)));
+        }
         Ok(all)
     }
 
     /// `false`: the letter is gone already.
     async fn act(&mut self, place: Place, id: &str, act: Act) -> Result<bool, Failure> {
+        if let (Place::Spool, Some(spool)) = (place, &mut self.spool) {
+            return match act {
+                Act::Requeue => post_again(spool, id),
+                Act::Drop => spool.remove(id).map_err(failed),
+            };
+        }
         match (place, &mut self.redis, &mut self.store) {
             (Place::List(place), Some(redis), _) => {
                 let list = &redis.lists[place];
@@ -276,6 +303,23 @@ fn came_through<'a>(lists: &[&str], source: &'a str, id: &str) -> Result<&'a str
         source.escape_debug()
     );
     Err(Failure::new(FAILED, text))
+}
+
+/// Behind all events that wait; the running server finds it there.
+fn post_again(spool: &mut SpoolLetters, id: &str) -> Result<bool, Failure> {
+    if spool.post_again(id).map_err(failed)? {
+        return Ok(true);
+    }
+    match spool.show(id).map_err(failed)? {
+        None => Ok(false),
+        Some(_) => Err(Failure::new(
+            FAILED,
+            format!(
+                "{} of {HOOKS} stands for events that were dropped and cannot be posted; forget it with `roomcast dead drop`",
+                id.escape_debug()
+            ),
+        )),
+    }
 }
 
 /// Through the door of the running server, which is the only one that takes items without Redis.

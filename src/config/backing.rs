@@ -1,6 +1,8 @@
 //! What stands behind the rooms: decided by `engine.kind`, `redis.url` and `store.url` together. Asked by the
 //! wiring and the command line; opens nothing.
 
+use std::path::{Path, PathBuf};
+
 use super::{Config, EngineKind, StoreSettings};
 use crate::chat::settings::Foundations;
 use crate::store::place::StorePlace;
@@ -57,12 +59,41 @@ impl Config {
     }
 }
 
+/// Where what waits for a backend lies when no store names a place.
+const HOOKS_FOLDER: &str = "data";
+
+impl Config {
+    /// The file of what is still to be told to an application's backend by the node of this name; none where that is
+    /// in memory. Where nodes share rooms each has one of its own.
+    pub fn hooks_file(&self, node: &str) -> Result<Option<PathBuf>, String> {
+        Ok(match self.backing()? {
+            Backing::Memory => None,
+            Backing::Store(place) => Some(place.hooks_file()),
+            Backing::Redis(_) => {
+                let name: String =
+                    node.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+                Some(Path::new(HOOKS_FOLDER).join(format!("roomcast.{name}.hooks.db")))
+            }
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn backing(text: &str) -> Result<Backing, String> {
         toml::from_str::<Config>(text).unwrap().backing()
+    }
+
+    #[test]
+    fn what_waits_for_a_backend_lies_beside_the_store_or_belongs_to_one_node() {
+        let file = |text: &str| toml::from_str::<Config>(text).unwrap().hooks_file("chat-1:8080").unwrap();
+        assert_eq!(file(""), Some("data/roomcast.hooks.db".into()));
+        assert_eq!(file("[store]\nurl = \"sqlite:///srv/a.db\""), Some("/srv/a.hooks.db".into()));
+        assert_eq!(file("[store]\nurl = \"postgres://ann@h/chat\""), Some("data/roomcast.hooks.db".into()));
+        assert_eq!(file("[store]\nurl = \"none\""), None);
+        assert_eq!(file("[redis]\nurl = \"redis://h\""), Some("data/roomcast.chat-1-8080.hooks.db".into()));
     }
 
     #[test]

@@ -9,12 +9,15 @@ pub mod report;
 
 use serde::{Deserialize, Serialize};
 
+use backing::Backing;
+
 use crate::auth::origin::Origins;
 use crate::auth::settings::{AuthSettings, Secret};
 use crate::auth::token::Verifier;
 use crate::auth::visitor::Proxies;
 use crate::chat::settings::RoomsSettings;
 use crate::forwards::settings::ForwardSettings;
+use crate::hooks::settings::HooksSettings;
 use crate::limits::Limits;
 use crate::log::LogSettings;
 use crate::redis_link::RedisLink;
@@ -43,6 +46,8 @@ pub struct Config {
     pub store: StoreSettings,
     /// `[queue]`: where backends push.
     pub queue: QueueSettings,
+    /// `[hooks]`: what a backend is told and asked.
+    pub hooks: HooksSettings,
     /// `[forward]`: where copies of what rooms accept go.
     pub forward: ForwardSettings,
     /// `[limits]`: how much one client, one address and one node may take.
@@ -120,6 +125,7 @@ impl Config {
         Verifier::new(&self.auth)?;
         self.rooms.check(self.backing()?.foundations())?;
         self.queue.check(self.redis.link()?.as_ref())?;
+        self.hooks.check()?;
         self.check_forward()?;
         self.limits.check()?;
         Ok(())
@@ -158,6 +164,13 @@ impl Config {
         if self.queue.door.is_open_to_the_world() {
             warnings.push(
                 "queue.door: open to other machines without a password; set queue.door.password".into(),
+            );
+        }
+        warnings.extend(self.hooks.warnings());
+        if self.hooks.is_used() && matches!(self.backing(), Ok(Backing::Memory)) {
+            warnings.push(
+                "hooks: without a store what waits for the backend is in memory and ends with the process"
+                    .into(),
             );
         }
         let rules = self.rooms.rule.iter().filter_map(|rule| rule.forward.as_ref());

@@ -24,13 +24,16 @@ use crate::store::outgoing;
 use crate::store::place::StorePlace;
 use crate::store::postgres::{self, PostgresArchive};
 use crate::store::record::{Item, Lsn, Record};
+use crate::store::spool::Spool;
 use crate::store::sqlite::SqliteArchive;
 
 use archiver::{Archiver, ToArchiver};
 use leaving::{Departures, Leaving};
+use spooling::Spooled;
 
 mod archiver;
 pub mod leaving;
+mod spooling;
 
 /// How long a question waits for the archive to have all that it must know.
 const BEHIND_MAX: Duration = Duration::from_secs(5);
@@ -78,6 +81,7 @@ pub(super) fn weight(item: &Item) -> u64 {
         Record::Entry(entry) => entry.line.len(),
         Record::Dead(letter) => letter.item.len(),
         Record::Session(note) => note.rooms.len() * 64,
+        Record::Event(event) => event.bytes(),
         Record::Seen(_) | Record::Read(_) | Record::DeadGone(_) => 0,
     };
     words as u64 + 128
@@ -104,18 +108,20 @@ struct Parts {
 }
 
 /// Opens a store. `keep` tells by a room's name what it keeps, `leaving` which entries somebody else is to get. Nothing
-/// runs before [`Opened::start`] but the thread that reads what leaves.
+/// runs before [`Opened::start`] but the thread that reads what leaves. With a spool, everything that is kept goes there
+/// too.
 pub fn open(
     place: &StorePlace,
     keep: impl Fn(&str) -> Keep + Send + 'static,
     leaving: Leaving,
+    spool: Option<Arc<Spool>>,
 ) -> Result<(Opened, Option<Departures>), OpenError> {
     let journal = place.journal_dir();
     match place {
-        StorePlace::Sqlite(file) => open_with(SqliteArchive::open(file)?, &journal, keep, leaving),
+        StorePlace::Sqlite(file) => open_with(SqliteArchive::open(file)?, &journal, keep, leaving, spool),
         // The caller may be on a thread that runs actors.
         StorePlace::Postgres(url) => {
-            postgres::apart(|| open_with(PostgresArchive::open(url)?, &journal, keep, leaving))
+            postgres::apart(|| open_with(PostgresArchive::open(url)?, &journal, keep, leaving, spool))
         }
     }
 }
@@ -126,10 +132,20 @@ pub fn open_with(
     journal_dir: &Path,
     keep: impl Fn(&str) -> Keep + Send + 'static,
     leaving: Leaving,
+    spool: Option<Arc<Spool>>,
 ) -> Result<(Opened, Option<Departures>), OpenError> {
     let applied = archive.applied();
-    let (journal, found) =
-        Journal::open(journal_dir, applied).map_err(|error| ArchiveError(error.to_string()))?;
+    let after = match &spool {
+        Some(spool) => spooling::begin(spool, journal_dir, applied)?,
+        None => applied,
+    };
+    let (journal, mut found) =
+        Journal::open(journal_dir, after).map_err(|error| ArchiveError(error.to_string()))?;
+    if let Some(spool) = &spool {
+        spooling::catch_up(spool, &found.items, journal.next() - 1)?;
+        // What the archive has as well is of no more use.
+        found.items.retain(|item| item.lsn > applied);
+    }
     found.notes.iter().for_each(|note| log::warn!("store: {}", note.escape_debug()));
     for (from, to) in &found.lost {
         log::error!("store: records {from} to {to} are damaged and lost; run `roomcast verify`");
@@ -142,9 +158,14 @@ pub fn open_with(
     let progress = Arc::new(Progress::default());
     let (to_archiver, inbox) = channel();
     let departures = depart(&mut archive, leaving, next - 1, &to_archiver, &progress)?;
+    let hurries = departures.is_some() || spool.is_some();
+    let archive: Box<dyn Archive> = match spool {
+        Some(spool) => Box::new(Spooled::new(Box::new(archive), spool)),
+        None => Box::new(archive),
+    };
     let parts = Parts {
-        linger: if departures.is_some() { LINGER_LEAVING } else { LINGER },
-        archive: Box::new(archive),
+        linger: if hurries { LINGER_LEAVING } else { LINGER },
+        archive,
         journal,
         queued,
         keep: Box::new(keep),

@@ -96,6 +96,11 @@ pub fn look(dir: &Path, after: Lsn) -> Result<Found, JournalError> {
     look().or_else(|_| look()).or_else(|_| look())
 }
 
+/// Number of the oldest record that a journal may still have; none where there is no journal, or nothing in it.
+pub fn first(dir: &Path) -> Result<Option<Lsn>, JournalError> {
+    recovery::first(dir)
+}
+
 /// A segment that is written no more.
 struct Sealed {
     path: PathBuf,

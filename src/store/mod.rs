@@ -13,6 +13,7 @@ pub mod place;
 pub mod postgres;
 pub mod record;
 pub mod rooms;
+pub mod spool;
 pub mod sqlite;
 pub mod verify;
 pub mod words;

@@ -8,6 +8,9 @@ use crate::store::postgres::address::PostgresUrl;
 /// Where the journal of a store in PostgreSQL lies, in the working directory.
 const JOURNAL_OF_DATABASE: &str = "data/roomcast.journal";
 
+/// Where hooks wait that belong to a store in PostgreSQL.
+const HOOKS_OF_DATABASE: &str = "data/roomcast.hooks.db";
+
 /// A store. `Display` shows it without a password.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StorePlace {
@@ -42,6 +45,15 @@ impl StorePlace {
         match self {
             StorePlace::Sqlite(file) => file.with_extension("journal"),
             StorePlace::Postgres(_) => JOURNAL_OF_DATABASE.into(),
+        }
+    }
+
+    /// The file of what is still to be told to an application's backend: beside the store, with the ending `hooks.db`;
+    /// of a database `data/roomcast.hooks.db`.
+    pub fn hooks_file(&self) -> PathBuf {
+        match self {
+            StorePlace::Sqlite(file) => file.with_extension("hooks.db"),
+            StorePlace::Postgres(_) => HOOKS_OF_DATABASE.into(),
         }
     }
 }

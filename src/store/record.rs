@@ -26,6 +26,43 @@ pub enum Record {
     Dead(Letter),
     /// A dead letter was requeued or dropped.
     DeadGone(Box<str>),
+    /// Something about a session that an application's backend is told.
+    Event(SessionEvent),
+}
+
+/// What happened to a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionEvent {
+    /// Tells it from all other sessions, of other processes too. Not the name that its client may go on with.
+    pub session: Box<str>,
+    /// Whose it is.
+    pub user: UserName,
+    /// When, Unix milliseconds.
+    pub ts: u64,
+    /// What.
+    pub what: Happened,
+}
+
+impl SessionEvent {
+    /// Bytes of those parts that can be large.
+    pub fn bytes(&self) -> usize {
+        match &self.what {
+            Happened::Opened(info) => info.as_ref().map_or(0, Bytes::len),
+            Happened::Closed(_) => 0,
+            Happened::Failed(why) => why.len(),
+        }
+    }
+}
+
+/// What can happen to a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happened {
+    /// It has begun; with what its token shows of the user, as JSON.
+    Opened(Option<Bytes>),
+    /// It has ended, with this close code.
+    Closed(u16),
+    /// Its connection broke a rule or failed; why, for people.
+    Failed(Box<str>),
 }
 
 /// The id of a message that took no place.

@@ -3,7 +3,7 @@
 //! calls them. Knows rooms only as names and entries; docs/store.md shows the tables.
 
 pub mod backup;
-mod errors;
+pub(super) mod errors;
 mod forgetting;
 pub mod letters;
 mod notes;

@@ -141,7 +141,13 @@ impl Entry {
         }
         let place = self.place(request)?;
         let (link, outlet) = pipe(Answers { waiting: HashMap::default(), bye: None });
-        let entrance = Entrance { identity: asker.identity, back: None, joins: Vec::new(), pong: false };
+        let entrance = Entrance {
+            identity: asker.identity,
+            back: None,
+            joins: Vec::new(),
+            pong: false,
+            visitor: self.visitor(request),
+        };
         let house = self.house().clone();
         let connection = house.core.borrow_mut().attach(link, false);
         let arrival = Arrival::Http(Box::new(entrance));
@@ -290,6 +296,9 @@ fn is_not_joined(line: &[u8]) -> bool {
 fn gone(bye: Option<&Bye>) -> Problem {
     match bye {
         Some(Bye { code: 4101, .. }) => Problem::too_fast(1_000),
+        Some(Bye { code: 4100, wait }) => {
+            Problem::new(503, "busy", "you cannot be let in just now; send it again").wait(wait.unwrap_or(1_000))
+        }
         Some(Bye { code: 4000..=4099, .. }) => {
             Problem::new(403, "not-allowed", "you were sent away; ask the operator")
         }

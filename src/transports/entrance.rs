@@ -18,6 +18,7 @@ use crate::chat::client::Pace;
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::permission::Identity;
 use crate::chat::room::Resume;
+use crate::hooks::question::Visitor;
 use crate::protocols::codes::Problem;
 use crate::protocols::cursor::{self, Cursor, ROOMS_MAX};
 use crate::protocols::native::Join;
@@ -245,6 +246,11 @@ impl Entry {
             return Err(Problem::new(400, "rooms", msg));
         }
         Ok(())
+    }
+
+    /// What a backend is told of somebody, where it is asked before he comes in.
+    pub fn visitor(&self, request: &HttpRequest) -> Option<Box<Visitor>> {
+        self.door.visitor(request.uri(), request.headers(), peer(request))
     }
 
     /// A place among the connections, for a session that begins.

@@ -210,7 +210,8 @@ impl Polled {
             Some(Cursor::Session { name, moved }) => Some((name, moved)),
             _ => None,
         };
-        let entrance = Entrance { identity: asker.identity, back, joins, pong: true };
+        let entrance =
+            Entrance { identity: asker.identity, back, joins, pong: true, visitor: entry.visitor(request) };
         let house = entry.house().clone();
         let connection = house.core.borrow_mut().attach(link, false);
         let session =

@@ -78,7 +78,8 @@ pub fn begin(entry: &Rc<Entry>, request: &HttpRequest) -> Result<EventStream, Pr
         Some(Cursor::Session { name, moved }) => Some((name, moved)),
         _ => None,
     };
-    let entrance = Entrance { identity: asker.identity, back, joins, pong: false };
+    let entrance =
+        Entrance { identity: asker.identity, back, joins, pong: false, visitor: entry.visitor(request) };
     let connection = entry.house().core.borrow_mut().attach(link, false);
     Session::begin(
         entry.house().clone(),

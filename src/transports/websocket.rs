@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use actix_codec::Framed;
 use actix_http::header::HeaderMap;
-use actix_http::{HttpMessage, Method, Request, Version, h1, ws};
+use actix_http::{HttpMessage, Method, Request, Uri, Version, h1, ws};
 use actix_rt::net::TcpStream;
 use actix_web_actors::ws::HandshakeError;
 use base64::Engine;
@@ -23,6 +23,7 @@ use crate::actors::admission::{Admission, NoPlace};
 use crate::actors::session::{Arrival, Session, SessionHouse};
 use crate::auth::origin::Origins;
 use crate::auth::visitor::{self, Proxies};
+use crate::hooks::question::Visitor;
 use crate::log::{ACCESS, is_access_logged};
 use crate::metrics::Count;
 use crate::protocols::codes::Problem;
@@ -150,7 +151,20 @@ impl Door {
             }
         }
         let local = visitor::is_local(peer(request), request.headers(), visitor::host(request.headers()));
-        Ok(Arrival::Native { token, user, guest: visitor::demo_open(&self.demo, local) })
+        let visitor = self.visitor(request.uri(), request.headers(), peer(request));
+        Ok(Arrival::Native { token, user, guest: visitor::demo_open(&self.demo, local), visitor })
+    }
+
+    /// What a backend is told of somebody, where it is asked before he comes in.
+    pub(super) fn visitor(&self, uri: &Uri, headers: &HeaderMap, peer: IpAddr) -> Option<Box<Visitor>> {
+        self.house.questions.as_ref().filter(|questions| questions.asks_connect())?;
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Some(Box::new(Visitor {
+            address: visitor::client_address(peer, headers, &self.proxies).to_string(),
+            uri: without_token(uri),
+            origin: header("origin"),
+            user_agent: header("user-agent"),
+        }))
     }
 
     /// A line in the log, if there is to be one. Without what is behind the `?`: tokens stand there.
@@ -193,6 +207,17 @@ impl Door {
                 },
             ),
         }
+    }
+}
+
+/// Path and query without what a token may stand in.
+fn without_token(uri: &Uri) -> String {
+    let Some(query) = uri.query() else { return uri.path().to_owned() };
+    let pairs = url::form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key != "token");
+    let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+    match query.is_empty() {
+        true => uri.path().to_owned(),
+        false => format!("{}?{query}", uri.path()),
     }
 }
 

@@ -27,8 +27,11 @@ use crate::redis_link::RedisLink;
 use crate::sources::counters::QueueCounters;
 use crate::store::outgoing::{Leaves, Listener};
 use crate::wiring::ServeError;
+use crate::wiring::hooks::Hooks;
 use crate::wiring::queues::{Graves, open_graves};
 
+/// The name under which entries leave for the backend of hooks: no name that a target of the configuration can have.
+const HOOKS: &str = "Hooks";
 /// How long a forwarder goes on at the end with what waits.
 const FINISH: Duration = Duration::from_secs(2);
 
@@ -82,13 +85,16 @@ pub fn exit_of_memory(config: &Config) -> Exit {
 }
 
 /// The same for rooms in Redis, and what its engine has to know.
-pub fn exit_of_redis(config: &Config, link: &RedisLink) -> (Exit, Option<LeavingSettings>) {
-    if config.forward.targets.is_empty() {
+pub fn exit_of_redis(config: &Config, link: &RedisLink, hooks: &Hooks) -> (Exit, Option<LeavingSettings>) {
+    let hooked = hooks.wanted();
+    if config.forward.targets.is_empty() && hooked.is_none() {
         return (Exit::Closed, None);
     }
     let rooms = config.rooms.clone();
-    let leaves = Box::new(move |room: &RoomName| !rooms.forward_of(room).is_empty());
-    let exits = Exits::new(link.clone(), &config.redis.prefix, names(config));
+    let names = names(config).chain(hooked.is_some().then(|| HOOKS.to_owned()));
+    let exits = Exits::new(link.clone(), &config.redis.prefix, names);
+    let is_hooked = move |room: &RoomName| hooked.as_ref().is_some_and(|wanted| wanted(room));
+    let leaves = Box::new(move |room: &RoomName| !rooms.forward_of(room).is_empty() || is_hooked(room));
     (Exit::Redis(exits), Some(LeavingSettings { leaves, max: config.forward.buffer as u64 }))
 }
 
@@ -98,6 +104,7 @@ pub fn start(
     exit: &Exit,
     graves: Option<&Recipient<Bury>>,
     metrics: &Metrics,
+    hooks: &Hooks,
 ) -> Result<Forwards, ServeError> {
     let (mut started, mut counted) = (Vec::new(), Vec::new());
     for target in &config.forward.targets {
@@ -117,6 +124,22 @@ pub fn start(
                     started.push(floor.serve(feed)?);
                 }
             }
+        }
+    }
+    if let (Exit::Redis(exits), Some(wanted)) = (exit, hooks.wanted()) {
+        let counters = Arc::new(ForwardCounters::default());
+        let graves = Arc::default();
+        counted.push(Counted { name: HOOKS.to_owned(), counters: counters.clone(), graves });
+        for feed in exits.feeds(HOOKS, Start::New, &wanted) {
+            // What can never be posted the target keeps itself.
+            let parts = ForwarderParts {
+                name: HOOKS.to_owned(),
+                finish: FINISH,
+                graves: None,
+                dead: Arc::default(),
+                counters: counters.clone(),
+            };
+            started.push(Forwarder::new(feed, hooks.target()?, parts).start().recipient());
         }
     }
     if !counted.is_empty() {

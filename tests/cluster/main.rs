@@ -14,6 +14,7 @@ mod balancers;
 mod doors;
 mod figures;
 mod forwards;
+mod hooks;
 mod local_cluster;
 mod nodes;
 mod overview;

@@ -20,6 +20,7 @@ use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Join, Reference, RequestNumber};
 use crate::protocols::native_frames as frames;
 use crate::protocols::native_frames::Welcome;
+use crate::store::record::Happened;
 
 /// What a user costs in a list beside the name and the data, in bytes.
 const ROSTER_USER_BYTES: usize = 16;
@@ -56,6 +57,8 @@ impl ChatServer {
     /// Somebody comes for the first time. Returns whether the handler lets him in.
     fn come_in(&mut self, connection: ConnectionId, identity: &Arc<Identity>, i: RequestNumber) -> bool {
         self.take_seat(connection, Seat::session(identity.clone()));
+        let info = || identity.info.as_ref().map(|info| Bytes::copy_from_slice(info.as_bytes()));
+        self.tell_backend(connection, || Happened::Opened(info()));
         let Some(peer) = self.peer(connection) else { return false };
         if let Some(Verdict::Refuse(why)) =
             self.call(&peer, None, |handler, effects| handler.on_open(&peer, effects))

@@ -11,6 +11,7 @@ use crate::actors::panics::contained;
 use crate::chat::permission::Identity;
 use crate::chat::rooms::RoomKey;
 use crate::protocols::codes::Goodbye;
+use crate::store::record::Happened;
 
 impl ChatServer {
     pub(super) fn seat(&self, connection: ConnectionId) -> Option<&Seat> {
@@ -118,6 +119,7 @@ impl ChatServer {
     pub(super) fn gone(&mut self, connection: ConnectionId, code: u16) {
         let Some(peer) = self.peer(connection) else { return };
         self.keep_session(connection);
+        self.tell_backend(connection, || Happened::Closed(code));
         self.feeding.remove(&connection);
         let place = &mut self.seats[usize::from(connection.worker)][connection.slot as usize];
         let Some((_, seat)) = place.take() else { return };

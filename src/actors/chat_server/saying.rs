@@ -134,6 +134,7 @@ impl ChatServer {
         let (ts, id) = (shown.place.ts, shown.id);
         self.expect_ack(&shown.to);
         if !self.keeping.lasts() {
+            self.tap(&record);
             if let (Some(exit), Record::Entry(entry)) = (&self.settings.exit, &record) {
                 exit.push(entry);
             }

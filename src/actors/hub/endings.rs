@@ -44,6 +44,14 @@ impl Core {
         }
     }
 
+    /// A letter of a session is dealt with: it may read on, and what has waited for its last letter is carried out.
+    pub fn letter_done(&mut self, connection: &SharedConnection) {
+        let ending = connection.borrow_mut().letter_done();
+        if let Some(ending) = ending {
+            self.end(connection, ending);
+        }
+    }
+
     /// Answers the client's close frame, or ends a connection that broke the rules of WebSocket: nothing more
     /// is expected of the client.
     pub(super) fn end(&mut self, connection: &SharedConnection, ending: Ending) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use super::gate::First;
 use super::identity::Claim;
 use super::{Mind, PATIENCE_S, REQUESTS_PER_MESSAGE, Session};
 use crate::actors::letters::{Ask, What};
@@ -46,6 +47,9 @@ impl Session {
 
     /// Deals with a line that was read, if its client is not too fast.
     pub(super) fn take_request(&mut self, reference: Reference, request: Result<Request, Problem>) {
+        if let Some(gate) = self.gate() {
+            return gate.later.push_back((reference, request));
+        }
         let now = self.house.core.borrow().now_ms();
         if let Err(fast) = self.may_ask(now) {
             let per_second = self.house.limits.messages_per_second;
@@ -54,6 +58,12 @@ impl Session {
                 return self.house.core.borrow_mut().close(&self.connection, Goodbye::RATE);
             }
             return self.refuse(reference, Problem::too_fast(fast.wait_ms));
+        }
+        if self.comes_with(&request) {
+            self.come_as_guest();
+            if let Some(gate) = self.gate() {
+                return gate.later.push_back((reference, request));
+            }
         }
         match request {
             Ok(request) => self.request(reference, request, now),
@@ -75,6 +85,9 @@ impl Session {
                 // A hello that fails enters nothing, also where the session was somebody before.
                 if !self.hello(&reference, Claim { token, user, session }) {
                     return;
+                }
+                if let Some(gate) = self.gate() {
+                    return gate.wait_with(joins, refused);
                 }
                 for join in joins {
                     let reference = Reference { room: Some(join.room.clone()), ..Reference::default() };
@@ -152,7 +165,23 @@ impl Session {
         }
     }
 
+    /// Makes what is allowed part of this turn's letter; when a backend has been asked, if it is to be.
     pub(super) fn push(&mut self, reference: Reference, what: What) {
+        let Mind::Native(native) = &mut self.mind else { return };
+        if let Some(gate) = &mut native.gate {
+            return gate.whats.push_back((reference, what));
+        }
+        if self.house.questions.is_some()
+            && let Some(user) = self.identity().map(|identity| identity.user.clone())
+            && let Some(question) = self.question_about(&user, &what)
+        {
+            return self.hold(First::What(Box::new((reference, what))), question);
+        }
+        self.put(reference, what);
+    }
+
+    /// Makes a part of this turn's letter of it.
+    pub(super) fn put(&mut self, reference: Reference, what: What) {
         if let Mind::Native(native) = &mut self.mind {
             native.asks.push(Ask { reference, what });
         }

@@ -1,11 +1,15 @@
 //! Sessions over HTTP: who they are is known when they begin, and what they ask comes from requests instead of a
 //! socket. Their answers go to a pipe, as everything that the hub has for them.
 
+use std::collections::VecDeque;
+
 use actix::prelude::*;
 
-use super::{Mind, Session};
+use super::Session;
+use super::gate::First;
 use crate::actors::letters::{Ask, Return, What};
 use crate::chat::permission::Identity;
+use crate::hooks::question::Visitor;
 use crate::protocols::codes::Problem;
 use crate::protocols::cursor::Moved;
 use crate::protocols::native::{Join, Reference, Request};
@@ -21,6 +25,8 @@ pub struct Entrance {
     pub joins: Vec<Join>,
     /// Whether it is to hear a `pong` when all these are dealt with.
     pub pong: bool,
+    /// What a backend is told of it, if it is asked.
+    pub visitor: Option<Box<Visitor>>,
 }
 
 /// A request's lines → session: what its client asks for, in order, each with what its answer is known by.
@@ -28,26 +34,60 @@ pub struct Entrance {
 #[rtype(result = "()")]
 pub struct Errand(pub Vec<(Reference, Result<Request, Problem>)>);
 
+/// A session over HTTP that goes on with another one, while a backend is asked about its rooms.
+#[derive(Debug)]
+pub(super) struct Back {
+    session: Box<str>,
+    moved: Vec<Moved>,
+    identity: Identity,
+    pong: bool,
+    /// What was asked about already; of the last one the answer is still to come.
+    pub(super) checked: Vec<Ask>,
+}
+
 impl Session {
     /// Enters as somebody who is known already.
-    pub(super) fn enter(&mut self, entrance: Entrance) {
-        let Entrance { identity, back, joins, pong } = entrance;
+    pub(super) fn enter(&mut self, mut entrance: Entrance) {
+        if let Some(question) = self.question_of_entrance(&mut entrance) {
+            return self.hold(First::Entrance(Box::new(entrance)), question);
+        }
+        self.come_in(entrance);
+    }
+
+    /// The same when a backend has been asked, or need not be.
+    pub(super) fn come_in(&mut self, entrance: Entrance) {
+        let Entrance { identity, back, joins, pong, .. } = entrance;
         let now = self.house.core.borrow().now_ms();
         let asks = self.asks_of(&identity, joins, now);
-        let rest = match back {
+        match back {
             Some((session, moved)) => {
-                let back = Return { session, moved, rest: asks };
-                self.take_identity(None, identity, false, Some(Box::new(back)));
-                Vec::new()
+                let back = Box::new(Back { session, moved, identity, pong, checked: Vec::new() });
+                self.go_back(back, asks.into());
             }
             None => {
                 self.take_identity(None, identity, false, None);
-                asks
+                for Ask { reference, what } in asks {
+                    self.push(reference, what);
+                }
+                if pong {
+                    self.push(Reference::default(), What::Ping);
+                }
             }
-        };
-        if let Mind::Native(native) = &mut self.mind {
-            native.asks.extend(rest);
         }
+    }
+
+    /// Goes on with another session, when a backend has been asked about all rooms that are new to it.
+    pub(super) fn go_back(&mut self, mut back: Box<Back>, mut asks: VecDeque<Ask>) {
+        while let Some(ask) = asks.pop_front() {
+            if let Some(question) = self.question_about(&back.identity.user, &ask.what) {
+                back.checked.push(ask);
+                return self.hold(First::Back(back, asks), question);
+            }
+            back.checked.push(ask);
+        }
+        let Back { session, moved, identity, pong, checked } = *back;
+        let back = Return { session, moved, rest: checked };
+        self.take_identity(None, identity, false, Some(Box::new(back)));
         if pong {
             self.push(Reference::default(), What::Ping);
         }
@@ -74,12 +114,13 @@ impl Session {
 impl Handler<Errand> for Session {
     type Result = ();
 
-    fn handle(&mut self, errand: Errand, _: &mut Self::Context) {
+    fn handle(&mut self, errand: Errand, ctx: &mut Self::Context) {
         self.guarded(|session| {
             for (reference, request) in errand.0 {
                 session.take_request(reference, request);
             }
             session.post();
         });
+        self.ask_backend(ctx);
     }
 }

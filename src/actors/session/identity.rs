@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::gate::First;
 use super::{EXPIRY_NOTICE_S, Mind, Session, TOKENS_PER_SECOND, now_unix};
 use crate::actors::letters::{Open, Return, What};
 use crate::chat::names::UserName;
@@ -50,7 +51,7 @@ impl Session {
         Ok(fresh)
     }
 
-    /// Returns whether the client is now who it says.
+    /// Returns whether the client is now who it says, or will be if a backend lets it in.
     pub(super) fn hello(&mut self, reference: &Reference, claim: Claim) -> bool {
         let Claim { token, user, session } = claim;
         let before = self.identity().cloned();
@@ -77,7 +78,11 @@ impl Session {
             }
         };
         let back = |session| Box::new(Return { session, moved: Vec::new(), rest: Vec::new() });
-        self.take_identity(reference.i, identity, false, session.map(back));
+        let (i, back) = (reference.i, session.map(back));
+        match self.question_of_newcomer(&identity) {
+            Some(question) => self.hold(First::Hello { i, identity: Box::new(identity), back }, question),
+            None => self.take_identity(i, identity, false, back),
+        }
         true
     }
 
@@ -178,8 +183,10 @@ impl Session {
             return;
         }
         let Some(identity) = self.identity().cloned() else {
-            self.come_as_guest();
-            if self.identity().is_none() {
+            if !self.is_held() {
+                self.come_as_guest();
+            }
+            if self.identity().is_none() && !self.is_held() {
                 self.house.core.borrow_mut().close(&self.connection, Goodbye::NO_HELLO);
             }
             return;

@@ -113,7 +113,11 @@ impl Shared for Engine {
                 Record::Read(mark) => notes.extend([Note::Read(mark.clone()), Note::ReadBy(mark)]),
                 Record::Session(note) => notes.push(Note::Session(note)),
                 // Entries are proposed, and dead letters stay with their sources.
-                Record::Entry(_) | Record::Seen(_) | Record::Dead(_) | Record::DeadGone(_) => {
+                Record::Entry(_)
+                | Record::Seen(_)
+                | Record::Dead(_)
+                | Record::DeadGone(_)
+                | Record::Event(_) => {
                     log::error!("redis: a record of another kind was to be noted");
                 }
             }

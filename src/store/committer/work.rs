@@ -241,6 +241,7 @@ fn weight(record: &Record) -> usize {
         Record::Entry(entry) => entry.line.len(),
         Record::Dead(letter) => letter.item.len(),
         Record::Session(note) => note.rooms.len() * 64,
+        Record::Event(event) => event.bytes(),
         Record::Seen(_) | Record::Read(_) | Record::DeadGone(_) => 0,
     };
     large + 128

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::chat::entry::{Entry, Kind};
 use crate::chat::message::Epoch;
 use crate::chat::names::{MessageId, RoomName, UserName};
-use crate::store::record::{Cursor, Letter, ReadMark, Record, Seen, SessionNote};
+use crate::store::record::{Cursor, Happened, Letter, ReadMark, Record, Seen, SessionEvent, SessionNote};
 
 /// The encoding that is written. Others are refused, so that an old program does not misread a new journal.
 const VERSION: u8 = 1;
@@ -70,6 +70,31 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
         Record::DeadGone(id) => {
             out.push(6);
             put_long(id.as_bytes(), out);
+        }
+        Record::Event(event) => {
+            out.push(7);
+            put_event(event, out);
+        }
+    }
+}
+
+fn put_event(event: &SessionEvent, out: &mut Vec<u8>) {
+    put_long(event.session.as_bytes(), out);
+    put_name(event.user.as_str(), out);
+    put_u64(event.ts, out);
+    match &event.what {
+        Happened::Opened(None) => out.push(1),
+        Happened::Opened(Some(info)) => {
+            out.push(2);
+            put_long(info, out);
+        }
+        Happened::Closed(code) => {
+            out.push(3);
+            out.extend_from_slice(&code.to_le_bytes());
+        }
+        Happened::Failed(why) => {
+            out.push(4);
+            put_long(why.as_bytes(), out);
         }
     }
 }
@@ -159,6 +184,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, Undecodable> {
             item: Bytes::copy_from_slice(left.long("item")?),
         }),
         6 => Record::DeadGone(left.text("letter's id")?),
+        7 => Record::Event(event(&mut left)?),
         _ => return Err(Undecodable::Malformed("kind")),
     };
     if left.0.is_empty() { Ok(record) } else { Err(Undecodable::Malformed("end")) }
@@ -189,6 +215,20 @@ fn entry(left: &mut Left<'_>) -> Result<Entry, Undecodable> {
         mark: if flags & 2 != 0 { Some(left.text("mark")?) } else { None },
         line: Bytes::copy_from_slice(left.long("line")?),
     })
+}
+
+fn event(left: &mut Left<'_>) -> Result<SessionEvent, Undecodable> {
+    let session = left.text("session")?;
+    let user = left.known_user()?;
+    let ts = left.number("time")?;
+    let what = match left.byte("kind of event")? {
+        1 => Happened::Opened(None),
+        2 => Happened::Opened(Some(Bytes::copy_from_slice(left.long("info")?))),
+        3 => Happened::Closed(u16::from_le_bytes([left.byte("close code")?, left.byte("close code")?])),
+        4 => Happened::Failed(left.text("reason")?),
+        _ => return Err(Undecodable::Malformed("kind of event")),
+    };
+    Ok(SessionEvent { session, user, ts, what })
 }
 
 fn session(left: &mut Left<'_>) -> Result<SessionNote, Undecodable> {

@@ -116,6 +116,21 @@ pub(super) fn read(dir: &Path, after: Lsn) -> Result<Recovered, JournalError> {
     Ok(all)
 }
 
+/// Number of the first record of the oldest segment.
+pub(super) fn first(dir: &Path) -> Result<Option<Lsn>, JournalError> {
+    if !dir.is_dir() {
+        return Ok(None);
+    }
+    let mut all = Recovered {
+        found: Found::default(),
+        segments: Vec::new(),
+        blank: Vec::new(),
+        unreadable: Vec::new(),
+        next: 1,
+    };
+    Ok(headers(dir, &mut all)?.iter().map(|(_, header)| header.start).min())
+}
+
 /// The readable headers in the order of their numbers; the other files go where they belong.
 fn headers(dir: &Path, all: &mut Recovered) -> Result<Vec<(PathBuf, Header)>, JournalError> {
     let failed = |error: &io::Error| JournalError::io("read", dir, error);

@@ -111,6 +111,8 @@ impl<'a> Batch<'a> {
                 Record::Session(note) => self.notes.session(note),
                 Record::Dead(letter) => self.notes.dead(letter),
                 Record::DeadGone(id) => self.notes.dead_gone(id),
+                // Kept in the spool of hooks, for as long as it takes to tell it.
+                Record::Event(_) => {}
             }
         }
         Ok((records.len(), None))
@@ -292,7 +294,7 @@ fn room_of(record: &Record) -> Option<&RoomName> {
         Record::Entry(entry) => Some(&entry.room),
         Record::Seen(seen) => Some(&seen.room),
         Record::Read(mark) => Some(&mark.room),
-        Record::Session(_) | Record::Dead(_) | Record::DeadGone(_) => None,
+        Record::Session(_) | Record::Dead(_) | Record::DeadGone(_) | Record::Event(_) => None,
     }
 }
 

@@ -79,6 +79,8 @@ impl<'a> Batch<'a> {
                 Record::DeadGone(id) => {
                     self.done.blanked |= notes::dead_gone(self.db, id)?;
                 }
+                // Kept in the spool of hooks, for as long as it takes to tell it.
+                Record::Event(_) => {}
             }
         }
         self.rooms.write(self.db)?;

@@ -1,7 +1,8 @@
 //! What the crash and fault tests are played with: a server process that can be killed, clients that write
-//! down all they send and receive, and a judge who reads nothing but what they wrote. Used by tests alone;
+//! down all they send and receive, a backend that is told of events, and a judge who reads nothing but what they wrote. Used by tests alone;
 //! knows the native protocol (docs/protocol.md) and nothing of the server's insides.
 
+pub mod backend;
 pub mod checker;
 pub mod client;
 pub mod crowd;

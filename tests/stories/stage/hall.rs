@@ -72,9 +72,15 @@ impl Hall {
 
     /// A hall whose rooms are kept in its folder, so that they outlive the server.
     pub async fn stored(settings: &[&str]) -> Hall {
+        Hall::stored_at(0, settings).await
+    }
+
+    /// The same on a port that somebody has to know before; 0 for any.
+    pub async fn stored_at(port: u16, settings: &[&str]) -> Hall {
         let home = tempfile::tempdir().expect("a folder for the hall");
         let store = format!("sqlite://{}/roomcast.db", home.path().display());
-        let mut flags: Vec<String> = ["--listen", "127.0.0.1:0", "--store", &store].map(str::to_owned).into();
+        let listen = format!("127.0.0.1:{port}");
+        let mut flags: Vec<String> = ["--listen", &listen, "--store", &store].map(str::to_owned).into();
         // Guests of such a hall do not always answer its close.
         for setting in ["queue.door.listen=", "server.drain=1s"].iter().chain(settings) {
             flags.extend(["--set".to_owned(), (*setting).to_owned()]);
@@ -84,6 +90,16 @@ impl Hall {
         let mut hall = Hall::run(command, home).await;
         hall.flags = flags;
         hall
+    }
+
+    /// Runs another command of the program on the folder of a hall that is stored; what it printed.
+    pub fn runs(&self, words: &[&str]) -> String {
+        let store = format!("store.url=sqlite://{}/roomcast.db", self.home.path().display());
+        let mut command = program(PROGRAM, self.home.path());
+        let output = command.args(["--set", &store]).args(words).output().expect("the program runs");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{words:?}: {out}\n{err}");
+        out.into_owned()
     }
 
     /// Stops the server as a process manager does, and starts it again on the same folder.

@@ -9,7 +9,7 @@ use super::super::codec::{Undecodable, decode, encode};
 use crate::chat::entry::{Entry, Kind};
 use crate::chat::message::Epoch;
 use crate::chat::names::{MessageId, RoomName, UserName};
-use crate::store::record::{Cursor, Letter, ReadMark, Record, Seen, SessionNote};
+use crate::store::record::{Cursor, Happened, Letter, ReadMark, Record, Seen, SessionEvent, SessionNote};
 
 fn room() -> impl Strategy<Value = RoomName> {
     "[a-zé日]{1,20}".prop_map(|text| RoomName::new(&text).unwrap())
@@ -59,6 +59,16 @@ fn session() -> impl Strategy<Value = Record> {
         .prop_map(|(session, user, ts, rooms)| Record::Session(SessionNote { session, user, ts, rooms }))
 }
 
+fn event() -> impl Strategy<Value = Record> {
+    let what = prop_oneof![
+        option::of(raw()).prop_map(Happened::Opened),
+        any::<u16>().prop_map(Happened::Closed),
+        text().prop_map(Happened::Failed),
+    ];
+    (text(), user(), any::<u64>(), what)
+        .prop_map(|(session, user, ts, what)| Record::Event(SessionEvent { session, user, ts, what }))
+}
+
 pub(super) fn record() -> impl Strategy<Value = Record> {
     prop_oneof![
         entry(),
@@ -70,6 +80,7 @@ pub(super) fn record() -> impl Strategy<Value = Record> {
         (text(), any::<u64>(), text(), text(), raw())
             .prop_map(|(id, ts, source, reason, item)| Record::Dead(Letter { id, ts, source, reason, item })),
         text().prop_map(Record::DeadGone),
+        event(),
     ]
 }
 
@@ -99,7 +110,7 @@ proptest! {
         let mut known = bytes.clone();
         decode(&bytes).ok();
         if known.len() > 1 {
-            (known[0], known[1]) = (1, known[1] % 7);
+            (known[0], known[1]) = (1, known[1] % 8);
         }
         // What can be decoded is exactly what would be encoded: nothing is guessed.
         if let Ok(record) = decode(&known) {
