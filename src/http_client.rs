@@ -1,6 +1,6 @@
 //! One way to ask other HTTP servers: HTTP/1.1, TLS against the public certificate authorities and those
 //! in the file that `SSL_CERT_FILE` names, no redirects (a key fetched over TLS must not come from where a
-//! redirect points). Used for the issuer's keys and by the command line. Knows neither.
+//! redirect points). Used for the issuer's keys, by the command line, and for services of clouds. Knows none of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,16 +15,20 @@ const OWN_AUTHORITIES: &str = "SSL_CERT_FILE";
 
 /// A client whose requests end after `timeout`. Belongs to the thread it was made on.
 pub fn client(timeout: Duration) -> Client {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring knows the default versions of TLS")
-        .with_root_certificates(authorities())
-        .with_no_client_auth();
-    let connector = Connector::new().rustls_0_23(Arc::new(config)).timeout(timeout);
+    let connector = Connector::new().rustls_0_23(Arc::new(tls())).timeout(timeout);
     let agent = concat!("roomcast/", env!("CARGO_PKG_VERSION"));
     let builder = Client::builder().connector(connector).timeout(timeout).disable_redirects();
     builder.add_default_header(("User-Agent", agent)).finish()
+}
+
+/// Whom this process trusts over TLS.
+pub fn tls() -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring knows the default versions of TLS")
+        .with_root_certificates(authorities())
+        .with_no_client_auth()
 }
 
 fn authorities() -> RootCertStore {

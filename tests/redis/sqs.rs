@@ -5,10 +5,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use roomcast::actors::source_queue::SourceQueueParts;
-use roomcast::sources::sqs::{Sqs, SqsParts};
+use roomcast::clouds::aws::sqs::SqsParts;
+use roomcast::sources::sqs::Sqs;
 use serde_json::{Value, json};
 
+use crate::exactness::{House, Queue};
 use crate::fixtures::eventually;
+use crate::fixtures::relay::Relay;
 use crate::fixtures::rooms::Rooms;
 use crate::fixtures::servers::free_port;
 use crate::fixtures::source_node::{Graves, SourceNode, parts};
@@ -234,4 +237,98 @@ async fn a_queue_that_is_not_there_is_told() {
     let mut source = Sqs::new(parts).unwrap();
     let error = roomcast::sources::source::Source::open(&mut source).await.unwrap_err();
     assert!(error.0.contains("QueueDoesNotExist") || error.0.contains("NonExistentQueue"), "{error}");
+}
+
+/// A queue whose server keeps all it has while nobody reaches it. What is taken is hidden for a second only, so that a
+/// story of many kills is short.
+struct Stand {
+    server: Server,
+    relay: Relay,
+    queue: String,
+    pushed: u64,
+}
+
+impl Stand {
+    async fn open(name: &str) -> Stand {
+        let server = Server::start().await;
+        let (relay, queue) = (Relay::start(server.port).await, server.queue(name).await);
+        Stand { server, relay, queue, pushed: 0 }
+    }
+
+    fn node(&self, house: &House) -> SourceNode<Sqs> {
+        let parts = SqsParts {
+            queue_url: self.queue.clone(),
+            region: REGION.into(),
+            endpoint: format!("http://127.0.0.1:{}", self.relay.port),
+            environment,
+        };
+        let make = move || Sqs::new(parts).unwrap().hidden_for(Duration::from_secs(1));
+        SourceNode::start_from(make, house.parts())
+    }
+}
+
+pub struct FifoQueue(Stand);
+
+impl Queue for FifoQueue {
+    type Node = SourceNode<Sqs>;
+    const NAME: &'static str = "SQS FIFO";
+    const IS_ORDERED: bool = true;
+
+    async fn open() -> FifoQueue {
+        FifoQueue(Stand::open("orders.fifo").await)
+    }
+
+    async fn push(&mut self, room: &str, item: &str) {
+        let id = format!("push-{}", self.0.pushed);
+        self.0.pushed += 1;
+        self.0.server.push_in_group(&self.0.queue, room, &id, item).await;
+    }
+
+    fn node(&self, _name: &str, house: &House) -> SourceNode<Sqs> {
+        self.0.node(house)
+    }
+
+    async fn is_empty(&mut self) {
+        self.0.server.is_empty(&self.0.queue).await;
+    }
+
+    async fn goes_away(&mut self) {
+        self.0.relay.cut().await;
+    }
+
+    async fn comes_back(&mut self) {
+        self.0.relay.mend().await;
+    }
+}
+
+pub struct StandardQueue(Stand);
+
+impl Queue for StandardQueue {
+    type Node = SourceNode<Sqs>;
+    const NAME: &'static str = "SQS standard";
+    const IS_ORDERED: bool = false;
+
+    async fn open() -> StandardQueue {
+        StandardQueue(Stand::open("jobs").await)
+    }
+
+    async fn push(&mut self, _room: &str, item: &str) {
+        self.0.server.push(&self.0.queue, item).await;
+    }
+
+    fn node(&self, _name: &str, house: &House) -> SourceNode<Sqs> {
+        self.0.node(house)
+    }
+
+    async fn is_empty(&mut self) {
+        self.0.server.is_empty(&self.0.queue).await;
+    }
+
+    async fn goes_away(&mut self) {
+        self.0.relay.cut().await;
+    }
+
+    async fn comes_back(&mut self) {
+        self.0.relay.mend().await;
+    }
 }
