@@ -13,6 +13,7 @@ pub mod clock;
 pub mod clouds;
 pub mod config;
 pub mod engines;
+pub mod forwards;
 pub mod http;
 pub mod http_client;
 pub mod limits;

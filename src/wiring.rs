@@ -41,6 +41,7 @@ use crate::config::{Config, EngineKind};
 use crate::engines::embedded;
 use crate::engines::redis::filler::{Filler, FillerSettings};
 use crate::engines::redis::{self, ArchiveSettings, RoomKeep};
+use crate::forwards::memory::MemoryExit;
 use crate::http::access;
 use crate::http::house::House;
 use crate::http::readiness::Readiness;
@@ -48,17 +49,18 @@ use crate::http::routes;
 use crate::log::LogFormat;
 use crate::metrics::Metrics;
 use crate::store::archive::{Keep, OpenError, SharedArchive};
-use crate::store::place::StorePlace;
 use crate::store::postgres::address::PostgresUrl;
 use crate::store::postgres::{PostgresArchive, apart};
 use crate::transports::entrance::Entry;
 use crate::transports::websocket::Door;
 
 use alone::Claim;
+use forwards::{Exit, Forwards};
 use queues::Queues;
 
 mod alone;
 mod filling;
+mod forwards;
 mod queues;
 mod sources;
 
@@ -191,6 +193,8 @@ struct Plan {
     handlers: Mutex<Option<Handlers>>,
     opened: Mutex<Option<Opening>>,
     searchable: bool,
+    /// Where copies of entries leave rooms that live in memory.
+    memory_exit: Option<MemoryExit>,
     /// Whether anything outlives this process, and so the places of sessions.
     keeps_sessions: bool,
     store: Arc<StoreHealth>,
@@ -267,6 +271,7 @@ impl Plan {
             ping_ms: limits.ping.millis(),
             drain_ms: server.drain.millis(),
             searchable: self.searchable,
+            exit: self.memory_exit.clone(),
         };
         let handlers =
             self.handlers.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
@@ -299,7 +304,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let workers = config.server.worker_count();
     let (up, all_up) = mpsc::unbounded_channel();
-    let Behind { opening, has_graves, searchable, filler } = open_rooms(&config)?;
+    let Behind { opening, has_graves, searchable, filler, exit } = open_rooms(&config)?;
     let plan = Arc::new(Plan {
         metrics: Metrics::new(workers),
         ready: Arc::default(),
@@ -312,6 +317,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         keeps_sessions: opening.is_some(),
         opened: Mutex::new(opening),
         searchable,
+        memory_exit: exit.memory().cloned(),
         store: Arc::default(),
         chat: OnceLock::new(),
         next_worker: AtomicU16::new(0),
@@ -339,9 +345,10 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
     let pushes = chat.clone().recipient();
     let graves = has_graves.then(|| chat.clone().recipient());
     let queues = queues::start(&plan.config, &pushes, graves.as_ref(), &node, &plan.metrics, &plan.ready)?;
+    let forwards = forwards::start(&plan.config, &exit, graves.as_ref(), &plan.metrics)?;
     greet(&startup_lines(&plan.config, &addresses, queues.door_address), plan.config.log.format);
     wait_for_signal().await?;
-    stop(&plan, &chat, &queues, server).await;
+    stop(&plan, &chat, &queues, &forwards, server).await;
     if let Some(filler) = filler {
         let ended = tokio::task::spawn_blocking(move || Arc::into_inner(filler).map(Filler::stop));
         if timeout(FINISH_TIME_MIN, ended).await.is_err() {
@@ -352,7 +359,6 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
 }
 
 /// What stands behind the rooms, open.
-#[derive(Default)]
 struct Behind {
     opening: Option<Opening>,
     /// Dead letters of the door are kept there as well.
@@ -360,6 +366,15 @@ struct Behind {
     searchable: bool,
     /// Brings to the archive what rooms in Redis accept.
     filler: Option<Filler>,
+    /// Where entries leave.
+    exit: Exit,
+}
+
+impl Behind {
+    /// Nothing.
+    fn nothing() -> Behind {
+        Behind { opening: None, has_graves: false, searchable: false, filler: None, exit: Exit::Closed }
+    }
 }
 
 /// A node that has a Redis and a database file by default means to be alone there. One that was told to keep to itself
@@ -377,10 +392,13 @@ fn claim_to_be_alone(config: &Config, port: u16) -> Result<Option<Claim>, ServeE
 /// Opens what stands behind the rooms; a store with what the last process left in it.
 fn open_rooms(config: &Config) -> Result<Behind, ServeError> {
     match config.backing().map_err(ServeError::Config)? {
-        Backing::Memory => Ok(Behind::default()),
+        Backing::Memory => Ok(Behind { exit: forwards::exit_of_memory(config), ..Behind::nothing() }),
         Backing::Store(place) => {
-            let opening = Some(open_store(config, &place)?);
-            Ok(Behind { opening, has_graves: true, searchable: true, filler: None })
+            let (opened, departures) =
+                embedded::open(&place, keep_of(config), forwards::leaving_of(config)).map_err(cannot_open)?;
+            let (opening, exit) =
+                (Some(Opening::Store(opened)), departures.map_or(Exit::Closed, Exit::Store));
+            Ok(Behind { opening, has_graves: true, searchable: true, exit, ..Behind::nothing() })
         }
         Backing::Redis(archive) => open_service(config, archive.as_deref()),
     }
@@ -394,7 +412,7 @@ fn open_service(config: &Config, archive: Option<&PostgresUrl>) -> Result<Behind
     // It blocks, which a thread that runs actors must not.
     let open = |url: &PostgresUrl| apart(|| PostgresArchive::open_shared(url)).map_err(cannot_open);
     let shared = archive.map(open).transpose()?;
-    let mut behind = Behind { searchable: shared.is_some(), ..Behind::default() };
+    let mut behind = Behind { searchable: shared.is_some(), ..Behind::nothing() };
     let mut reading = None;
     if let Some(archive) = shared {
         let reader = archive.reader().map_err(|error| ServeError::System(format!("store.url: {error}")))?;
@@ -412,7 +430,9 @@ fn open_service(config: &Config, archive: Option<&PostgresUrl>) -> Result<Behind
         let rule = rooms.of(name);
         RoomKeep { history: rule.history, keep_ms: rule.keep_ms, dedup_ms: rule.dedup_window_ms }
     };
-    let settings = redis::Settings { link, prefix, keep: Box::new(keep), archive: reading };
+    let (exit, leaving) = forwards::exit_of_redis(config, &link);
+    behind.exit = exit;
+    let settings = redis::Settings { link, prefix, keep: Box::new(keep), archive: reading, leaving };
     let start = redis::open(settings).map_err(|bad| ServeError::Config(format!("redis.prefix: {bad}")))?;
     behind.opening = Some(Opening::Service(start));
     Ok(behind)
@@ -423,10 +443,6 @@ fn cannot_open(error: OpenError) -> ServeError {
         OpenError::Away(error) => ServeError::Unavailable(format!("store.url: {error}")),
         OpenError::Failed(error) => ServeError::System(format!("store.url: {error}")),
     }
-}
-
-fn open_store(config: &Config, place: &StorePlace) -> Result<Opening, ServeError> {
-    embedded::open(place, keep_of(config)).map(Opening::Store).map_err(cannot_open)
 }
 
 /// How much a room keeps in a store, by its name.
@@ -579,7 +595,13 @@ async fn wait_for_signal() -> Result<(), ServeError> {
 }
 
 /// The polite end: nothing new, what is under way goes out, sessions are closed in a paced spread.
-async fn stop(plan: &Plan, chat: &Addr<ChatServer>, queues: &Queues, server: ServerHandle) {
+async fn stop(
+    plan: &Plan,
+    chat: &Addr<ChatServer>,
+    queues: &Queues,
+    forwards: &Forwards,
+    server: ServerHandle,
+) {
     log::info!("stopping: sessions are closed within {}", plan.config.server.drain);
     let deadline = Instant::now() + plan.config.server.drain.duration();
     plan.ready.drain();
@@ -595,6 +617,7 @@ async fn stop(plan: &Plan, chat: &Addr<ChatServer>, queues: &Queues, server: Ser
     if timeout(rest, chat.send(Finish)).await.is_err() {
         log::warn!("read marks and cursors of the last moment could not be kept");
     }
+    forwards.stop(FINISH_TIME_MIN + FINISH_TIME_MIN).await;
     // The other nodes hear at once that nobody is here any more.
     if timeout(FINISH_TIME_MIN, chat.send(Depart)).await.is_err() {
         log::warn!("the other nodes could not be told that this one ends; they notice within seconds");

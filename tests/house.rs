@@ -18,6 +18,7 @@ const FLOORS: [(&str, u8); 22] = [
     ("store", 2),
     ("protocols", 2),
     ("sources", 2),
+    ("forwards", 2),
     ("auth", 2),
     ("chat", 1),
     ("clouds", 1),

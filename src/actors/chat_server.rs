@@ -34,6 +34,7 @@ use crate::chat::rooms::{self as chat_rooms, RoomKey, Rooms};
 use crate::chat::settings::RoomsSettings;
 use crate::engines::engine::{EngineSays, Opened};
 use crate::engines::shared;
+use crate::forwards::memory::MemoryExit;
 use crate::metrics::Metrics;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::websocket::frame::{Opcode, encode_frame, payload_of};
@@ -91,6 +92,8 @@ pub struct ChatSettings {
     pub drain_ms: u64,
     /// Whether what was said can be searched.
     pub searchable: bool,
+    /// Where copies of entries leave, when nothing but this process keeps the rooms.
+    pub exit: Option<MemoryExit>,
 }
 
 /// What is to keep the rooms, not started yet.

@@ -6,6 +6,7 @@ pub mod admission;
 pub mod chat_server;
 pub mod connection;
 pub mod events;
+pub mod forwarder;
 pub mod hub;
 pub mod letters;
 pub mod outbox;

@@ -38,6 +38,8 @@ pub struct RoomsSettings {
     pub publish: Who,
     /// Whether a room tells who is in it. Default true.
     pub presence: bool,
+    /// Names of the targets that get a copy of every entry (`[[forward.targets]]`). Default none.
+    pub forward: Vec<String>,
     /// Other values for the rooms that a pattern matches; the first matching rule that has a value wins.
     pub rule: Vec<RoomRule>,
 }
@@ -58,6 +60,7 @@ impl Default for RoomsSettings {
             join: Who::Anyone,
             publish: Who::Anyone,
             presence: true,
+            forward: Vec::new(),
             rule: Vec::new(),
         }
     }
@@ -90,6 +93,8 @@ pub struct RoomRule {
     pub publish: Option<Who>,
     /// See [`RoomsSettings::presence`].
     pub presence: Option<bool>,
+    /// See [`RoomsSettings::forward`]; an empty list ends for these rooms what the others have.
+    pub forward: Option<Vec<String>>,
 }
 
 /// What an acknowledgement promises.
@@ -205,6 +210,15 @@ impl RoomsSettings {
         settings
     }
 
+    /// Names of the targets that get a copy of what this room accepts.
+    pub fn forward_of(&self, room: &RoomName) -> &[String] {
+        let own = self.rule.iter().find_map(|rule| {
+            let forward = rule.forward.as_deref()?;
+            Pattern::new(&rule.pattern).matches(room.as_str()).then_some(forward)
+        });
+        own.unwrap_or(&self.forward)
+    }
+
     /// What this server cannot promise with what it has, although the contract of the configuration names it.
     pub fn check(&self, has: Foundations) -> Result<(), String> {
         RoomName::new(&self.default).map_err(|e| format!("rooms.default: {e}"))?;
@@ -244,12 +258,19 @@ mod tests {
             match = "team-*"
             history = 9
             join = "token"
+            forward = ["audit"]
             "#,
         )
         .unwrap();
         let of = |name: &str| settings.of(&RoomName::new(name).unwrap());
         assert_eq!((of("team-red").history, of("team-red").join), (7, Who::Token));
         assert_eq!((of("team-blue").history, of("lobby").history), (9, 100));
+        let forwards = |name: &str| settings.forward_of(&RoomName::new(name).unwrap()).len();
+        assert_eq!(
+            (forwards("team-red"), forwards("lobby")),
+            (1, 0),
+            "a rule without a value does not count"
+        );
     }
 
     #[test]

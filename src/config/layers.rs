@@ -217,6 +217,7 @@ mod tests {
             match key.as_str() {
                 "rooms.rule" => assert!(SHIPPED.contains("# [[rooms.rule]]\n")),
                 "queue.sources" => assert!(SHIPPED.contains("# [[queue.sources]]\n")),
+                "forward.targets" => assert!(SHIPPED.contains("# [[forward.targets]]\n")),
                 "apps" => assert!(SHIPPED.contains("# [[apps]]\n")),
                 _ => assert!(default_at(&table, &key).is_some(), "{key} = {value} is missing"),
             }

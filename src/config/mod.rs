@@ -14,10 +14,13 @@ use crate::auth::settings::{AuthSettings, Secret};
 use crate::auth::token::Verifier;
 use crate::auth::visitor::Proxies;
 use crate::chat::settings::RoomsSettings;
+use crate::forwards::settings::ForwardSettings;
 use crate::limits::Limits;
 use crate::log::LogSettings;
+use crate::redis_link::RedisLink;
 use crate::server_settings::{DemoAccess, DemoSettings, ServerSettings};
 use crate::sources::settings::{QueueSettings, RedisSettings};
+use crate::sources::source_settings::SourceSettings;
 use crate::store::place::StorePlace;
 
 /// Everything that can be set. Every key has a default; an unknown one is an error.
@@ -40,6 +43,8 @@ pub struct Config {
     pub store: StoreSettings,
     /// `[queue]`: where backends push.
     pub queue: QueueSettings,
+    /// `[forward]`: where copies of what rooms accept go.
+    pub forward: ForwardSettings,
     /// `[limits]`: how much one client, one address and one node may take.
     pub limits: Limits,
     /// `[log]`: what is written about the server's own life.
@@ -115,8 +120,29 @@ impl Config {
         Verifier::new(&self.auth)?;
         self.rooms.check(self.backing()?.foundations())?;
         self.queue.check(self.redis.link()?.as_ref())?;
+        self.check_forward()?;
         self.limits.check()?;
         Ok(())
+    }
+
+    fn check_forward(&self) -> Result<(), String> {
+        let common = self.redis.link()?;
+        let is_taken = |at: &RedisLink, key: &str| self.takes_from(common.as_ref(), at, key);
+        self.forward.check(common.as_ref(), &is_taken)?;
+        self.forward.check_names("rooms.forward", &self.rooms.forward)?;
+        let named = self.rooms.rule.iter().filter_map(|rule| rule.forward.as_ref());
+        named.into_iter().try_for_each(|names| self.forward.check_names("rooms.rule.forward", names))
+    }
+
+    /// Whether this server takes items from a key in a Redis, by a list, a stream or its own door.
+    fn takes_from(&self, common: Option<&RedisLink>, at: &RedisLink, key: &str) -> bool {
+        let is_list = self.queue.lists.iter().any(|list| list.name == key);
+        let is_door = place(at) == format!("redis://{}", self.queue.door.listen);
+        let is_here = |link: &RedisLink| place(link) == place(at);
+        let is_source = |source: &SourceSettings| {
+            source.stream == key && source.link(common).is_ok_and(|link| is_here(&link))
+        };
+        is_list && (is_door || common.is_some_and(is_here)) || self.queue.sources.iter().any(is_source)
     }
 
     /// What works but not as one may think; said at start.
@@ -133,6 +159,14 @@ impl Config {
             warnings.push(
                 "queue.door: open to other machines without a password; set queue.door.password".into(),
             );
+        }
+        let rules = self.rooms.rule.iter().filter_map(|rule| rule.forward.as_ref());
+        let named: Vec<&String> = rules.chain([&self.rooms.forward]).flatten().collect();
+        for target in self.forward.targets.iter().filter(|target| !named.contains(&&target.name)) {
+            warnings.push(format!(
+                "forward.targets: no room forwards to {:?}; name it in rooms.forward or in a rule",
+                target.name
+            ));
         }
         if self.nobody_can_come_in() {
             warnings.push(
@@ -154,5 +188,38 @@ impl Config {
             DemoAccess::Off => !has_keys,
             DemoAccess::Loopback => !has_keys && self.server.addresses().is_ok_and(beyond_loopback),
         }
+    }
+}
+
+/// A Redis without the login.
+fn place(link: &RedisLink) -> String {
+    link.to_string().replacen("***@", "", 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_out_does_not_come_back_in() {
+        let check = |target: &str, rest: &str| {
+            let text = format!(
+                "[redis]\nurl = \"redis://:pw@h\"\n[[queue.sources]]\nname = \"in\"\nkind = \"redis_stream\"\n\
+                 stream = \"orders\"\n[rooms]\nforward = [\"out\"]\n{rest}[[forward.targets]]\nname = \"out\"\n{target}"
+            );
+            toml::from_str::<Config>(&text).unwrap().check()
+        };
+        let list = |list: &str| format!("kind = \"redis_list\"\nlist = \"{list}\"\n");
+        assert_eq!(check(&list("audit"), ""), Ok(()));
+        assert_eq!(check(&format!("{}url = \"redis://other\"", list("message_queue")), ""), Ok(()));
+        let stream = "kind = \"redis_stream\"\nstream = \"orders\"".to_owned();
+        let same = format!("{}url = \"redis://h:6379\"", list("message_queue"));
+        let door = format!("{}url = \"redis://127.0.0.1:6380\"", list("message_queue"));
+        for target in [list("message_queue"), stream, same, door] {
+            let error = check(&target, "").unwrap_err();
+            assert!(error.starts_with("forward.targets: \"out\"") && error.contains("come back"), "{error}");
+        }
+        let rule = "[[rooms.rule]]\nmatch = \"*\"\nforward = [\"outs\"]\n";
+        assert!(check(&list("audit"), rule).unwrap_err().starts_with("rooms.rule.forward: no target"));
     }
 }

@@ -1,14 +1,17 @@
 //! The engine of one node that shares its rooms with nobody: a journal with group commit makes an item durable,
 //! and behind it an archive takes the same items, to be asked and searched. Opened and started by the wiring,
 //! used by the chat server. Three kinds of threads work here: the journal's, one that fills the archive, and
-//! two that answer questions.
+//! two that answer questions; one more if entries leave.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
 
 use crate::chat::names::RoomName;
 use crate::engines::engine::{Ask, Engine, EngineSays, Opened, Sink};
@@ -17,17 +20,24 @@ use crate::store::archive::{
 };
 use crate::store::committer::{Committer, FromJournal};
 use crate::store::journal::Journal;
+use crate::store::outgoing;
 use crate::store::place::StorePlace;
 use crate::store::postgres::{self, PostgresArchive};
 use crate::store::record::{Item, Lsn, Record};
 use crate::store::sqlite::SqliteArchive;
 
 use archiver::{Archiver, ToArchiver};
+use leaving::{Departures, Leaving};
 
 mod archiver;
+pub mod leaving;
 
 /// How long a question waits for the archive to have all that it must know.
 const BEHIND_MAX: Duration = Duration::from_secs(5);
+/// How long the archive may be behind an idle journal.
+const LINGER: Duration = Duration::from_millis(250);
+/// The same while entries leave: they do when the archive has them.
+const LINGER_LEAVING: Duration = Duration::from_millis(15);
 /// Threads that answer questions. Searches have one of their own, so that a reader who comes back does not
 /// wait for them.
 const READERS: usize = 2;
@@ -39,12 +49,15 @@ pub(super) struct Progress {
     moved: Condvar,
     /// Bytes of items that the archive does not have yet.
     behind_bytes: AtomicU64,
+    /// The same as `applied`, for those who read on behind it.
+    moves: watch::Sender<Lsn>,
 }
 
 impl Progress {
     fn set(&self, applied: Lsn) {
         *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = applied;
         self.moved.notify_all();
+        self.moves.send_replace(applied);
     }
 
     /// Waits until everything up to `lsn` is there; calls `hurry` if it is not. Returns whether it is.
@@ -77,24 +90,43 @@ pub struct Embedded {
     progress: Arc<Progress>,
 }
 
-/// Opens a store. `keep` tells by a room's name what it keeps. Nothing runs before [`Opened::start`].
-pub fn open(place: &StorePlace, keep: impl Fn(&str) -> Keep + Send + 'static) -> Result<Opened, OpenError> {
+/// What an engine is started from.
+struct Parts {
+    archive: Box<dyn Archive>,
+    journal: Journal,
+    queued: Vec<Item>,
+    keep: Box<dyn Fn(&str) -> Keep + Send>,
+    /// How long the archive may be behind an idle journal.
+    linger: Duration,
+    progress: Arc<Progress>,
+    to_archiver: Sender<ToArchiver>,
+    inbox: Receiver<ToArchiver>,
+}
+
+/// Opens a store. `keep` tells by a room's name what it keeps, `leaving` which entries somebody else is to get. Nothing
+/// runs before [`Opened::start`] but the thread that reads what leaves.
+pub fn open(
+    place: &StorePlace,
+    keep: impl Fn(&str) -> Keep + Send + 'static,
+    leaving: Leaving,
+) -> Result<(Opened, Option<Departures>), OpenError> {
     let journal = place.journal_dir();
     match place {
-        StorePlace::Sqlite(file) => open_with(SqliteArchive::open(file)?, &journal, keep),
+        StorePlace::Sqlite(file) => open_with(SqliteArchive::open(file)?, &journal, keep, leaving),
         // The caller may be on a thread that runs actors.
         StorePlace::Postgres(url) => {
-            postgres::apart(|| open_with(PostgresArchive::open(url)?, &journal, keep))
+            postgres::apart(|| open_with(PostgresArchive::open(url)?, &journal, keep, leaving))
         }
     }
 }
 
-/// The same with an archive that is open, and the folder of its journal.
+/// The same with an archive that is open, and the folder of its journal. There are departures if there are listeners.
 pub fn open_with(
-    archive: impl Archive + 'static,
+    mut archive: impl Archive + 'static,
     journal_dir: &Path,
     keep: impl Fn(&str) -> Keep + Send + 'static,
-) -> Result<Opened, OpenError> {
+    leaving: Leaving,
+) -> Result<(Opened, Option<Departures>), OpenError> {
     let applied = archive.applied();
     let (journal, found) =
         Journal::open(journal_dir, applied).map_err(|error| ArchiveError(error.to_string()))?;
@@ -107,11 +139,43 @@ pub fn open_with(
     let mut reader = archive.reader()?;
     let rooms = rooms_of(&replay, reader.as_mut())?;
     let queued = replay.clone();
-    let start = move |sink: Sink| -> Result<Box<dyn Engine>, String> {
-        Embedded::start(Box::new(archive), journal, queued, Box::new(keep), sink)
-            .map(|engine| Box::new(engine) as Box<dyn Engine>)
+    let progress = Arc::new(Progress::default());
+    let (to_archiver, inbox) = channel();
+    let departures = depart(&mut archive, leaving, next - 1, &to_archiver, &progress)?;
+    let parts = Parts {
+        linger: if departures.is_some() { LINGER_LEAVING } else { LINGER },
+        archive: Box::new(archive),
+        journal,
+        queued,
+        keep: Box::new(keep),
+        progress,
+        to_archiver,
+        inbox,
     };
-    Ok(Opened { replay, rooms, next, start: Box::new(start) })
+    let start = move |sink: Sink| -> Result<Box<dyn Engine>, String> {
+        Embedded::start(parts, sink).map(|engine| Box::new(engine) as Box<dyn Engine>)
+    };
+    Ok((Opened { replay, rooms, next, start: Box::new(start) }, departures))
+}
+
+/// Makes the list of what leaves ready; without listeners there is none. `newest`: number of the newest record.
+fn depart(
+    archive: &mut impl Archive,
+    leaving: Leaving,
+    newest: Lsn,
+    to_archiver: &Sender<ToArchiver>,
+    progress: &Progress,
+) -> Result<Option<Departures>, OpenError> {
+    let Leaving { leaves, listeners } = leaving;
+    let names: Vec<String> = listeners.iter().map(|listener| listener.name.clone()).collect();
+    let places = archive.begin_outgoing(outgoing::Leaving { leaves, listeners, newest })?;
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let places: BTreeMap<String, outgoing::Number> = names.into_iter().zip(places).collect();
+    let moved = progress.moves.subscribe();
+    let departures = Departures::start(archive.outgoing()?, to_archiver.clone(), moved, places);
+    Ok(Some(departures.map_err(ArchiveError)?))
 }
 
 /// What the archive knows of the rooms in which something happened that it does not know yet.
@@ -140,16 +204,9 @@ fn rooms_of(
 }
 
 impl Embedded {
-    fn start(
-        archive: Box<dyn Archive>,
-        journal: Journal,
-        queued: Vec<Item>,
-        keep: Box<dyn Fn(&str) -> Keep + Send>,
-        sink: Sink,
-    ) -> Result<Embedded, String> {
-        let progress = Arc::new(Progress::default());
+    fn start(parts: Parts, sink: Sink) -> Result<Embedded, String> {
+        let Parts { archive, journal, queued, keep, linger, progress, to_archiver, inbox } = parts;
         progress.set(archive.applied());
-        let (to_archiver, archiver_inbox) = channel();
         let says = sink.clone();
         let on_event = move |event: FromJournal| match event {
             FromJournal::Kept { upto } => says(EngineSays::Kept { upto }),
@@ -172,8 +229,8 @@ impl Embedded {
             readers.push(answering(n, reader, progress.clone(), to_archiver.clone(), sink.clone())?);
         }
         let committer = Committer::start(journal, Box::new(on_event), Box::new(to_archive));
-        let archiver = Archiver::new(archive, progress.clone(), committer.clone(), keep, sink);
-        spawn("archive", move || archiver.run(&archiver_inbox))?;
+        let archiver = Archiver::new(archive, progress.clone(), committer.clone(), keep, linger, sink);
+        spawn("archive", move || archiver.run(&inbox))?;
         let readers = readers.try_into().expect("as many as asked for");
         Ok(Embedded { committer, readers, progress })
     }

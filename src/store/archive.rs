@@ -10,6 +10,7 @@ use crate::chat::entry::{Entry, Kind};
 use crate::chat::history::PageFrom;
 use crate::chat::message::{Epoch, Offset};
 use crate::chat::names::{MessageId, RoomName, UserName};
+use crate::store::outgoing::OutgoingWriter;
 use crate::store::record::{Item, Letter, Lsn, Record, SessionNote};
 
 /// Why an archive could not do something, for people; ends with what to do.
@@ -56,7 +57,7 @@ impl From<ArchiveError> for OpenError {
 }
 
 /// The writing side. One per store.
-pub trait Archive: Send {
+pub trait Archive: OutgoingWriter + Send {
     /// Number of the last record that has been applied; 0 for none.
     fn applied(&self) -> Lsn;
 

@@ -7,6 +7,7 @@ pub mod cursors;
 pub mod ids;
 pub mod journal;
 pub mod letters;
+pub mod outgoing;
 pub mod page;
 pub mod place;
 pub mod postgres;

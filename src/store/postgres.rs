@@ -10,6 +10,7 @@ mod forgetting;
 pub mod letters;
 mod link;
 mod notes;
+mod outgoing;
 mod pages;
 mod reading;
 mod rooms;
@@ -27,10 +28,12 @@ use crate::store::archive::{
     Archive, ArchiveError, ArchiveReader, Forgotten, Keep, OpenError, Position, SharedArchive,
 };
 use crate::store::ids::IdKey;
+use crate::store::outgoing::{Leaves, Leaving, Number, OutgoingReader, OutgoingWriter};
 use crate::store::postgres::address::PostgresUrl;
 use crate::store::postgres::errors::{Trouble, explain};
 use crate::store::postgres::forgetting::Place;
 use crate::store::postgres::link::{Link, Role, Session};
+use crate::store::postgres::outgoing::PostgresOutgoing;
 use crate::store::postgres::reading::PostgresReader;
 use crate::store::postgres::writing::Hands;
 use crate::store::record::{Item, Lsn, Record};
@@ -45,6 +48,8 @@ pub struct PostgresArchive {
     ids: IdKey,
     applied: Lsn,
     place: Place,
+    /// Which entries are listed as they are written, because they leave; none: none.
+    leaves: Option<Leaves>,
 }
 
 impl fmt::Debug for PostgresArchive {
@@ -77,7 +82,13 @@ impl PostgresArchive {
         });
         let (ids, applied) =
             opened.map_err(|trouble| OpenError::of(trouble.is_away(), explain(url, "open", trouble)))?;
-        Ok(PostgresArchive { link, ids, applied: applied.max(0) as Lsn, place: Place::Rooms(0) })
+        Ok(PostgresArchive {
+            link,
+            ids,
+            applied: applied.max(0) as Lsn,
+            place: Place::Rooms(0),
+            leaves: None,
+        })
     }
 
     /// A reading side of its own, for another thread. It connects with its first question.
@@ -114,7 +125,7 @@ impl Archive for PostgresArchive {
     }
 
     fn append(&mut self, items: &[Item]) -> Result<(), ArchiveError> {
-        let (ids, had) = (self.ids, self.applied);
+        let (ids, had, leaves) = (self.ids, self.applied, self.leaves.as_ref());
         let done = self.link.run(LIMIT, async |session| {
             session.batch("BEGIN").await?;
             // Asked each time: what a broken connection has left undone is known only to the database.
@@ -129,6 +140,9 @@ impl Archive for PostgresArchive {
             };
             let records: Vec<&Record> = fresh.iter().map(|item| &item.record).collect();
             let warnings = writing::apply(session, ids, Hands::One, &records).await?;
+            if let Some(leaves) = leaves {
+                outgoing::list(session, leaves, fresh).await?;
+            }
             session.execute("UPDATE meta SET value = $1 WHERE key = 'applied'", &[&stored(last.lsn)]).await?;
             session.batch("COMMIT").await?;
             Ok((last.lsn, warnings))
@@ -150,6 +164,25 @@ impl Archive for PostgresArchive {
 
     fn reader(&self) -> Result<Box<dyn ArchiveReader>, ArchiveError> {
         Ok(self.new_reader())
+    }
+}
+
+impl OutgoingWriter for PostgresArchive {
+    fn begin_outgoing(&mut self, leaving: Leaving) -> Result<Vec<Number>, ArchiveError> {
+        let begun =
+            self.link.run(outgoing::BEGIN_LIMIT, async |session| outgoing::begin(session, &leaving).await);
+        let places = begun.map_err(|trouble| explain(self.link.url(), "write to", trouble))?;
+        self.leaves = (!leaving.listeners.is_empty()).then_some(leaving.leaves);
+        Ok(places)
+    }
+
+    fn note_outgoing(&mut self, upto: &[(String, Number)]) -> Result<(), ArchiveError> {
+        let noted = self.link.run(LIMIT, async |session| outgoing::note(session, upto).await);
+        noted.map_err(|trouble| explain(self.link.url(), "write to", trouble))
+    }
+
+    fn outgoing(&self) -> Result<Box<dyn OutgoingReader>, ArchiveError> {
+        Ok(Box::new(PostgresOutgoing::new(self.link.url().clone())))
     }
 }
 

@@ -7,6 +7,7 @@ mod errors;
 mod forgetting;
 pub mod letters;
 mod notes;
+mod outgoing;
 mod pages;
 mod reading;
 mod rooms;
@@ -25,10 +26,12 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::store::archive::{Archive, ArchiveError, ArchiveReader, Forgotten, Keep};
 use crate::store::ids::IdKey;
+use crate::store::outgoing::{Leaves, Leaving, Number, OutgoingReader, OutgoingWriter};
 use crate::store::record::{Item, Lsn};
 use crate::store::rooms::stored;
 use crate::store::sqlite::errors::{Trouble, explain};
 use crate::store::sqlite::forgetting::Round;
+use crate::store::sqlite::outgoing::SqliteOutgoing;
 use crate::store::sqlite::reading::SqliteReader;
 use crate::store::sqlite::rooms::Rooms;
 use crate::store::sqlite::writing::{Batch, Done};
@@ -47,6 +50,8 @@ pub struct SqliteArchive {
     rooms: Rooms,
     applied: Lsn,
     round: Round,
+    /// Which entries are listed as they are written, because they leave; none: none.
+    leaves: Option<Leaves>,
     /// Words were blanked, and older pages with them may still be in the log file.
     blanked: bool,
     /// The log has been told to be long.
@@ -76,6 +81,7 @@ impl SqliteArchive {
             rooms: Rooms::default(),
             applied,
             round: Round::default(),
+            leaves: None,
             // What a crash has left in the log goes with the first checkpoint.
             blanked: true,
             told_long: false,
@@ -90,7 +96,7 @@ impl SqliteArchive {
 
     fn apply(&mut self, items: &[Item], last: Lsn) -> Result<Done, Trouble> {
         let tx = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
-        let done = Batch::new(&tx, &mut self.rooms, self.ids).apply(items)?;
+        let done = Batch::new(&tx, &mut self.rooms, self.ids).listing(self.leaves.as_ref()).apply(items)?;
         tx.prepare_cached("UPDATE meta SET value = ?1 WHERE key = 'applied'")?.execute([stored(last)])?;
         tx.commit()?;
         Ok(done)
@@ -214,6 +220,24 @@ impl Archive for SqliteArchive {
 
     fn reader(&self) -> Result<Box<dyn ArchiveReader>, ArchiveError> {
         Ok(Box::new(SqliteReader::open(&self.path)?))
+    }
+}
+
+impl OutgoingWriter for SqliteArchive {
+    fn begin_outgoing(&mut self, leaving: Leaving) -> Result<Vec<Number>, ArchiveError> {
+        let places = outgoing::begin(&self.db, &leaving)
+            .map_err(|trouble| explain(&self.path, "write to", trouble))?;
+        self.leaves = (!leaving.listeners.is_empty()).then_some(leaving.leaves);
+        Ok(places)
+    }
+
+    fn note_outgoing(&mut self, upto: &[(String, Number)]) -> Result<(), ArchiveError> {
+        self.file.check(&self.path)?;
+        outgoing::note(&self.db, upto).map_err(|trouble| explain(&self.path, "write to", trouble))
+    }
+
+    fn outgoing(&self) -> Result<Box<dyn OutgoingReader>, ArchiveError> {
+        Ok(Box::new(SqliteOutgoing::open(&self.path)?))
     }
 }
 

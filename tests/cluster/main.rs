@@ -13,6 +13,7 @@ mod balancer;
 mod balancers;
 mod doors;
 mod figures;
+mod forwards;
 mod local_cluster;
 mod nodes;
 mod overview;

@@ -134,6 +134,9 @@ impl ChatServer {
         let (ts, id) = (shown.place.ts, shown.id);
         self.expect_ack(&shown.to);
         if !self.keeping.lasts() {
+            if let (Some(exit), Record::Entry(entry)) = (&self.settings.exit, &record) {
+                exit.push(entry);
+            }
             self.rooms.promise(key, ts, 0, id);
             return self.show(0, shown);
         }

@@ -20,8 +20,8 @@ use crate::engines::redis::replies;
 use crate::redis_link::RedisLink;
 
 const REACHED: &str = include_str!("lua/feed_reached.lua");
-const TAKE_TURN: &str = include_str!("lua/feed_take_turn.lua");
-const RETURN_TURN: &str = include_str!("lua/feed_return_turn.lua");
+pub(super) const TAKE_TURN: &str = include_str!("lua/feed_take_turn.lua");
+pub(super) const RETURN_TURN: &str = include_str!("lua/feed_return_turn.lua");
 
 /// A place in the stream: the epoch in which it was written, and a count within it.
 pub type Place = (u64, u64);
@@ -67,13 +67,7 @@ impl Feed {
         let mut read = redis::cmd("XREAD");
         read.arg("COUNT").arg(n).arg("BLOCK").arg(wait.as_millis() as u64);
         read.arg("STREAMS").arg(self.key()).arg(format!("{}-{}", after.0, after.1));
-        let streams = match read.query_async(redis).await? {
-            Value::Nil => return Ok(Vec::new()),
-            streams => replies::list(streams)?,
-        };
-        let Some(stream) = streams.into_iter().next() else { return Ok(Vec::new()) };
-        let items = replies::list(stream)?.into_iter().nth(1).unwrap_or_default();
-        replies::list(items)?.into_iter().map(item).collect()
+        items(read.query_async(redis).await?)
     }
 
     /// The archive has everything up to a place: proposals hear of it, and the stream forgets it. Who comes late with
@@ -104,6 +98,17 @@ impl Feed {
     }
 }
 
+/// The entries in the answer to a read of one stream.
+pub(super) fn items(answer: Value) -> RedisResult<Vec<(Place, Option<Entry>)>> {
+    let streams = match answer {
+        Value::Nil => return Ok(Vec::new()),
+        streams => replies::list(streams)?,
+    };
+    let Some(stream) = streams.into_iter().next() else { return Ok(Vec::new()) };
+    let items = replies::list(stream)?.into_iter().nth(1).unwrap_or_default();
+    replies::list(items)?.into_iter().map(item).collect()
+}
+
 fn item(item: Value) -> RedisResult<(Place, Option<Entry>)> {
     let mut parts = replies::list(item)?.into_iter();
     let id = replies::text(parts.next().unwrap_or_default())?;
@@ -117,7 +122,7 @@ fn item(item: Value) -> RedisResult<(Place, Option<Entry>)> {
     };
     let entry = read();
     if entry.is_none() {
-        log::error!("redis: the item {} of the archive's feed cannot be read", id.escape_debug());
+        log::error!("redis: the item {} of a feed cannot be read", id.escape_debug());
     }
     Ok((fed_of(&id).unwrap_or_default(), entry))
 }

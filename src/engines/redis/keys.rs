@@ -71,6 +71,31 @@ impl Keys {
         self.named("at")
     }
 
+    /// The stream of what leaves.
+    pub fn leaving(&self) -> String {
+        self.named("o")
+    }
+
+    /// How many entries were ever put into it.
+    pub fn leaving_count(&self) -> String {
+        self.named("on")
+    }
+
+    /// Where each target stands in it.
+    pub fn leaving_places(&self) -> String {
+        self.named("op")
+    }
+
+    /// When each target was last known to a node.
+    pub fn leaving_seen(&self) -> String {
+        self.named("os")
+    }
+
+    /// Which node brings entries to a target.
+    pub fn leaving_turn(&self, target: &str) -> String {
+        format!("{}ot:{target}", self.base)
+    }
+
     /// When each node was last alive, by Redis' clock.
     pub fn signs(&self) -> String {
         self.named("l")

@@ -4,6 +4,7 @@
 //! by the chat server. One thread of its own; each partition is a task on it.
 
 use crate::chat::names::RoomName;
+use crate::engines::redis::leaving::LeavingSettings;
 use crate::engines::shared::Start;
 use crate::redis_link::RedisLink;
 use crate::store::archive::ArchiveReader;
@@ -21,6 +22,7 @@ mod handle;
 mod hearing;
 mod joining;
 mod keys;
+pub mod leaving;
 mod letters;
 pub mod life;
 mod living;
@@ -51,6 +53,8 @@ pub struct Settings {
     pub keep: Box<dyn Fn(&RoomName) -> RoomKeep + Send>,
     /// The archive behind Redis, if there is one.
     pub archive: Option<ArchiveSettings>,
+    /// What leaves, if anything does.
+    pub leaving: Option<LeavingSettings>,
 }
 
 /// How much a room keeps in Redis.

@@ -56,8 +56,9 @@ impl Partition {
                 rooms.len()
             });
         }
-        let mut call = scripts::PUBLISH.call(3 + rooms.len() * 5);
+        let mut call = scripts::PUBLISH.call(5 + rooms.len() * 5);
         call.arg(self.keys.fence()).arg(self.keys.feed()).arg(self.keys.feed_count());
+        call.arg(self.keys.leaving()).arg(self.keys.leaving_count());
         for queued in &rooms {
             let room = queued.room.as_str();
             call.arg(self.keys.meta(room)).arg(self.keys.history(room));
@@ -67,12 +68,14 @@ impl Partition {
         call.arg(live.fence.text()).arg(live.fence.epoch).arg(&live.session.channel).arg(self.keys.inboxes());
         call.arg(self.world.feed_max).arg(u8::from(self.world.archive.is_some())).arg(rooms.len());
         call.arg(self.publish_command()).arg(if sharded { "SHARDNUMSUB" } else { "NUMSUB" });
+        call.arg(self.world.leaving_max);
         for queued in &rooms {
             let lives = self.world.lives(&queued.room);
             call.arg(frame::named(&queued.room)).arg(lives.history).arg(lives.window_ms);
             call.arg(lives.meta_ms).arg(lives.history_ms);
             let shortest = if lives.history_ms == 0 { lives.meta_ms } else { lives.history_ms };
             call.arg(u8::from(self.is_to_renew(queued, Duration::from_millis(shortest / 8))));
+            call.arg(u8::from(self.world.leaves(&queued.room)));
         }
         for queued in batch {
             call.arg(numbers[&queued.room]).arg(&queued.body[..]);

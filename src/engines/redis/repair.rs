@@ -200,13 +200,15 @@ impl Partition {
         for name in rooms {
             let Ok(room) = RoomName::new(&name) else { continue };
             let lives = self.world.lives(&room);
-            let mut call = scripts::REPAIR_APPLY.call(10);
+            let mut call = scripts::REPAIR_APPLY.call(12);
             call.arg(self.keys.repair()).arg(self.keys.staged_rooms());
             call.arg(self.keys.feed()).arg(self.keys.feed_count());
             call.arg(self.keys.staged(&name)).arg(self.keys.meta(&name)).arg(self.keys.history(&name));
             call.arg(self.keys.dedup(0, &name)).arg(self.keys.dedup(1, &name)).arg(self.keys.changes(&name));
+            call.arg(self.keys.leaving()).arg(self.keys.leaving_count());
             call.arg(run_id).arg(&name).arg(lives.history).arg(lives.window_ms);
             call.arg(lives.meta_ms).arg(lives.history_ms).arg(u8::from(self.world.feed_max > 0));
+            call.arg(if self.world.leaves(&room) { self.world.leaving_max } else { 0 });
             let answer = scripts::REPAIR_APPLY.run(connection, &call).await?;
             if matches!(answer, Value::BulkString(_)) {
                 return Ok(false);

@@ -38,12 +38,15 @@ pub struct World {
     pub archive: Option<ArchiveThread>,
     /// Most entries in a partition's feed; 0: there is no feed.
     pub feed_max: u64,
+    /// Most entries in a partition's stream of what leaves.
+    pub leaving_max: u64,
     /// Bytes of proposals without an outcome.
     pub waiting: Arc<AtomicU64>,
     /// Servers of a Cluster that it spoke of.
     pub hosts: RefCell<Vec<Host>>,
     prefix: String,
     keep: Box<dyn Fn(&RoomName) -> RoomKeep + Send>,
+    leaves: Option<Box<dyn Fn(&RoomName) -> bool + Send>>,
     board: RefCell<Board>,
     boxes: RefCell<Vec<UnboundedSender<Letter>>>,
 }
@@ -77,6 +80,10 @@ impl World {
             Some(archive) => (Some(ArchiveThread::start(archive.reader)), archive.feed_max),
             None => (None, 0),
         };
+        let (leaves, leaving_max) = match settings.leaving {
+            Some(leaving) => (Some(leaving.leaves), leaving.max),
+            None => (None, 0),
+        };
         let keep = settings.keep;
         let keep = move |room: &RoomName| {
             let mut keep = keep(room);
@@ -90,10 +97,12 @@ impl World {
             sink,
             archive,
             feed_max,
+            leaving_max,
             waiting,
             hosts: RefCell::new(Vec::new()),
             prefix: settings.prefix,
             keep: Box::new(keep),
+            leaves,
             boxes: RefCell::new(Vec::new()),
             board: RefCell::new(Board { troubles: vec![None; partitions], told: None }),
         }
@@ -157,6 +166,11 @@ impl World {
             history_ms: if for_ever { 0 } else { keep.keep_ms.max(HISTORY_LIFE_MS) },
             age_ms: keep.keep_ms,
         }
+    }
+
+    /// Whether somebody else gets copies of what a room accepts.
+    pub fn leaves(&self, room: &RoomName) -> bool {
+        self.leaves.as_ref().is_some_and(|leaves| leaves(room))
     }
 
     /// Tells the sink.

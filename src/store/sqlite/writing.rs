@@ -9,10 +9,12 @@ use crate::chat::line;
 use crate::chat::message::Offset;
 use crate::chat::names::{MessageId, UserName};
 use crate::store::ids::IdKey;
-use crate::store::record::{Item, Record};
+use crate::store::outgoing::Leaves;
+use crate::store::record::{Item, Lsn, Record};
 use crate::store::rooms::{Room, stored};
 use crate::store::sqlite::errors::Trouble;
 use crate::store::sqlite::notes;
+use crate::store::sqlite::outgoing;
 use crate::store::sqlite::rooms::{self, Rooms};
 use crate::store::sqlite::words::{self, WordChanges};
 use crate::store::words::of_line;
@@ -34,6 +36,7 @@ pub struct Batch<'a> {
     db: &'a Connection,
     rooms: &'a mut Rooms,
     ids: IdKey,
+    leaves: Option<&'a Leaves>,
     words: WordChanges,
     done: Done,
 }
@@ -50,14 +53,19 @@ struct Found {
 impl<'a> Batch<'a> {
     /// Within a transaction that the caller has begun and ends.
     pub fn new(db: &'a Connection, rooms: &'a mut Rooms, ids: IdKey) -> Batch<'a> {
-        Batch { db, rooms, ids, words: WordChanges::default(), done: Done::default() }
+        Batch { db, rooms, ids, leaves: None, words: WordChanges::default(), done: Done::default() }
+    }
+
+    /// Entries that these name are listed as well.
+    pub fn listing(self, leaves: Option<&'a Leaves>) -> Batch<'a> {
+        Batch { leaves, ..self }
     }
 
     /// Applies the records in their order.
     pub fn apply(mut self, items: &[Item]) -> Result<Done, Trouble> {
         for item in items {
             match &item.record {
-                Record::Entry(entry) => self.entry(entry)?,
+                Record::Entry(entry) => self.entry(entry, item.lsn)?,
                 Record::Seen(seen) => {
                     let room = self.rooms.open(self.db, &seen.room)?.id;
                     notes::seen(self.db, room, self.ids, seen)?;
@@ -78,7 +86,7 @@ impl<'a> Batch<'a> {
         Ok(self.done)
     }
 
-    fn entry(&mut self, entry: &Entry) -> Result<(), Trouble> {
+    fn entry(&mut self, entry: &Entry, lsn: Lsn) -> Result<(), Trouble> {
         let mut room = self.rooms.open(self.db, &entry.room)?;
         if entry.offset <= room.top {
             if entry.offset < room.first || self.is_repeat(&room, entry)? {
@@ -89,6 +97,9 @@ impl<'a> Batch<'a> {
         }
         let line_gone = self.change_target(&mut room, entry)?;
         self.insert(&room, entry, line_gone)?;
+        if self.leaves.is_some_and(|leaves| leaves.lists(&entry.room)) {
+            outgoing::list(self.db, lsn, room.id, entry.offset)?;
+        }
         room.bytes += if line_gone { 0 } else { entry.line.len() as u64 };
         self.rooms.change(&entry.room, room);
         Ok(())

@@ -2,6 +2,7 @@
 //! tests of each archive.
 
 pub mod chance;
+pub mod leaving;
 pub mod model;
 pub mod retention;
 pub mod stories;
@@ -140,6 +141,12 @@ macro_rules! every_story {
             entries_go_by_bytes_of_a_room,
             what_hangs_on_forgotten_entries_goes_with_them,
             many_rooms_are_walked_in_steps_and_each_is_seen,
+        }
+        $crate::common::tests_of! { $stage; leaving:
+            what_leaves_is_listed_until_all_have_it,
+            a_listener_from_the_first_gets_what_is_there,
+            what_a_room_forgets_stays_listed_without_its_words,
+            without_listeners_nothing_is_listed,
         }
     };
 }

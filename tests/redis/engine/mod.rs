@@ -6,6 +6,7 @@ mod cluster;
 mod cost;
 mod failover;
 mod filling;
+mod leaving;
 mod load;
 mod people;
 mod places;

@@ -174,6 +174,7 @@ impl Node {
             prefix: "chat".into(),
             keep: Box::new(|_| RoomKeep { history: 100_000, keep_ms: 3_600_000, dedup_ms: 600_000 }),
             archive: None,
+            leaving: None,
         };
         change(&mut settings);
         let heard: Arc<Mutex<Heard>> = Arc::default();

@@ -1,8 +1,10 @@
 -- Gives places to messages of many rooms of one partition, and sends them to the nodes that have joined.
--- KEYS 1 fence, 2 feed, 3 feed count; then per room: meta, history, dedup 0, dedup 1, changes
+-- KEYS 1 fence, 2 feed, 3 feed count, 4 what leaves, 5 count of what leaves; then per room: meta, history, dedup 0, dedup 1, changes
 -- ARGV 1 fence, 2 epoch, 3 session channel, 4 inbox channels without the node, 5 most entries in the feed (0: no feed),
---      6 whether rooms are known to an archive, 7 number of rooms, 8 publish command, 9 numsub command;
---      per room: name behind its length, history length, dedup window, life of meta, life of history (both ms, 0: for ever), mark
+--      6 whether rooms are known to an archive, 7 number of rooms, 8 publish command, 9 numsub command,
+--      10 most entries of what leaves;
+--      per room: name behind its length, history length, dedup window, life of meta, life of history (both ms, 0: for ever), mark,
+--      whether its entries leave
 --      then per message: number of its room, body
 -- Says per message: + new or = known before "offset:epoch:ts[:feed id]", g: what it is about is gone, u: room not loaded
 local fence = redis.call('GET', KEYS[1])
@@ -13,14 +15,15 @@ local epoch, feed_max = ARGV[2], tonumber(ARGV[5])
 if feed_max > 0 and redis.call('XLEN', KEYS[2]) >= feed_max then return {'A', fence} end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local rooms, a = {}, 10
+local rooms, a = {}, 11
 for r = 1, tonumber(ARGV[7]) do
-  local k = 4 + (r - 1) * 5
+  local k = 6 + (r - 1) * 5
   local m = redis.call('HMGET', KEYS[k], 's', 'i', 'd', 'e' .. epoch)
   local room = {
     meta = KEYS[k], hist = KEYS[k + 1], changes = KEYS[k + 4], known = m[1], who = m[2], begun = m[4],
     name = ARGV[a], length = tonumber(ARGV[a + 1]), window = tonumber(ARGV[a + 2]),
-    meta_life = tonumber(ARGV[a + 3]), hist_life = tonumber(ARGV[a + 4]), mark = ARGV[a + 5] == '1', wrote = false,
+    meta_life = tonumber(ARGV[a + 3]), hist_life = tonumber(ARGV[a + 4]), mark = ARGV[a + 5] == '1', leaves = ARGV[a + 6] == '1',
+    wrote = false,
   }
   local which, start = 0, now
   if m[3] then
@@ -38,7 +41,7 @@ for r = 1, tonumber(ARGV[7]) do
   end
   room.cur, room.prev = KEYS[k + 2 + which], KEYS[k + 3 - which]
   rooms[r] = room
-  a = a + 6
+  a = a + 7
 end
 local out, boxes, order = {}, {}, {}
 local n = 0
@@ -95,6 +98,10 @@ while ARGV[a] do
         local fed = epoch .. '-' .. redis.call('INCR', KEYS[3])
         redis.call('XADD', KEYS[2], fed, 'r', string.sub(room.name, 3), 'o', seq, 'e', epoch, 'b', body)
         value = value .. ':' .. fed
+      end
+      if room.leaves then
+        local left = epoch .. '-' .. redis.call('INCR', KEYS[5])
+        redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[10], left, 'r', string.sub(room.name, 3), 'o', seq, 'e', epoch, 'b', body)
       end
     end
     redis.call('HSET', room.cur, id, value)

@@ -1,6 +1,8 @@
 -- Appends staged entries of one room. The same call again does nothing.
--- KEYS 1 repair, 2 staged rooms, 3 feed, 4 feed count, 5 staged rows, 6 meta, 7 history, 8 dedup 0, 9 dedup 1, 10 changes
--- ARGV 1 run id of this server, 2 room, 3 history length, 4 dedup window, 5 life of meta, 6 life of history, 7 whether there is a feed
+-- KEYS 1 repair, 2 staged rooms, 3 feed, 4 feed count, 5 staged rows, 6 meta, 7 history, 8 dedup 0, 9 dedup 1, 10 changes,
+--      11 what leaves, 12 count of what leaves
+-- ARGV 1 run id of this server, 2 room, 3 history length, 4 dedup window, 5 life of meta, 6 life of history, 7 whether there is a feed,
+--      8 most entries of what leaves; 0: those of this room do not
 if redis.call('HGET', KEYS[1], 'server') ~= ARGV[1] then return 'CLOSED' end
 local rows, list, tops = redis.call('HGETALL', KEYS[5]), {}, {}
 for i = 1, #rows, 2 do
@@ -53,6 +55,10 @@ for _, row in ipairs(list) do
       local fed = string.format('%.0f', fresh) .. '-' .. redis.call('INCR', KEYS[4])
       redis.call('XADD', KEYS[3], fed, 'r', ARGV[2], 'o', seq_text, 'e', epoch_text, 'b', body)
       value = value .. ':' .. fed
+    end
+    if ARGV[8] ~= '0' then
+      local left = string.format('%.0f', fresh) .. '-' .. redis.call('INCR', KEYS[12])
+      redis.call('XADD', KEYS[11], 'MAXLEN', '~', ARGV[8], left, 'r', ARGV[2], 'o', seq_text, 'e', epoch_text, 'b', body)
     end
     redis.call('HSET', cur, string.sub(body, 22, 21 + id_bytes), value)
     redis.call('HSETNX', KEYS[6], 'e' .. epoch_text, seq_text)
