@@ -5,7 +5,6 @@
 //! behind it is taken, and then it would come too late.
 
 use std::error::Error as _;
-use std::fmt::Display;
 use std::time::Duration;
 
 use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
@@ -133,7 +132,7 @@ impl Target for NatsTarget {
 }
 
 /// An address as logs may have it.
-fn without_login(url: &str) -> impl Display {
+fn without_login(url: &str) -> String {
     match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://***@{rest}"),
         (None, Some((_, rest))) => format!("***@{rest}"),

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use crate::clouds::environment::Environment;
+use crate::clouds::error::CloudError;
 use crate::clouds::google::messages::PubsubMessage;
 use crate::clouds::google::pubsub::PubSubServer;
 use crate::forwards::runs::of_any_rooms;
@@ -13,6 +14,9 @@ use crate::forwards::target::{Outgoing, Target, TargetError};
 const ITEMS_MAX: usize = 250;
 /// Most bytes in one request; Pub/Sub takes 10 MB with all that is around the entries.
 const BYTES_MAX: usize = 4 << 20;
+
+/// Longest entry: Pub/Sub takes messages of 10 MB, names and room counted.
+const ENTRY_BYTES_MAX: usize = 10_000_000 - 4_096;
 
 /// Which topic.
 #[derive(Debug, Clone)]
@@ -41,6 +45,12 @@ impl PubSubTarget {
 
     /// Sends some. The service does not say which one of several it cannot take; then they go one by one.
     async fn send_some(&mut self, entries: &[Outgoing]) -> Result<(), (usize, TargetError)> {
+        if let [entry] = entries
+            && entry.line.len() > ENTRY_BYTES_MAX
+        {
+            let why = format!("the entry has {} bytes, Pub/Sub takes {ENTRY_BYTES_MAX}", entry.line.len());
+            return Err((0, TargetError::Refused { index: 0, why }));
+        }
         let Err(error) = self.publish(entries).await else { return Ok(()) };
         if error.code() != Some("INVALID_ARGUMENT") {
             return Err((0, TargetError::away(error)));
@@ -57,7 +67,7 @@ impl PubSubTarget {
         Ok(())
     }
 
-    async fn publish(&mut self, entries: &[Outgoing]) -> Result<(), crate::clouds::error::CloudError> {
+    async fn publish(&mut self, entries: &[Outgoing]) -> Result<(), CloudError> {
         let messages = entries.iter().map(message).collect();
         self.server.publish(&self.topic, messages).await.map(drop)
     }

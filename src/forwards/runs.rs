@@ -1,22 +1,23 @@
 //! How much goes in one step where a server takes entries one by one and may take a later one and not an earlier one:
 //! each room once, so that what is sent again can stand behind nothing of its own room. Called by targets.
 
-use std::collections::HashSet;
-
 use crate::forwards::target::Outgoing;
 
 /// How many from the front have each a room of their own, at most so many entries and bytes; at least one.
+#[cfg(any(feature = "nats", feature = "sqs"))]
 pub fn of_different_rooms(entries: &[Outgoing], items_max: usize, bytes_max: usize) -> usize {
-    let mut rooms = HashSet::new();
+    let mut rooms = std::collections::HashSet::new();
     let fits = entries.iter().scan(0, |bytes, entry| {
         *bytes += entry.line.len();
         Some((*bytes, entry))
     });
-    let run = fits.take(items_max).take_while(|(bytes, entry)| *bytes <= bytes_max && rooms.insert(&entry.room));
+    let run =
+        fits.take(items_max).take_while(|(bytes, entry)| *bytes <= bytes_max && rooms.insert(&entry.room));
     run.count().max(1).min(entries.len())
 }
 
 /// How many from the front, at most so many entries and bytes; at least one.
+#[cfg(any(feature = "sqs", feature = "pubsub"))]
 pub fn of_any_rooms(entries: &[Outgoing], items_max: usize, bytes_max: usize) -> usize {
     let mut bytes = 0;
     let fits = |entry: &&Outgoing| {
@@ -26,7 +27,7 @@ pub fn of_any_rooms(entries: &[Outgoing], items_max: usize, bytes_max: usize) ->
     entries.iter().take(items_max).take_while(fits).count().max(1).min(entries.len())
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sqs"))]
 mod tests {
     use bytes::Bytes;
 

@@ -66,7 +66,9 @@ impl SqsTarget {
     async fn send_one_by_one(&mut self, entries: &[Outgoing]) -> Result<(), (usize, TargetError)> {
         for (index, entry) in entries.iter().enumerate() {
             match self.request(std::slice::from_ref(entry)).await {
-                Ok(outcomes) => first_failure(1, outcomes).map_err(|(_, error)| (index, moved(error, index)))?,
+                Ok(outcomes) => {
+                    first_failure(1, outcomes).map_err(|(_, error)| (index, moved(error, index)))?
+                }
                 Err(error) if is_about_content(&error) => return Err((index, refused(index, &error))),
                 Err(error) => return Err((index, TargetError::away(error))),
             }
@@ -180,7 +182,10 @@ mod tests {
         assert_eq!(first_failure(3, outcomes(text)), Err((1, wanted)));
         // Who may not, or too often, is refused as a sender too; that passes.
         let text = r#"{"Failed":[{"Id":"1","Code":"RequestThrottled","Message":"slow","SenderFault":true}]}"#;
-        assert_eq!(first_failure(3, outcomes(text)), Err((1, TargetError::Away("RequestThrottled: slow".into()))));
+        assert_eq!(
+            first_failure(3, outcomes(text)),
+            Err((1, TargetError::Away("RequestThrottled: slow".into())))
+        );
     }
 
     #[test]

@@ -202,7 +202,8 @@ impl Source for PubSub {
 
 /// A message without content has at least no JSON in it, and is a dead letter for that.
 fn taken(received: ReceivedMessage) -> Taken<String> {
-    let PubsubMessage { data, attributes, message_id, publish_time, .. } = received.message.unwrap_or_default();
+    let PubsubMessage { data, attributes, message_id, publish_time, .. } =
+        received.message.unwrap_or_default();
     let fits =
         |id: &&String| id.len() <= OWN_ID_BYTES_MAX && !id.is_empty() && !id.chars().any(char::is_control);
     let id = match attributes.get("id").filter(fits) {
@@ -210,7 +211,8 @@ fn taken(received: ReceivedMessage) -> Taken<String> {
         None => message_id,
     };
     let room = attributes.get("room").map(|room| {
-        RoomName::named_by_client(room).map_err(|error| Poison::new(Reason::BadRoom, format!("room: {error}")))
+        RoomName::named_by_client(room)
+            .map_err(|error| Poison::new(Reason::BadRoom, format!("room: {error}")))
     });
     let pushed_ms = publish_time.and_then(|time| u64::try_from(time.seconds).ok()?.checked_mul(1_000));
     Taken { id: Some(id.into()), item: data, room: room.transpose(), pushed_ms, receipt: received.ack_id }

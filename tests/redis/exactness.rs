@@ -124,7 +124,7 @@ fn room_of(number: u64) -> String {
 }
 
 /// As the environment says.
-fn number_of(variable: &str, usual: u64) -> u64 {
+pub fn number_of(variable: &str, usual: u64) -> u64 {
     std::env::var(variable).map_or(usual, |text| text.parse().expect("a number"))
 }
 
@@ -184,7 +184,8 @@ async fn poison<Q: Queue>() {
     let (mut queue, house) = (Q::open().await, House::open());
     let node = queue.node("a", &house);
     push_all(&mut queue, 0..ITEMS).await;
-    for item in ["no json", r#"{"room":"a*","content":1}"#, "[".repeat(1_000).as_str()] {
+    let deep = format!("{}{}", "[".repeat(1_000), "]".repeat(1_000));
+    for item in ["no json", r#"{"room":"a*","content":1}"#, &deep] {
         queue.push("room-0", item).await;
     }
     push_all(&mut queue, ITEMS..2 * ITEMS).await;

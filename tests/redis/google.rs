@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use roomcast::actors::source_queue::SourceQueueParts;
+use roomcast::forwards::pubsub::{PubSubTarget, PubSubTopic};
 use roomcast::sources::pubsub::{PubSub, PubSubParts};
 use roomcast::sources::source::Source;
+use serde_json::Value;
 
 use crate::exactness::{House, Queue};
 use crate::fixtures::eventually;
@@ -14,6 +16,7 @@ use crate::fixtures::google::Google;
 use crate::fixtures::relay::Relay;
 use crate::fixtures::rooms::Rooms;
 use crate::fixtures::source_node::{SourceNode, parts};
+use crate::targets::Place;
 
 const SUBSCRIPTION: &str = "projects/p/subscriptions/node";
 
@@ -228,5 +231,54 @@ impl Queue for OrderedSubscription {
 
     async fn comes_back(&mut self) {
         self.relay.mend().await;
+    }
+}
+
+/// The topic, as its stand-in has it.
+pub struct TopicPlace(OrderedSubscription);
+
+impl Place for TopicPlace {
+    type Target = PubSubTarget;
+    const NAME: &'static str = "Google Pub/Sub";
+    const KNOWS_REPEATS: bool = false;
+    // Pub/Sub takes 10 MB.
+    const TOO_BIG: usize = 11_000_000;
+
+    async fn open() -> TopicPlace {
+        TopicPlace(OrderedSubscription::open().await)
+    }
+
+    fn target(&self) -> PubSubTarget {
+        let endpoint = format!("http://127.0.0.1:{}", self.0.relay.port);
+        let topic = "projects/p/topics/pushes".into();
+        PubSubTarget::new(PubSubTopic { topic, endpoint, environment: |_| None }).unwrap()
+    }
+
+    async fn has(&mut self, count: usize) -> Vec<Value> {
+        let published = eventually("the entries", async || {
+            let published = self.0.google.published().await;
+            let ids: std::collections::HashSet<&String> =
+                published.iter().map(|message| &message.attributes["id"]).collect();
+            (ids.len() >= count).then(|| published.clone())
+        })
+        .await;
+        let entry = |message: &crate::fixtures::google::Published| {
+            let entry: Value = serde_json::from_str(&message.data).unwrap();
+            assert_eq!(
+                (entry["r"].as_str().unwrap(), &message.attributes["room"]),
+                (message.key.as_str(), &message.key)
+            );
+            assert_eq!(message.attributes["id"], format!("{}@10-{}", message.key, entry["s"]));
+            entry
+        };
+        published.iter().map(entry).collect()
+    }
+
+    async fn goes_away(&mut self) {
+        self.0.relay.cut().await;
+    }
+
+    async fn comes_back(&mut self) {
+        self.0.relay.mend().await;
     }
 }

@@ -30,4 +30,6 @@ mod pubsub;
 #[cfg(feature = "sqs")]
 mod sqs;
 mod streams;
+#[cfg(any(feature = "nats", feature = "sqs", feature = "pubsub"))]
+mod targets;
 mod turns;

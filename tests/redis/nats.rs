@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, Context, stream};
 use roomcast::actors::source_queue::SourceQueueParts;
+use roomcast::forwards::nats::NatsTarget;
 use roomcast::sources::nats::{Nats, NatsParts};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::exactness::{House, Queue};
@@ -15,6 +17,7 @@ use crate::fixtures::eventually;
 use crate::fixtures::rooms::Rooms;
 use crate::fixtures::servers::free_port;
 use crate::fixtures::source_node::{Graves, SourceNode, parts};
+use crate::targets::Place;
 
 struct Server {
     port: u16,
@@ -251,5 +254,58 @@ impl Queue for NatsQueue {
         self.server.restart();
         self.context = self.server.connect().await;
         eventually("the stream", async || self.context.get_stream("ORDERS").await.ok().map(drop)).await;
+    }
+}
+
+/// The stream that takes the subject `orders.log`.
+pub struct NatsPlace {
+    server: Server,
+    context: Context,
+}
+
+impl Place for NatsPlace {
+    type Target = NatsTarget;
+    const NAME: &'static str = "NATS JetStream";
+    const KNOWS_REPEATS: bool = true;
+    // A server takes 1 MiB.
+    const TOO_BIG: usize = 2 << 20;
+
+    async fn open() -> NatsPlace {
+        let server = Server::start();
+        let context = server.connect().await;
+        let config =
+            stream::Config { name: "LOG".into(), subjects: vec!["orders.>".into()], ..Default::default() };
+        eventually("the stream", async || context.create_stream(&config).await.ok()).await;
+        NatsPlace { server, context }
+    }
+
+    fn target(&self) -> NatsTarget {
+        NatsTarget::new(self.server.url(), "orders.log".into())
+    }
+
+    async fn has(&mut self, count: usize) -> Vec<Value> {
+        let stream = eventually("the entries", async || {
+            let stream = self.context.get_stream("LOG").await.ok()?;
+            (stream.cached_info().state.messages >= count as u64).then_some(stream)
+        })
+        .await;
+        let mut all = Vec::new();
+        for sequence in 1..=stream.cached_info().state.last_sequence {
+            let message = stream.get_raw_message(sequence).await.unwrap();
+            let entry: Value = serde_json::from_slice(&message.payload).unwrap();
+            let id = format!("{}@10-{}", entry["r"].as_str().unwrap(), entry["s"]);
+            assert_eq!(message.headers.get("Nats-Msg-Id").unwrap().as_str(), id);
+            all.push(entry);
+        }
+        all
+    }
+
+    async fn goes_away(&mut self) {
+        self.server.kill();
+    }
+
+    async fn comes_back(&mut self) {
+        self.server.restart();
+        self.context = self.server.connect().await;
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use roomcast::actors::source_queue::SourceQueueParts;
 use roomcast::clouds::aws::sqs::SqsParts;
+use roomcast::forwards::sqs::SqsTarget;
 use roomcast::sources::sqs::Sqs;
 use serde_json::{Value, json};
 
@@ -15,6 +16,7 @@ use crate::fixtures::relay::Relay;
 use crate::fixtures::rooms::Rooms;
 use crate::fixtures::servers::free_port;
 use crate::fixtures::source_node::{Graves, SourceNode, parts};
+use crate::targets::Place;
 
 const REGION: &str = "eu-west-1";
 
@@ -255,13 +257,17 @@ impl Stand {
         Stand { server, relay, queue, pushed: 0 }
     }
 
-    fn node(&self, house: &House) -> SourceNode<Sqs> {
-        let parts = SqsParts {
+    fn parts(&self) -> SqsParts {
+        SqsParts {
             queue_url: self.queue.clone(),
             region: REGION.into(),
             endpoint: format!("http://127.0.0.1:{}", self.relay.port),
             environment,
-        };
+        }
+    }
+
+    fn node(&self, house: &House) -> SourceNode<Sqs> {
+        let parts = self.parts();
         let make = move || Sqs::new(parts).unwrap().hidden_for(Duration::from_secs(1));
         SourceNode::start_from(make, house.parts())
     }
@@ -331,4 +337,73 @@ impl Queue for StandardQueue {
     async fn comes_back(&mut self) {
         self.0.relay.mend().await;
     }
+}
+
+/// A queue to which entries go; what was read from it is gone from there.
+struct Goal {
+    stand: Stand,
+    read: Vec<Value>,
+}
+
+impl Goal {
+    async fn open(name: &str) -> Goal {
+        Goal { stand: Stand::open(name).await, read: Vec::new() }
+    }
+
+    async fn has(&mut self, count: usize) -> Vec<Value> {
+        let asked = json!({"QueueUrl": self.stand.queue, "MaxNumberOfMessages": 10});
+        eventually("the entries", async || {
+            let answer = self.stand.server.ask("ReceiveMessage", asked.clone()).await?;
+            for message in answer["Messages"].as_array().into_iter().flatten() {
+                self.read.push(serde_json::from_str(message["Body"].as_str()?).ok()?);
+                let handle = json!({"QueueUrl": self.stand.queue, "ReceiptHandle": message["ReceiptHandle"]});
+                self.stand.server.ask("DeleteMessage", handle).await?;
+            }
+            let name = |entry: &Value| (entry["r"].to_string(), entry["s"].to_string());
+            let different: std::collections::HashSet<_> = self.read.iter().map(name).collect();
+            (different.len() >= count).then_some(())
+        })
+        .await;
+        self.read.clone()
+    }
+}
+
+macro_rules! places {
+    ($($place:ident: $queue:literal, $name:literal, $knows_repeats:literal;)+) => {
+        $(pub struct $place(Goal);
+
+        impl Place for $place {
+            type Target = SqsTarget;
+            const NAME: &'static str = $name;
+            const KNOWS_REPEATS: bool = $knows_repeats;
+            // SQS takes 1 MiB.
+            const TOO_BIG: usize = 2 << 20;
+
+            async fn open() -> $place {
+                $place(Goal::open($queue).await)
+            }
+
+            fn target(&self) -> SqsTarget {
+                SqsTarget::new(self.0.stand.parts()).unwrap()
+            }
+
+            async fn has(&mut self, count: usize) -> Vec<Value> {
+                self.0.has(count).await
+            }
+
+            async fn goes_away(&mut self) {
+                self.0.stand.relay.cut().await;
+            }
+
+            async fn comes_back(&mut self) {
+                self.0.stand.relay.mend().await;
+            }
+        })+
+    };
+}
+
+places! {
+    // Moto forgets an id with its message, SQS does so after five minutes.
+    FifoPlace: "log.fifo", "SQS FIFO", false;
+    StandardPlace: "log", "SQS standard", false;
 }

@@ -147,7 +147,8 @@ impl Channel {
                 Some(_) => Err(CloudError::away("two answers to one question")),
             }
         };
-        let answer = timeout(within, asking).await.unwrap_or_else(|_| Err(CloudError::away("no answer in time")));
+        let answer =
+            timeout(within, asking).await.unwrap_or_else(|_| Err(CloudError::away("no answer in time")));
         answer.map_err(|error| error.during(last_of(method)))
     }
 
@@ -170,8 +171,7 @@ impl Channel {
         is_all: bool,
     ) -> Result<Incoming<A>, CloudError> {
         let mut sender = self.sender.clone().ready().await.map_err(CloudError::away)?;
-        let (answer, mut open) =
-            sender.send_request(self.request(call)?, false).map_err(CloudError::away)?;
+        let (answer, mut open) = sender.send_request(self.request(call)?, false).map_err(CloudError::away)?;
         open.send_data(framed(question), is_all).map_err(CloudError::away)?;
         Ok(Incoming {
             answer: Answer::Head(answer),
@@ -282,7 +282,8 @@ impl<A: Message + Default> Incoming<A> {
                 None => {
                     let trailers = body.trailers().await.map_err(CloudError::away)?;
                     let status = trailers.as_ref().and_then(status_of);
-                    self.ended = Some(status.unwrap_or_else(|| Err(CloudError::away("the answer broke off"))));
+                    self.ended =
+                        Some(status.unwrap_or_else(|| Err(CloudError::away("the answer broke off"))));
                 }
             },
         }
@@ -382,7 +383,12 @@ mod tests {
     async fn what_is_no_whole_answer_is_told() {
         let (whole, ok) = (framed(&said()).to_vec(), vec![("grpc-status", "0")]);
         let cases: [(u16, Vec<u8>, Vec<(&str, &str)>, &str); 7] = [
-            (200, vec![], vec![("grpc-status", "5"), ("grpc-message", "no%20such%20%C3%A4")], "NOT_FOUND: Ask: no such ä"),
+            (
+                200,
+                vec![],
+                vec![("grpc-status", "5"), ("grpc-message", "no%20such%20%C3%A4")],
+                "NOT_FOUND: Ask: no such ä",
+            ),
             (200, vec![], vec![("grpc-status", "99")], "UNKNOWN: Ask: "),
             (200, whole.clone(), vec![], "Ask: the answer broke off"),
             (200, whole[..4].to_vec(), ok.clone(), "Ask: no answer"),

@@ -40,9 +40,13 @@ impl PubSubServer {
             given => given.to_owned(),
         };
         let endpoint = Url::parse(&at).map_err(|error| format!("{at:?} is no URL: {error}"))?;
-        if !matches!(endpoint.scheme(), "http" | "https") || endpoint.host_str().is_none() || endpoint.path() != "/"
+        if !matches!(endpoint.scheme(), "http" | "https")
+            || endpoint.host_str().is_none()
+            || endpoint.path() != "/"
         {
-            return Err(format!("{at:?} is no address of Pub/Sub; write https://REGION-pubsub.googleapis.com"));
+            return Err(format!(
+                "{at:?} is no address of Pub/Sub; write https://REGION-pubsub.googleapis.com"
+            ));
         }
         Ok(PubSubServer { endpoint, tokens: Tokens::new(environment), http: None, channel: None })
     }

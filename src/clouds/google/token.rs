@@ -156,7 +156,8 @@ fn signed(file: &str, now: i64) -> Result<Signed, String> {
         EncodingKey::from_rsa_pem(key.private_key.as_bytes()).map_err(|_| "has no RSA key in private_key")?;
     let mut header = Header::new(Algorithm::RS256);
     header.kid = Some(key.private_key_id);
-    let assertion = jsonwebtoken::encode(&header, &claims, &secret).map_err(|_| "has a key that cannot sign")?;
+    let assertion =
+        jsonwebtoken::encode(&header, &claims, &secret).map_err(|_| "has a key that cannot sign")?;
     Ok(Signed { client_email: key.client_email, token_uri: key.token_uri, assertion })
 }
 
@@ -329,7 +330,8 @@ mod tests {
     #[test]
     fn a_key_file_that_is_of_no_use_says_why() {
         let of = |kind: &str, key: &str| {
-            serde_json::json!({"type": kind, "private_key": key, "client_email": "n", "token_uri": "u"}).to_string()
+            serde_json::json!({"type": kind, "private_key": key, "client_email": "n", "token_uri": "u"})
+                .to_string()
         };
         for (file, why) in [
             ("s3cret".to_owned(), "is no key file"),
