@@ -1,6 +1,7 @@
 //! One way to ask other HTTP servers: HTTP/1.1, TLS against the public certificate authorities and those
 //! in the file that `SSL_CERT_FILE` names, no redirects (a key fetched over TLS must not come from where a
-//! redirect points). Used for the issuer's keys, for hooks and by the command line. Knows none of them.
+//! redirect points). Used for the issuer's keys, for hooks, for services of clouds and by the command line. Knows none of
+//! them.
 
 pub mod guard;
 
@@ -34,17 +35,21 @@ pub fn client(timeout: Duration) -> Client {
 
 /// The same for a client that may not talk to everybody.
 pub fn client_for(timeout: Duration, reach: Reach) -> Client {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring knows the default versions of TLS")
-        .with_root_certificates(authorities())
-        .with_no_client_auth();
     let guard = Guard::before(TcpConnector::new(Resolver::default()).service(), reach);
-    let connector = Connector::new().connector(guard).rustls_0_23(Arc::new(config)).timeout(timeout);
+    let connector = Connector::new().connector(guard).rustls_0_23(Arc::new(tls())).timeout(timeout);
     let agent = concat!("roomcast/", env!("CARGO_PKG_VERSION"));
     let builder = Client::builder().connector(connector).timeout(timeout).disable_redirects();
     builder.add_default_header(("User-Agent", agent)).finish()
+}
+
+/// Whom this process trusts over TLS.
+pub fn tls() -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring knows the default versions of TLS")
+        .with_root_certificates(authorities())
+        .with_no_client_auth()
 }
 
 fn authorities() -> RootCertStore {

@@ -9,6 +9,8 @@ pub mod auth;
 pub mod chat;
 pub mod cli;
 pub mod clock;
+#[cfg(any(feature = "sqs", feature = "pubsub"))]
+pub mod clouds;
 pub mod config;
 pub mod engines;
 pub mod forwards;

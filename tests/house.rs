@@ -22,6 +22,7 @@ const FLOORS: [(&str, u8); 23] = [
     ("forwards", 2),
     ("auth", 2),
     ("chat", 1),
+    ("clouds", 1),
     ("redis_link", 1),
     ("metrics", 1),
     ("limits", 1),

@@ -5,7 +5,15 @@
 pub mod counters;
 pub mod feed;
 pub mod memory;
+#[cfg(feature = "nats")]
+pub mod nats;
+#[cfg(feature = "pubsub")]
+pub mod pubsub;
 pub mod redis_list;
 pub mod redis_stream;
+#[cfg(any(feature = "nats", feature = "sqs", feature = "pubsub"))]
+mod runs;
 pub mod settings;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 pub mod target;

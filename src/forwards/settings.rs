@@ -37,11 +37,11 @@ pub enum TargetKind {
     RedisList,
     /// A Redis stream.
     RedisStream,
-    /// A queue of Amazon SQS, standard or FIFO.
+    /// A queue of Amazon SQS, standard or FIFO. Needs the feature `sqs`.
     Sqs,
-    /// A topic of Google Cloud Pub/Sub.
+    /// A topic of Google Cloud Pub/Sub. Needs the feature `pubsub`.
     Pubsub,
-    /// A subject of NATS JetStream.
+    /// A subject of NATS JetStream. Needs the feature `nats`.
     Nats,
 }
 
@@ -57,14 +57,13 @@ impl TargetKind {
         }
     }
 
-    /// Why this program has no such target, and what to do.
-    pub fn missing(self) -> Option<String> {
+    /// The feature that this program was built without and that it needs.
+    pub fn missing_feature(self) -> Option<&'static str> {
         match self {
-            TargetKind::RedisList | TargetKind::RedisStream => None,
-            kind => Some(format!(
-                "this version has no targets of kind {}; use redis_list or redis_stream",
-                kind.word()
-            )),
+            TargetKind::Sqs if !cfg!(feature = "sqs") => Some("sqs"),
+            TargetKind::Pubsub if !cfg!(feature = "pubsub") => Some("pubsub"),
+            TargetKind::Nats if !cfg!(feature = "nats") => Some("nats"),
+            _ => None,
         }
     }
 
@@ -147,9 +146,6 @@ impl TargetSettings {
             let text = "a name has 1 to 20 small letters, digits, - and _; rename it";
             return Err(self.complaint(text));
         }
-        if let Some(why) = self.kind.missing() {
-            return Err(self.complaint(&why));
-        }
         for (key, is_set) in self.given() {
             if is_set && !self.kind.keys().contains(&key) {
                 let text = format!("{key} means nothing for {}; leave it out", self.kind.word());
@@ -163,7 +159,16 @@ impl TargetSettings {
             self.link(common)?;
             self.check_key()?;
         }
-        Ok(())
+        if self.kind == TargetKind::Pubsub && !is_topic(&self.topic) {
+            return Err(self.complaint("topic: write it as projects/PROJECT/topics/TOPIC"));
+        }
+        if self.kind == TargetKind::Nats && !is_subject(&self.subject) {
+            return Err(self.complaint("subject: words with dots between them, without * and >; rename it"));
+        }
+        let Some(feature) = self.kind.missing_feature() else { return Ok(()) };
+        Err(self.complaint(&format!(
+            "this program was built without {feature}; build it with `cargo build --release --features {feature}`"
+        )))
     }
 
     fn is_in_redis(&self) -> bool {
@@ -243,6 +248,19 @@ impl ForwardSettings {
     }
 }
 
+fn is_topic(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('/').collect();
+    let fits = |part: &str| !part.is_empty() && !part.chars().any(|c| c.is_whitespace() || c.is_control());
+    matches!(parts[..], ["projects", project, "topics", name] if fits(project) && fits(name))
+}
+
+/// One that can be published to. <https://docs.nats.io/nats-concepts/subjects>
+fn is_subject(name: &str) -> bool {
+    let fits =
+        |word: &str| !word.is_empty() && !word.contains(|c: char| c.is_whitespace() || "*>".contains(c));
+    name.split('.').all(fits)
+}
+
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
@@ -294,13 +312,38 @@ mod tests {
             (LIST.replace("name = \"audit\"", "name = \"The Audit\""), "1 to 20 small letters"),
             (LIST.replace("list = \"audit\"", "list = \"a\\u0007\""), "control characters"),
             (format!("{LIST}url = \"http://h\""), "url: "),
-            ("[[targets]]\nname = \"q\"\nkind = \"sqs\"\nurl = \"https://h/1/q\"".to_owned(), "sqs"),
+            ("[[targets]]\nname = \"q\"\nkind = \"sqs\"".to_owned(), "sqs needs url"),
+            ("[[targets]]\nname = \"q\"\nkind = \"pubsub\"\ntopic = \"t\"".to_owned(), "projects/PROJECT"),
+            (
+                "[[targets]]\nname = \"q\"\nkind = \"nats\"\nurl = \"nats://h\"\nsubject = \"a.>\""
+                    .to_owned(),
+                "without * and >",
+            ),
         ];
         for (text, word) in cases {
             let error = check(&text).unwrap_err();
             assert!(error.starts_with("forward.") && error.contains(word), "{error}");
         }
         assert!(settings(LIST).check(None, &is_taken).unwrap_err().contains("redis.url"));
+    }
+
+    #[test]
+    fn a_kind_that_is_not_built_in_says_how_to_get_it() {
+        for (kind, keys) in [
+            ("nats", "subject = \"room.log\"\nurl = \"nats://h\""),
+            ("sqs", "url = \"https://h/1/q\"\nregion = \"eu-west-1\""),
+            ("pubsub", "topic = \"projects/p/topics/t\""),
+        ] {
+            let settings = settings(&format!("[[targets]]\nname = \"q\"\nkind = \"{kind}\"\n{keys}"));
+            let checked = settings.check(None, &|_, _| false);
+            match settings.targets[0].kind.missing_feature() {
+                None => assert_eq!(checked, Ok(())),
+                Some(_) => {
+                    let error = checked.unwrap_err();
+                    assert!(error.contains(&format!("--features {kind}")), "{error}");
+                }
+            }
+        }
     }
 
     #[test]

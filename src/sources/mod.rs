@@ -12,6 +12,8 @@ pub mod nats;
 pub mod node;
 pub mod payload;
 pub mod poison;
+#[cfg(feature = "pubsub")]
+pub mod pubsub;
 pub mod redis_list;
 pub mod redis_pubsub;
 pub mod redis_stream;

@@ -54,6 +54,13 @@ impl fmt::Display for SourceError {
     }
 }
 
+#[cfg(any(feature = "sqs", feature = "pubsub"))]
+impl From<crate::clouds::error::CloudError> for SourceError {
+    fn from(error: crate::clouds::error::CloudError) -> SourceError {
+        SourceError::new(error)
+    }
+}
+
 impl From<redis::RedisError> for SourceError {
     fn from(error: redis::RedisError) -> SourceError {
         SourceError::new(error)

@@ -23,6 +23,8 @@ pub enum SourceKind {
     Nats,
     /// A queue of Amazon SQS, standard or FIFO. Needs the feature `sqs`.
     Sqs,
+    /// A subscription of Google Pub/Sub. Needs the feature `pubsub`.
+    Pubsub,
 }
 
 impl SourceKind {
@@ -33,6 +35,7 @@ impl SourceKind {
             SourceKind::RedisPubsub => "redis_pubsub",
             SourceKind::Nats => "nats",
             SourceKind::Sqs => "sqs",
+            SourceKind::Pubsub => "pubsub",
         }
     }
 
@@ -41,6 +44,7 @@ impl SourceKind {
         match self {
             SourceKind::Nats if !cfg!(feature = "nats") => Some("nats"),
             SourceKind::Sqs if !cfg!(feature = "sqs") => Some("sqs"),
+            SourceKind::Pubsub if !cfg!(feature = "pubsub") => Some("pubsub"),
             _ => None,
         }
     }
@@ -52,6 +56,7 @@ impl SourceKind {
             SourceKind::RedisPubsub => &["url", "channels", "prefix"],
             SourceKind::Nats => &["url", "stream", "group", "subject"],
             SourceKind::Sqs => &["url", "region", "endpoint"],
+            SourceKind::Pubsub => &["subscription", "endpoint"],
         }
     }
 }
@@ -91,7 +96,11 @@ pub struct SourceSettings {
     /// The region of SQS. Default: the one in the queue's URL.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub region: String,
-    /// Another server that speaks SQS's protocol. Default: that of the queue's URL.
+    /// A subscription of Google Pub/Sub, `projects/P/subscriptions/S`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub subscription: String,
+    /// Another server that speaks the protocol. SQS: default is that of the queue's URL. Pub/Sub: what
+    /// `PUBSUB_EMULATOR_HOST` names, or else Google's.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub endpoint: String,
     /// Where items go that name no room. Default: `rooms.default`.
@@ -147,7 +156,11 @@ impl SourceSettings {
             SourceKind::Sqs if self.url.is_empty() => {
                 return Err(self.complaint("needs the queue's url"));
             }
-            SourceKind::Nats | SourceKind::Sqs => {}
+            SourceKind::Pubsub if !is_subscription(&self.subscription) => {
+                let text = "needs a subscription, as in subscription = \"projects/P/subscriptions/S\"";
+                return Err(self.complaint(text));
+            }
+            SourceKind::Nats | SourceKind::Sqs | SourceKind::Pubsub => {}
         }
         let Some(feature) = self.kind.missing_feature() else { return Ok(()) };
         Err(self.complaint(&format!(
@@ -155,7 +168,7 @@ impl SourceSettings {
         )))
     }
 
-    fn given(&self) -> [(&'static str, bool); 9] {
+    fn given(&self) -> [(&'static str, bool); 10] {
         [
             ("url", !self.url.is_empty()),
             ("stream", !self.stream.is_empty()),
@@ -165,6 +178,7 @@ impl SourceSettings {
             ("prefix", !self.prefix.is_empty()),
             ("subject", !self.subject.is_empty()),
             ("region", !self.region.is_empty()),
+            ("subscription", !self.subscription.is_empty()),
             ("endpoint", !self.endpoint.is_empty()),
         ]
     }
@@ -172,6 +186,13 @@ impl SourceSettings {
     fn complaint(&self, what: &str) -> String {
         format!("queue.sources: {:?}: {what}", self.name)
     }
+}
+
+/// `projects/P/subscriptions/S`; Google says more of names when it is asked.
+fn is_subscription(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('/').collect();
+    let fits = |part: &str| !part.is_empty() && !part.chars().any(|c| c.is_whitespace() || c.is_control());
+    matches!(parts[..], ["projects", project, "subscriptions", name] if fits(project) && fits(name))
 }
 
 fn is_default(start: &Start) -> bool {
@@ -237,6 +258,8 @@ mod tests {
             ("name = \"a\"\nkind = \"redis_pubsub\"", "name at least one"),
             ("name = \"a\"\nkind = \"nats\"\nstream = \"s\"", "needs url and stream"),
             ("name = \"a\"\nkind = \"sqs\"", "needs the queue's url"),
+            ("name = \"a\"\nkind = \"pubsub\"\nsubscription = \"S\"", "projects/P/subscriptions/S"),
+            ("name = \"a\"\nkind = \"pubsub\"\nurl = \"http://h\"", "url means nothing"),
             ("name = \"a\"\nkind = \"redis_stream\"\nstream = \"s\"\nroom = \"x*\"", "room \"x*\""),
             ("name = \"a\"\nkind = \"redis_stream\"\nstream = \"s\"\nurl = \"http://h\"", "scheme"),
         ];
@@ -250,9 +273,11 @@ mod tests {
 
     #[test]
     fn a_kind_that_is_not_built_in_says_how_to_get_it() {
-        for (kind, text) in
-            [("nats", "stream = \"S\"\nurl = \"nats://h\""), ("sqs", "url = \"https://h/1/q\"")]
-        {
+        for (kind, text) in [
+            ("nats", "stream = \"S\"\nurl = \"nats://h\""),
+            ("sqs", "url = \"https://h/1/q\""),
+            ("pubsub", "subscription = \"projects/p/subscriptions/s\""),
+        ] {
             let settings = source(&format!("name = \"a\"\nkind = \"{kind}\"\n{text}"));
             match settings.kind.missing_feature() {
                 None => assert_eq!(settings.check(None), Ok(())),

@@ -11,15 +11,25 @@ use crate::actors::forwarder::{Forwarder, ForwarderParts};
 use crate::actors::letters::{Bury, Drain};
 use crate::chat::names::RoomName;
 use crate::chat::settings::RoomsSettings;
+#[cfg(feature = "sqs")]
+use crate::clouds::aws::sqs::SqsParts;
+#[cfg(any(feature = "sqs", feature = "pubsub"))]
+use crate::clouds::environment::of_this_process;
 use crate::config::Config;
 use crate::engines::embedded::leaving::{Departures, Leaving};
 use crate::engines::redis::leaving::{Exits, LeavingSettings};
 use crate::forwards::counters::ForwardCounters;
 use crate::forwards::feed::{Feed, Start, Wanted};
 use crate::forwards::memory::MemoryExit;
+#[cfg(feature = "nats")]
+use crate::forwards::nats::NatsTarget;
+#[cfg(feature = "pubsub")]
+use crate::forwards::pubsub::{PubSubTarget, PubSubTopic};
 use crate::forwards::redis_list::RedisList;
 use crate::forwards::redis_stream::RedisStreamTarget;
 use crate::forwards::settings::{TargetKind, TargetSettings};
+#[cfg(feature = "sqs")]
+use crate::forwards::sqs::SqsTarget;
 use crate::forwards::target::Target;
 use crate::metrics::Metrics;
 use crate::metrics::sheet::Sheet;
@@ -189,11 +199,37 @@ impl<'a> Floor<'a> {
             TargetKind::RedisStream => {
                 Ok(self.start(feed, RedisStreamTarget::new(link()?, &target.stream, target.maxlen)))
             }
-            // The check of the configuration has said so before.
-            TargetKind::Sqs | TargetKind::Pubsub | TargetKind::Nats => {
-                Err(ServeError::Config(format!("forward.targets: {} is not built in", target.kind.word())))
+            #[cfg(feature = "sqs")]
+            TargetKind::Sqs => {
+                let queue = SqsTarget::new(SqsParts {
+                    queue_url: target.url.clone(),
+                    region: target.region.clone(),
+                    endpoint: target.endpoint.clone(),
+                    environment: of_this_process,
+                });
+                Ok(self.start(feed, queue.map_err(|error| self.complaint(&error))?))
             }
+            #[cfg(feature = "pubsub")]
+            TargetKind::Pubsub => {
+                let topic = PubSubTarget::new(PubSubTopic {
+                    topic: target.topic.clone(),
+                    endpoint: target.url.clone(),
+                    environment: of_this_process,
+                });
+                Ok(self.start(feed, topic.map_err(|error| self.complaint(&error))?))
+            }
+            #[cfg(feature = "nats")]
+            TargetKind::Nats => {
+                Ok(self.start(feed, NatsTarget::new(target.url.clone(), target.subject.clone())))
+            }
+            // The check of the configuration has told how to build with it.
+            #[cfg(not(all(feature = "nats", feature = "sqs", feature = "pubsub")))]
+            _ => Err(self.complaint("its kind is not built in")),
         }
+    }
+
+    fn complaint(&self, what: &str) -> ServeError {
+        ServeError::Config(format!("forward.targets: {:?}: {what}", self.target.name))
     }
 
     fn start(&self, feed: impl Feed, target: impl Target) -> Recipient<Drain> {

@@ -8,19 +8,25 @@ use actix::prelude::*;
 use crate::actors::letters::{Drain, PublishBatch};
 use crate::actors::source_queue::{SourceQueue, SourceQueueParts};
 use crate::chat::names::RoomName;
+#[cfg(feature = "sqs")]
+use crate::clouds::aws::sqs::SqsParts;
+#[cfg(any(feature = "sqs", feature = "pubsub"))]
+use crate::clouds::environment::of_this_process;
 use crate::config::Config;
 use crate::http::readiness::Readiness;
 use crate::redis_link::RedisLink;
 use crate::sources::counters::QueueCounters;
 #[cfg(feature = "nats")]
 use crate::sources::nats::{Nats, NatsParts};
+#[cfg(feature = "pubsub")]
+use crate::sources::pubsub::{PubSub, PubSubParts};
 use crate::sources::redis_pubsub::RedisPubSub;
 use crate::sources::redis_stream::RedisStream;
 use crate::sources::redis_turn::RedisTurn;
 use crate::sources::source::Source;
 use crate::sources::source_settings::{SourceKind, SourceSettings};
 #[cfg(feature = "sqs")]
-use crate::sources::sqs::{Sqs, SqsParts, of_this_process};
+use crate::sources::sqs::Sqs;
 use crate::wiring::ServeError;
 use crate::wiring::queues::{Counted, Graves, limits, open_graves, watch};
 
@@ -86,8 +92,19 @@ impl Floor<'_> {
                 let named = |error| wrong(format!("queue.sources: {:?}: {error}", settings.name));
                 self.serve(source.map_err(named)?, settings, all)
             }
+            #[cfg(feature = "pubsub")]
+            SourceKind::Pubsub => {
+                let source = PubSub::new(PubSubParts {
+                    subscription: settings.subscription.clone(),
+                    endpoint: settings.endpoint.clone(),
+                    node: self.node.to_owned(),
+                    environment: of_this_process,
+                });
+                let named = |error| wrong(format!("queue.sources: {:?}: {error}", settings.name));
+                self.serve(source.map_err(named)?, settings, all)
+            }
             // The check of the configuration has told how to build with it.
-            #[cfg(not(all(feature = "nats", feature = "sqs")))]
+            #[cfg(not(all(feature = "nats", feature = "sqs", feature = "pubsub")))]
             kind => Err(wrong(format!("queue.sources: {} is not built in", kind.word()))),
         }
     }

@@ -13,7 +13,7 @@ use crate::fixtures::node::Node;
 use crate::fixtures::rooms::Rooms;
 use crate::fixtures::servers::Server;
 
-fn tools() -> PathBuf {
+pub fn tools() -> PathBuf {
     let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools");
     std::env::var_os("ROOMCAST_TEST_TOOLS").map_or_else(default, PathBuf::from)
 }

@@ -1,8 +1,8 @@
 //! Stories about everything by which backends push, with real Redis servers and real clients.
 //! Each story starts its own servers on free ports and ends them, also when it fails.
 //!
-//! Those about NATS and Amazon SQS are there with the features of these names, and need nats-server, and moto_server
-//! (of Python's moto) on the path or in `MOTO_SERVER`.
+//! Those about NATS, Amazon SQS and Google Pub/Sub are there with the features of these names, and need nats-server,
+//! moto_server (of Python's moto) on the path or in `MOTO_SERVER`, and Go, by which Google's own stand-in is built.
 //!
 //! Needed on the path: redis-server, redis-sentinel, redis-cli, redis-benchmark, php with php-redis and
 //! Predis, node. See `clients.rs` for the clients' packages.
@@ -13,11 +13,15 @@ mod crashes;
 mod dead_letters;
 mod door;
 mod engine;
+mod exactness;
 mod failover;
 mod figures;
 mod fixtures;
+#[cfg(feature = "pubsub")]
+mod google;
 mod life;
 mod life_notes;
+mod lists;
 #[cfg(feature = "nats")]
 mod nats;
 mod nodes;
@@ -26,4 +30,6 @@ mod pubsub;
 #[cfg(feature = "sqs")]
 mod sqs;
 mod streams;
+#[cfg(any(feature = "nats", feature = "sqs", feature = "pubsub"))]
+mod targets;
 mod turns;

@@ -7,16 +7,17 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, Context, stream};
 use roomcast::actors::source_queue::SourceQueueParts;
+use roomcast::forwards::nats::NatsTarget;
 use roomcast::sources::nats::{Nats, NatsParts};
+use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::exactness::{House, Queue};
 use crate::fixtures::eventually;
 use crate::fixtures::rooms::Rooms;
 use crate::fixtures::servers::free_port;
 use crate::fixtures::source_node::{Graves, SourceNode, parts};
-
-/// Kills of the node in the middle of its work; ROOMCAST_KILLS=100 for more.
-const KILLS: usize = 10;
+use crate::targets::Place;
 
 struct Server {
     port: u16,
@@ -149,39 +150,6 @@ async fn what_is_pushed_twice_under_one_id_is_heard_once() {
 }
 
 #[actix_rt::test]
-async fn a_node_that_is_killed_in_the_middle_loses_and_doubles_nothing() {
-    let ((server, context), rooms) = (Server::with_stream().await, Rooms::open());
-    let kills = std::env::var("ROOMCAST_KILLS").map_or(KILLS, |kills| kills.parse().expect("a number"));
-    rooms.be_busy_every(2);
-    let mut pushed = 0;
-    for kill in 0..kills {
-        // One time nothing of it is said, the next time some is said and perhaps not acknowledged.
-        let deaf = kill % 2 == 0;
-        rooms.be_busy(deaf);
-        let node = SourceNode::start(source(&server, &format!("node-{kill}")), &rooms);
-        push_all(&context, pushed..pushed + 50).await;
-        if deaf {
-            rooms.be_asked(1).await;
-        } else {
-            rooms.hear(pushed as usize + 1).await;
-        }
-        pushed += 50;
-        node.crash();
-        // The others would miss it for 3 s.
-        let store = context.get_key_value("roomcast").await.unwrap();
-        let mut place = place(&context).await.unwrap();
-        place["reader"] = "".into();
-        store.put("ORDERS.roomcast", place.to_string().into()).await.unwrap();
-    }
-    rooms.be_busy(false);
-    let _last = SourceNode::start(source(&server, "last"), &rooms);
-    rooms.hear(pushed as usize).await;
-    is_read_up_to(&context, pushed).await;
-    assert_eq!(rooms.data(), numbers(0..pushed));
-    println!("{kills} kills, {pushed} items, {} came again and were known", rooms.repeats().len());
-}
-
-#[actix_rt::test]
 async fn a_reader_that_hung_does_no_harm_when_it_goes_on() {
     let ((server, context), rooms) = (Server::with_stream().await, Rooms::open());
     let hanging = SourceNode::start(source(&server, "hanging"), &rooms);
@@ -225,23 +193,6 @@ async fn poison_is_passed_when_it_is_kept_and_not_before() {
 }
 
 #[actix_rt::test]
-async fn a_server_that_is_away_for_some_seconds_is_waited_for() {
-    let ((mut server, context), rooms) = (Server::with_stream().await, Rooms::open());
-    let node = SourceNode::start(source(&server, "a"), &rooms);
-    push_all(&context, 0..100).await;
-    rooms.hear(100).await;
-    server.kill();
-    eventually("the node to notice", async || (!node.counters.is_connected()).then_some(())).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    server.restart();
-    let context = server.connect().await;
-    eventually("the stream", async || context.get_stream("ORDERS").await.ok().map(drop)).await;
-    push_all(&context, 100..200).await;
-    rooms.hear(200).await;
-    assert_eq!(rooms.data(), numbers(0..200));
-}
-
-#[actix_rt::test]
 async fn a_stream_that_drops_what_is_not_acknowledged_is_refused() {
     let (server, rooms) = (Server::start(), Rooms::open());
     let context = server.connect().await;
@@ -255,4 +206,106 @@ async fn a_stream_that_drops_what_is_not_acknowledged_is_refused() {
     let error = roomcast::sources::source::Source::open(&mut source).await.unwrap_err();
     assert!(error.0.contains("retention"), "{error}");
     assert!(rooms.heard().is_empty());
+}
+
+/// A stream whose server keeps what it has acknowledged over a kill.
+pub struct NatsQueue {
+    server: Server,
+    context: Context,
+    pushed: u64,
+}
+
+impl Queue for NatsQueue {
+    type Node = SourceNode<Nats>;
+    const NAME: &'static str = "NATS JetStream";
+    const IS_ORDERED: bool = true;
+
+    async fn open() -> NatsQueue {
+        let (server, context) = Server::with_stream().await;
+        NatsQueue { server, context, pushed: 0 }
+    }
+
+    async fn push(&mut self, _room: &str, item: &str) {
+        push(&self.context, item).await;
+        self.pushed += 1;
+    }
+
+    fn node(&self, name: &str, house: &House) -> SourceNode<Nats> {
+        SourceNode::start_with(source(&self.server, name), house.parts())
+    }
+
+    /// The others would miss it for 3 s.
+    async fn is_missed(&mut self, _name: &str) {
+        let store = self.context.get_key_value("roomcast").await.unwrap();
+        let mut place = place(&self.context).await.unwrap();
+        place["reader"] = "".into();
+        store.put("ORDERS.roomcast", place.to_string().into()).await.unwrap();
+    }
+
+    async fn is_empty(&mut self) {
+        is_read_up_to(&self.context, self.pushed).await;
+    }
+
+    async fn goes_away(&mut self) {
+        self.server.kill();
+    }
+
+    async fn comes_back(&mut self) {
+        self.server.restart();
+        self.context = self.server.connect().await;
+        eventually("the stream", async || self.context.get_stream("ORDERS").await.ok().map(drop)).await;
+    }
+}
+
+/// The stream that takes the subject `orders.log`.
+pub struct NatsPlace {
+    server: Server,
+    context: Context,
+}
+
+impl Place for NatsPlace {
+    type Target = NatsTarget;
+    const NAME: &'static str = "NATS JetStream";
+    const KNOWS_REPEATS: bool = true;
+    // A server takes 1 MiB.
+    const TOO_BIG: usize = 2 << 20;
+
+    async fn open() -> NatsPlace {
+        let server = Server::start();
+        let context = server.connect().await;
+        let config =
+            stream::Config { name: "LOG".into(), subjects: vec!["orders.>".into()], ..Default::default() };
+        eventually("the stream", async || context.create_stream(&config).await.ok()).await;
+        NatsPlace { server, context }
+    }
+
+    fn target(&self) -> NatsTarget {
+        NatsTarget::new(self.server.url(), "orders.log".into())
+    }
+
+    async fn has(&mut self, count: usize) -> Vec<Value> {
+        let stream = eventually("the entries", async || {
+            let stream = self.context.get_stream("LOG").await.ok()?;
+            (stream.cached_info().state.messages >= count as u64).then_some(stream)
+        })
+        .await;
+        let mut all = Vec::new();
+        for sequence in 1..=stream.cached_info().state.last_sequence {
+            let message = stream.get_raw_message(sequence).await.unwrap();
+            let entry: Value = serde_json::from_slice(&message.payload).unwrap();
+            let id = format!("{}@10-{}", entry["r"].as_str().unwrap(), entry["s"]);
+            assert_eq!(message.headers.get("Nats-Msg-Id").unwrap().as_str(), id);
+            all.push(entry);
+        }
+        all
+    }
+
+    async fn goes_away(&mut self) {
+        self.server.kill();
+    }
+
+    async fn comes_back(&mut self) {
+        self.server.restart();
+        self.context = self.server.connect().await;
+    }
 }

@@ -5,13 +5,18 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use roomcast::actors::source_queue::SourceQueueParts;
-use roomcast::sources::sqs::{Sqs, SqsParts};
+use roomcast::clouds::aws::sqs::SqsParts;
+use roomcast::forwards::sqs::SqsTarget;
+use roomcast::sources::sqs::Sqs;
 use serde_json::{Value, json};
 
+use crate::exactness::{House, Queue};
 use crate::fixtures::eventually;
+use crate::fixtures::relay::Relay;
 use crate::fixtures::rooms::Rooms;
 use crate::fixtures::servers::free_port;
 use crate::fixtures::source_node::{Graves, SourceNode, parts};
+use crate::targets::Place;
 
 const REGION: &str = "eu-west-1";
 
@@ -234,4 +239,171 @@ async fn a_queue_that_is_not_there_is_told() {
     let mut source = Sqs::new(parts).unwrap();
     let error = roomcast::sources::source::Source::open(&mut source).await.unwrap_err();
     assert!(error.0.contains("QueueDoesNotExist") || error.0.contains("NonExistentQueue"), "{error}");
+}
+
+/// A queue whose server keeps all it has while nobody reaches it. What is taken is hidden for a second only, so that a
+/// story of many kills is short.
+struct Stand {
+    server: Server,
+    relay: Relay,
+    queue: String,
+    pushed: u64,
+}
+
+impl Stand {
+    async fn open(name: &str) -> Stand {
+        let server = Server::start().await;
+        let (relay, queue) = (Relay::start(server.port).await, server.queue(name).await);
+        Stand { server, relay, queue, pushed: 0 }
+    }
+
+    fn parts(&self) -> SqsParts {
+        SqsParts {
+            queue_url: self.queue.clone(),
+            region: REGION.into(),
+            endpoint: format!("http://127.0.0.1:{}", self.relay.port),
+            environment,
+        }
+    }
+
+    fn node(&self, house: &House) -> SourceNode<Sqs> {
+        let parts = self.parts();
+        let make = move || Sqs::new(parts).unwrap().hidden_for(Duration::from_secs(1));
+        SourceNode::start_from(make, house.parts())
+    }
+}
+
+pub struct FifoQueue(Stand);
+
+impl Queue for FifoQueue {
+    type Node = SourceNode<Sqs>;
+    const NAME: &'static str = "SQS FIFO";
+    const IS_ORDERED: bool = true;
+
+    async fn open() -> FifoQueue {
+        FifoQueue(Stand::open("orders.fifo").await)
+    }
+
+    async fn push(&mut self, room: &str, item: &str) {
+        let id = format!("push-{}", self.0.pushed);
+        self.0.pushed += 1;
+        self.0.server.push_in_group(&self.0.queue, room, &id, item).await;
+    }
+
+    fn node(&self, _name: &str, house: &House) -> SourceNode<Sqs> {
+        self.0.node(house)
+    }
+
+    async fn is_empty(&mut self) {
+        self.0.server.is_empty(&self.0.queue).await;
+    }
+
+    async fn goes_away(&mut self) {
+        self.0.relay.cut().await;
+    }
+
+    async fn comes_back(&mut self) {
+        self.0.relay.mend().await;
+    }
+}
+
+pub struct StandardQueue(Stand);
+
+impl Queue for StandardQueue {
+    type Node = SourceNode<Sqs>;
+    const NAME: &'static str = "SQS standard";
+    const IS_ORDERED: bool = false;
+
+    async fn open() -> StandardQueue {
+        StandardQueue(Stand::open("jobs").await)
+    }
+
+    async fn push(&mut self, _room: &str, item: &str) {
+        self.0.server.push(&self.0.queue, item).await;
+    }
+
+    fn node(&self, _name: &str, house: &House) -> SourceNode<Sqs> {
+        self.0.node(house)
+    }
+
+    async fn is_empty(&mut self) {
+        self.0.server.is_empty(&self.0.queue).await;
+    }
+
+    async fn goes_away(&mut self) {
+        self.0.relay.cut().await;
+    }
+
+    async fn comes_back(&mut self) {
+        self.0.relay.mend().await;
+    }
+}
+
+/// A queue to which entries go; what was read from it is gone from there.
+struct Goal {
+    stand: Stand,
+    read: Vec<Value>,
+}
+
+impl Goal {
+    async fn open(name: &str) -> Goal {
+        Goal { stand: Stand::open(name).await, read: Vec::new() }
+    }
+
+    async fn has(&mut self, count: usize) -> Vec<Value> {
+        let asked = json!({"QueueUrl": self.stand.queue, "MaxNumberOfMessages": 10});
+        eventually("the entries", async || {
+            let answer = self.stand.server.ask("ReceiveMessage", asked.clone()).await?;
+            for message in answer["Messages"].as_array().into_iter().flatten() {
+                self.read.push(serde_json::from_str(message["Body"].as_str()?).ok()?);
+                let handle = json!({"QueueUrl": self.stand.queue, "ReceiptHandle": message["ReceiptHandle"]});
+                self.stand.server.ask("DeleteMessage", handle).await?;
+            }
+            let name = |entry: &Value| (entry["r"].to_string(), entry["s"].to_string());
+            let different: std::collections::HashSet<_> = self.read.iter().map(name).collect();
+            (different.len() >= count).then_some(())
+        })
+        .await;
+        self.read.clone()
+    }
+}
+
+macro_rules! places {
+    ($($place:ident: $queue:literal, $name:literal, $knows_repeats:literal;)+) => {
+        $(pub struct $place(Goal);
+
+        impl Place for $place {
+            type Target = SqsTarget;
+            const NAME: &'static str = $name;
+            const KNOWS_REPEATS: bool = $knows_repeats;
+            // SQS takes 1 MiB.
+            const TOO_BIG: usize = 2 << 20;
+
+            async fn open() -> $place {
+                $place(Goal::open($queue).await)
+            }
+
+            fn target(&self) -> SqsTarget {
+                SqsTarget::new(self.0.stand.parts()).unwrap()
+            }
+
+            async fn has(&mut self, count: usize) -> Vec<Value> {
+                self.0.has(count).await
+            }
+
+            async fn goes_away(&mut self) {
+                self.0.stand.relay.cut().await;
+            }
+
+            async fn comes_back(&mut self) {
+                self.0.stand.relay.mend().await;
+            }
+        })+
+    };
+}
+
+places! {
+    // Moto forgets an id with its message, SQS does so after five minutes.
+    FifoPlace: "log.fifo", "SQS FIFO", false;
+    StandardPlace: "log", "SQS standard", false;
 }

@@ -6,6 +6,7 @@ use roomcast::actors::source_queue::SourceQueueParts;
 use roomcast::redis_link::{RedisConnection, RedisLink};
 use roomcast::sources::redis_stream::{RedisStream, Start};
 
+use crate::exactness::{House, Queue};
 use crate::fixtures::backend::{command, numbered};
 use crate::fixtures::eventually;
 use crate::fixtures::proxy::{Cut, Proxy};
@@ -230,23 +231,48 @@ async fn a_reader_that_dies_after_any_request_loses_nothing() {
     at_every_request(Cut::After).await;
 }
 
-#[actix_rt::test]
-async fn a_server_that_is_away_for_some_seconds_is_waited_for() {
-    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
-    let rooms = Rooms::open();
-    let mut redis = server.connect().await;
-    let node = SourceNode::start(stream(&server.url(), "a"), &rooms);
-    add_all(&mut redis, 0..100).await;
-    rooms.hear(100).await;
-    server.kill();
-    eventually("the node to notice", async || (!node.counters.is_connected()).then_some(())).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    server.restart().await;
-    let mut redis = server.connect().await;
-    add_all(&mut redis, 100..200).await;
-    rooms.hear(200).await;
-    all_acknowledged(&mut redis).await;
-    assert_eq!(rooms.data(), numbers(0..200));
+/// Of a server that keeps what it is told over a kill.
+pub struct StreamQueue {
+    server: Server,
+    redis: RedisConnection,
+}
+
+impl Queue for StreamQueue {
+    type Node = SourceNode<RedisStream>;
+    const NAME: &'static str = "Redis stream";
+    const IS_ORDERED: bool = true;
+
+    async fn open() -> StreamQueue {
+        let server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+        let redis = server.connect().await;
+        StreamQueue { server, redis }
+    }
+
+    async fn push(&mut self, _room: &str, item: &str) {
+        add(&mut self.redis, item).await;
+    }
+
+    fn node(&self, name: &str, house: &House) -> SourceNode<RedisStream> {
+        SourceNode::start_with(stream(&self.server.url(), name), house.parts())
+    }
+
+    /// Its turn would last 3 s.
+    async fn is_missed(&mut self, _name: &str) {
+        command::<i64>(&mut self.redis, &["DEL", READER]).await;
+    }
+
+    async fn is_empty(&mut self) {
+        all_acknowledged(&mut self.redis).await;
+    }
+
+    async fn goes_away(&mut self) {
+        self.server.kill();
+    }
+
+    async fn comes_back(&mut self) {
+        self.server.restart().await;
+        self.redis = self.server.connect().await;
+    }
 }
 
 /// Adds entries until a replica has them and the server says so; a number may be added twice.

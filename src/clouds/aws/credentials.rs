@@ -1,13 +1,14 @@
 //! Who asks AWS: the keys of the environment, of a container (ECS, EKS Pod Identity), or of a machine (EC2), in
-//! this order, as the tools of AWS look for them. Keys that run out are fetched again before. Called by the SQS
-//! source alone; keys are never shown.
+//! this order, as the tools of AWS look for them. Keys that run out are fetched again before. Called by
+//! requests to AWS alone; keys are never shown.
 
 use std::time::Duration;
 
 use awc::Client;
 use serde::Deserialize;
 
-use crate::sources::source::SourceError;
+use crate::clouds::environment::Environment;
+use crate::clouds::error::CloudError;
 
 /// Where a machine on EC2 finds what it may know of itself.
 const MACHINE: &str = "http://169.254.169.254";
@@ -44,12 +45,12 @@ struct Told {
 /// The keys that are in use.
 pub struct Keyring {
     keys: Option<Keys>,
-    variable: fn(&str) -> Option<String>,
+    variable: Environment,
 }
 
 impl Keyring {
     /// Whose keys are found through these variables of the environment.
-    pub fn new(variable: fn(&str) -> Option<String>) -> Keyring {
+    pub fn new(variable: Environment) -> Keyring {
         Keyring { keys: None, variable }
     }
 
@@ -59,7 +60,7 @@ impl Keyring {
     }
 
     /// The keys to sign with now.
-    pub async fn get(&mut self, client: &Client) -> Result<Keys, SourceError> {
+    pub async fn get(&mut self, client: &Client) -> Result<Keys, CloudError> {
         if let Some(keys) = self.keys.as_ref().filter(|keys| keys.last()) {
             return Ok(keys.clone());
         }
@@ -67,7 +68,7 @@ impl Keyring {
         Ok(self.keys.insert(keys).clone())
     }
 
-    async fn find(&self, client: &Client) -> Result<Keys, SourceError> {
+    async fn find(&self, client: &Client) -> Result<Keys, CloudError> {
         let variable = self.variable;
         if let (Some(access_key), Some(secret_key)) =
             (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY"))
@@ -89,17 +90,17 @@ impl Keyring {
         self.of_machine(client).await
     }
 
-    fn authorization(&self) -> Result<Option<String>, SourceError> {
+    fn authorization(&self) -> Result<Option<String>, CloudError> {
         let variable = self.variable;
         let Some(file) = variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") else {
             return Ok(variable("AWS_CONTAINER_AUTHORIZATION_TOKEN"));
         };
         let token = std::fs::read_to_string(&file);
-        let token = token.map_err(|error| SourceError::new(format!("cannot read {file}: {error}")))?;
+        let token = token.map_err(|error| CloudError::away(format!("cannot read {file}: {error}")))?;
         Ok(Some(token.trim().to_owned()))
     }
 
-    async fn of_machine(&self, client: &Client) -> Result<Keys, SourceError> {
+    async fn of_machine(&self, client: &Client) -> Result<Keys, CloudError> {
         let base = (self.variable)("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|| MACHINE.into());
         let base = base.trim_end_matches('/');
         let put = client.put(format!("{base}/latest/api/token"));
@@ -120,19 +121,19 @@ impl Keys {
     }
 }
 
-fn nobody() -> SourceError {
-    SourceError::new(
+fn nobody() -> CloudError {
+    CloudError::away(
         "no keys for AWS: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the container or machine a role",
     )
 }
 
-fn keys_of(text: &str) -> Result<Keys, SourceError> {
+fn keys_of(text: &str) -> Result<Keys, CloudError> {
     // The text has secrets in it, so an error must not quote it.
     let told: Told = serde_json::from_str(text)
-        .map_err(|_| SourceError::new("the keys of this machine's role cannot be read"))?;
+        .map_err(|_| CloudError::away("the keys of this machine's role cannot be read"))?;
     let expires = told.expiration.map(|text| text.parse::<jiff::Timestamp>()).transpose();
     let expires =
-        expires.map_err(|_| SourceError::new("the end of the keys of this machine's role cannot be read"))?;
+        expires.map_err(|_| CloudError::away("the end of the keys of this machine's role cannot be read"))?;
     Ok(Keys {
         access_key: told.access_key_id,
         secret_key: told.secret_access_key,
@@ -141,12 +142,12 @@ fn keys_of(text: &str) -> Result<Keys, SourceError> {
     })
 }
 
-async fn ask(mut request: awc::ClientRequest, headers: &[(&str, &str)]) -> Result<String, SourceError> {
+async fn ask(mut request: awc::ClientRequest, headers: &[(&str, &str)]) -> Result<String, CloudError> {
     for (name, value) in headers {
         request = request.insert_header((*name, *value));
     }
     let url = request.get_uri().to_string();
-    let failed = |why: &dyn std::fmt::Display| SourceError::new(format!("keys from {url}: {why}"));
+    let failed = |why: &dyn std::fmt::Display| CloudError::away(format!("keys from {url}: {why}"));
     let mut response = request.timeout(ANSWER_MAX).send().await.map_err(|error| failed(&error))?;
     if !response.status().is_success() {
         return Err(failed(&response.status()));
@@ -248,12 +249,12 @@ mod tests {
     async fn without_keys_it_says_which_variables_to_set() {
         let mut keyring = keyring(vec![("AWS_EC2_METADATA_DISABLED", "true".into())]);
         let error = keyring.get(&http_client::client(ANSWER_MAX)).await.err().unwrap();
-        assert!(error.0.contains("AWS_ACCESS_KEY_ID"), "{error}");
+        assert!(error.to_string().contains("AWS_ACCESS_KEY_ID"), "{error}");
     }
 
     #[test]
     fn keys_that_cannot_be_read_are_not_quoted() {
         let error = keys_of(r#"{"SecretAccessKey":"s3cret"}"#).err().unwrap();
-        assert!(!error.0.contains("s3cret"), "{error}");
+        assert!(!error.to_string().contains("s3cret"), "{error}");
     }
 }

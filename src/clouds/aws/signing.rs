@@ -1,11 +1,11 @@
 //! The signature of requests to AWS, version 4, for requests without a query and with their body in hand. Called by
-//! the SQS source alone.
+//! requests to AWS alone.
 //! <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-use crate::sources::sqs::credentials::Keys;
+use crate::clouds::aws::credentials::Keys;
 
 const SERVICE: &str = "sqs";
 const CONTENT_TYPE: &str = "application/x-amz-json-1.0";
