@@ -18,7 +18,7 @@ pub const ROOM: &str = "doors";
 const WAIT_SECS: u32 = 55;
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
-/// How long it may take until one more is there.
+/// How long it may take until one more is there, or one more message.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How readers are connected.
@@ -119,8 +119,11 @@ impl Readers {
 
     /// Reads what comes until so much was heard in all.
     pub fn hear(&mut self, heard: u64) -> Result<(), Failure> {
-        let begun = Instant::now();
+        let (mut begun, mut before) = (Instant::now(), self.heard);
         while self.heard < heard {
+            if self.heard > before {
+                (begun, before) = (Instant::now(), self.heard);
+            }
             if begun.elapsed() > PATIENCE {
                 let missing = heard - self.heard;
                 return Err(Failure::Run(format!("{missing} messages did not come ({})", self.wire.name())));
