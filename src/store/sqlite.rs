@@ -12,6 +12,7 @@ mod pages;
 mod reading;
 mod rooms;
 pub(super) mod schema;
+mod scrubbing;
 #[cfg(test)]
 mod tests;
 pub(super) mod words;
@@ -34,10 +35,14 @@ use crate::store::sqlite::forgetting::Round;
 use crate::store::sqlite::outgoing::SqliteOutgoing;
 use crate::store::sqlite::reading::SqliteReader;
 use crate::store::sqlite::rooms::Rooms;
+use crate::store::sqlite::scrubbing::Scrub;
 use crate::store::sqlite::writing::{Batch, Done};
 
 /// How long a checkpoint waits for readers before it goes the other way.
 const CHECKPOINT_WAIT: Duration = Duration::from_millis(200);
+/// Above so many frames the log is copied into the main file (64 MiB), if nobody has asked for a checkpoint before. The
+/// same leaf is written again and again; the later it is copied, the less often.
+const LOG_FRAMES_HIGH: u64 = 16 << 10;
 /// Above so many bytes of log somebody is told that a reader holds it up.
 const LOG_BYTES_HIGH: u64 = 512 << 20;
 
@@ -54,6 +59,8 @@ pub struct SqliteArchive {
     leaves: Option<Leaves>,
     /// Words were blanked, and older pages with them may still be in the log file.
     blanked: bool,
+    /// What of the log has to be looked at before it is copied.
+    scrub: Scrub,
     /// The log has been told to be long.
     told_long: bool,
     /// Which file it is, to see when somebody moves it away.
@@ -73,6 +80,7 @@ impl SqliteArchive {
             Ok((schema::id_key(&db)?, schema::meta(&db, "applied")?.max(0) as Lsn))
         };
         let (ids, applied) = loaded().map_err(|error| explain(path, "read", error.into()))?;
+        let scrub = Scrub::new(&db).map_err(|error| explain(path, "read", error.into()))?;
         let file = FileId::of(path)?;
         Ok(SqliteArchive {
             path: path.to_owned(),
@@ -84,6 +92,7 @@ impl SqliteArchive {
             leaves: None,
             // What a crash has left in the log goes with the first checkpoint.
             blanked: true,
+            scrub,
             told_long: false,
             file,
         })
@@ -100,6 +109,32 @@ impl SqliteArchive {
         tx.prepare_cached("UPDATE meta SET value = ?1 WHERE key = 'applied'")?.execute([stored(last)])?;
         tx.commit()?;
         Ok(done)
+    }
+
+    /// Brings the log into the main file as far as readers allow; before that it clears what pages have in their unused
+    /// parts. Returns whether all of it is there.
+    fn empty_log(&mut self) -> Result<bool, Trouble> {
+        self.learn()?;
+        self.scrub.clear(&self.db)?;
+        Ok(self.copy_log(self.blanked)?)
+    }
+
+    fn learn(&mut self) -> Result<u64, Trouble> {
+        let log = self.log_path();
+        self.scrub.learn(&log).map_err(|error| {
+            Trouble::told(format!("cannot read {}: {error}; see the system's log", log.display()))
+        })
+    }
+
+    /// Does not wait for a checkpoint that nobody asks for. An error comes again at the next checkpoint.
+    fn keep_log_short(&mut self) {
+        let shortened = self.learn().and_then(|frames| match frames {
+            LOG_FRAMES_HIGH.. => self.empty_log(),
+            _ => Ok(true),
+        });
+        if let Err(trouble) = shortened {
+            log::warn!("{}", explain(&self.path, "checkpoint", trouble));
+        }
     }
 
     /// Copies the log into the main file. Returns whether all of it is there and the log file is empty, if that
@@ -175,6 +210,7 @@ impl Archive for SqliteArchive {
                 self.applied = last.lsn;
                 self.blanked |= done.blanked;
                 done.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+                self.keep_log_short();
                 Ok(())
             }
             Err(trouble) => {
@@ -198,8 +234,7 @@ impl Archive for SqliteArchive {
     fn checkpoint(&mut self) -> Result<Lsn, ArchiveError> {
         self.file.check(&self.path)?;
         let upto = self.applied;
-        let copied =
-            self.copy_log(self.blanked).map_err(|error| explain(&self.path, "checkpoint", error.into()))?;
+        let copied = self.empty_log().map_err(|trouble| explain(&self.path, "checkpoint", trouble))?;
         if copied {
             self.blanked = false;
             self.told_long = false;

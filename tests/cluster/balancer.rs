@@ -29,7 +29,7 @@ pub struct Balancer {
 const SHOWN: [&str; 3] = ["10.0.0.11:8080", "10.0.0.12:8080", "10.0.0.13:8080"];
 
 impl Balancer {
-    /// Starts it in front of up to three nodes, and waits until it hands requests on.
+    /// Starts it in front of these nodes, and waits until it hands requests on.
     pub async fn start(kind: Kind, nodes: &[SocketAddr], home: &Path) -> Balancer {
         let address: SocketAddr = ([127, 0, 0, 1], free_port()).into();
         let process = match kind {
@@ -61,6 +61,9 @@ fn with_addresses(text: String, listens: (&str, String), nodes: &[SocketAddr]) -
         text.replace(from, to)
     };
     let mut text = replace(text, listens.0, &listens.1);
+    for (number, node) in nodes.iter().enumerate().skip(SHOWN.len()) {
+        text = with_one_more(&text, number + 1, *node);
+    }
     for (number, shown) in SHOWN.iter().enumerate() {
         text = match nodes.get(number) {
             Some(node) => replace(text, shown, &node.to_string()),
@@ -70,6 +73,20 @@ fn with_addresses(text: String, listens: (&str, String), nodes: &[SocketAddr]) -
         };
     }
     text
+}
+
+/// The file with a line more wherever it names its last node.
+fn with_one_more(text: &str, number: usize, node: SocketAddr) -> String {
+    let (last, address) = (SHOWN.len(), SHOWN[SHOWN.len() - 1]);
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        lines.push(line.to_owned());
+        if line.contains(address) {
+            let line = line.replace(address, &node.to_string());
+            lines.push(line.replace(&format!("node{last}"), &format!("node{number}")));
+        }
+    }
+    lines.join("\n") + "\n"
 }
 
 fn haproxy(address: SocketAddr, nodes: &[SocketAddr], home: &Path, turns: &str) -> Process {

@@ -24,6 +24,7 @@ mod processes;
 mod queues;
 mod redis;
 mod rig;
+mod scaling;
 mod secure;
 mod stage;
 mod story;

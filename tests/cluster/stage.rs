@@ -18,7 +18,10 @@ pub struct Stage {
     pub wires: Wires,
     pub redis: Redis,
     pub archive: Option<Postgres>,
+    /// Those that serve.
     pub nodes: Vec<Server>,
+    /// Those that may come when they are needed. The load balancer knows their addresses.
+    pub spare: Vec<Server>,
     pub balancer: Balancer,
 }
 
@@ -38,6 +41,8 @@ pub enum Store {
 pub struct Plan {
     /// How many nodes share the rooms.
     pub nodes: usize,
+    /// How many more may come.
+    pub spare: usize,
     pub shape: Shape,
     pub balancer: Kind,
     pub store: Store,
@@ -52,6 +57,7 @@ impl Plan {
     pub fn of(shape: Shape) -> Plan {
         Plan {
             nodes: 3,
+            spare: 0,
             shape,
             balancer: Kind::HaProxy,
             store: Store::None,
@@ -113,7 +119,10 @@ impl Stage {
             Store::Postgres => archive.as_ref().map(Postgres::url),
         };
         let node = |number| Server::new(setup(number, plan, store.clone(), &redis, folder));
-        let mut nodes: Vec<Server> = (0..plan.nodes).map(node).collect();
+        let mut nodes: Vec<Server> = (0..plan.nodes + plan.spare).map(node).collect();
+        let addresses: Vec<SocketAddr> = nodes.iter().map(Server::address).collect();
+        // The last one comes first.
+        let spare = nodes.drain(plan.nodes..).rev().collect();
         for (number, node) in nodes.iter_mut().enumerate() {
             node.spawn();
             wires.knows(node.pid(), Party::Node(number));
@@ -121,9 +130,8 @@ impl Stage {
         for node in &mut nodes {
             node.is_ready().await;
         }
-        let addresses: Vec<SocketAddr> = nodes.iter().map(Server::address).collect();
         let balancer = Balancer::start(plan.balancer, &addresses, folder).await;
-        Stage { folder: folder.to_owned(), wires, redis, archive, nodes, balancer }
+        Stage { folder: folder.to_owned(), wires, redis, archive, nodes, spare, balancer }
     }
 
     /// Starts a node again that was killed or has ended.
@@ -131,6 +139,22 @@ impl Stage {
         let node = &mut self.nodes[number];
         node.spawn();
         self.wires.knows(node.pid(), Party::Node(number));
+    }
+
+    /// One more node serves.
+    pub async fn node_joins(&mut self) {
+        let node = self.spare.pop().expect("the story has nodes left");
+        self.nodes.push(node);
+        let number = self.nodes.len() - 1;
+        self.node_comes_back(number);
+        self.nodes[number].is_ready().await;
+    }
+
+    /// The node that has come last goes; what makes it go is the caller's.
+    pub fn node_leaves(&mut self) -> &mut Server {
+        let node = self.nodes.pop().expect("the story has nodes left");
+        self.spare.push(node);
+        self.spare.last_mut().expect("it was put there")
     }
 
     /// Stops a node without closing anything.

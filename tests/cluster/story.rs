@@ -42,7 +42,8 @@ pub fn now() -> Moment {
     u64::try_from(since.as_millis()).expect("it fits for ever")
 }
 
-fn number_from(variable: &str) -> Option<u64> {
+/// The number that a variable of the environment gives.
+pub fn number_from(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is a number, not {text}")))
 }

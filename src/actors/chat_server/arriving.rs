@@ -95,7 +95,6 @@ impl ChatServer {
             return;
         }
         self.learn_from_history(key, of);
-        let replaces = self.edit_before(key, of, offset);
         if let Some(state) = self.rooms.get_mut(key).changes.get_mut(of) {
             match (kind, &entry.user, &entry.mark) {
                 (Kind::Edit, ..) => state.edited = offset,
@@ -107,6 +106,7 @@ impl ChatServer {
         if kind == Kind::React {
             return;
         }
+        let replaces = self.edit_before(key, of, offset);
         let raw = line::data_of(&entry.line).and_then(|data| serde_json::from_slice(data).ok());
         let data = raw.and_then(|raw| Data::new(raw).ok()).filter(|_| kind == Kind::Edit);
         self.change_hot(key, offset, &Change { of, data, replaces });

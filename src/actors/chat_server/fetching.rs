@@ -436,7 +436,7 @@ impl ChatServer {
 }
 
 /// The state of an entry, from its line.
-fn state_of(line: &[u8], all_reactions_known: bool) -> Option<State> {
+pub(super) fn state_of(line: &[u8], all_reactions_known: bool) -> Option<State> {
     #[derive(serde::Deserialize)]
     struct Line<'a> {
         t: &'a str,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::ChatServer;
 use super::Opening;
+use super::fetching;
 use super::keeping::{Change, Link};
 use crate::actors::letters::{FromEngine, FromService};
 use crate::chat::data::Data;
@@ -22,6 +23,7 @@ use crate::chat::room::Past;
 use crate::chat::rooms::RoomKey;
 use crate::engines::engine::EngineSays;
 use crate::engines::shared::Says;
+use crate::protocols::websocket::frame::payload_of;
 use crate::store::archive::StoredRoom;
 use crate::store::record::{Item, Record};
 
@@ -115,18 +117,20 @@ impl ChatServer {
     }
 
     /// The hot edit of the same message before this one; 0 for none.
-    pub(super) fn edit_before(&self, key: RoomKey, of: u64, offset: u64) -> u64 {
+    pub(super) fn edit_before(&self, key: RoomKey, of: Offset, offset: Offset) -> Offset {
         #[derive(serde::Deserialize)]
-        struct Line<'a> {
-            t: &'a str,
-            of: Option<u64>,
+        struct Edit {
+            of: Offset,
         }
         let history = &self.rooms.get(key).history;
-        let is_edit = |at: &u64| {
-            let frame = history.get(*at);
-            let line = frame.map(|frame| crate::protocols::websocket::frame::payload_of(frame));
-            let line = line.and_then(|line| serde_json::from_slice::<Line>(line).ok());
-            line.is_some_and(|line| line.t == "edit" && line.of == Some(of))
+        if let Some(message) = history.get(of) {
+            // It tells itself which edit it has the words of.
+            return fetching::state_of(payload_of(message), false).map_or(0, |state| state.edited);
+        }
+        let is_edit = |at: &Offset| {
+            let line = history.get(*at).map(|frame| payload_of(frame));
+            let line = line.filter(|line| line.starts_with(br#"{"t":"edit","#));
+            line.is_some_and(|line| serde_json::from_slice::<Edit>(line).is_ok_and(|edit| edit.of == of))
         };
         (history.first()..offset).rev().find(is_edit).unwrap_or(0)
     }

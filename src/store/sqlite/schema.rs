@@ -27,9 +27,6 @@ const PAGE_BYTES: i64 = 4096;
 const WRITER_CACHE_KIB: i64 = 64 << 10;
 /// Page cache of a reader in KiB; the kernel's own cache stands behind it.
 const READER_CACHE_KIB: i64 = 8 << 10;
-/// The writer copies the log into the main file by itself above this many pages (64 MiB), if nobody has asked
-/// for a checkpoint before. The same leaf is written again and again; the later it is copied, the less often.
-const AUTO_CHECKPOINT_PAGES: i64 = 16 << 10;
 /// What the log file is cut down to when it starts anew, in bytes.
 const LOG_BYTES_KEPT: i64 = 64 << 20;
 /// Statements that a connection keeps prepared; there are about forty.
@@ -175,7 +172,8 @@ fn prepare_writer(path: &Path, flags: OpenFlags) -> Result<Connection, Trouble> 
     db.pragma_update(None, "synchronous", "NORMAL")?;
     db.query_row("PRAGMA secure_delete = ON", [], |_| Ok(()))?;
     db.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
-    db.query_row(&format!("PRAGMA wal_autocheckpoint = {AUTO_CHECKPOINT_PAGES}"), [], |_| Ok(()))?;
+    // The archive does it by itself, after it has looked at the pages.
+    db.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(()))?;
     db.query_row(&format!("PRAGMA journal_size_limit = {LOG_BYTES_KEPT}"), [], |_| Ok(()))?;
     if is_new {
         create(&db)?;

@@ -125,19 +125,21 @@ impl Crowd {
     }
 
     /// Waits until everybody has got on since this was asked: each writer had so many acknowledgements more, each
-    /// reader saw something new. Those who did not, when [`PATIENCE`] ends.
+    /// reader saw in each of his rooms what nobody had seen before. Those who did not, when [`PATIENCE`] ends.
     pub async fn everybody_goes_on(&mut self, acknowledgements: u64) -> Result<(), Vec<String>> {
         let wanted: Vec<u64> = self.acks().iter().map(|acked| acked + acknowledgements).collect();
-        let shown = self.shown();
+        let heads = self.heads_seen();
+        let gets_on = |reader: &watch::Receiver<Seen>| {
+            reader.borrow().upto.iter().all(|(room, upto)| heads.get(room).is_none_or(|head| upto > head))
+        };
         let behind = || -> Vec<String> {
             let writers = self.acks().into_iter().zip(&wanted).enumerate();
             let writers = writers.filter(|(_, (now, wanted))| now < wanted);
-            let readers = self.shown().into_iter().zip(&shown).enumerate();
-            let readers = readers.filter(|(_, (now, then))| now <= then);
-            let names = writers.map(|(number, (acked, _))| format!("writer-{number} with {acked} acked"));
-            names
-                .chain(readers.map(|(number, (shown, _))| format!("reader-{number} with {shown} shown")))
-                .collect()
+            let writers = writers.map(|(number, (acked, _))| format!("writer-{number} with {acked} acked"));
+            let readers = self.readers.iter().enumerate().filter(|(_, (_, shown))| !gets_on(shown));
+            let readers =
+                readers.map(|(number, (_, shown))| format!("reader-{number} at {:?}", shown.borrow().upto));
+            writers.chain(readers).collect()
         };
         let all = within(PATIENCE, async || behind().is_empty().then_some(())).await;
         all.ok_or_else(behind)
@@ -147,8 +149,16 @@ impl Crowd {
         self.writers.iter().map(|(_, shown)| shown.borrow().acked).collect()
     }
 
-    fn shown(&self) -> Vec<u64> {
-        self.readers.iter().map(|(_, shown)| shown.borrow().shown).collect()
+    /// The place up to which somebody has seen each room.
+    fn heads_seen(&self) -> BTreeMap<String, u64> {
+        let mut heads = BTreeMap::new();
+        for (_, shown) in &self.readers {
+            for (room, upto) in &shown.borrow().upto {
+                let head = heads.entry(room.clone()).or_insert(*upto);
+                *head = (*head).max(*upto);
+            }
+        }
+        heads
     }
 
     /// All stop where they are; their diaries are whole up to there.

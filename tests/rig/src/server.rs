@@ -1,9 +1,11 @@
 //! The real server as a process that can be killed and started again on the same port and the same store.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::Rng;
@@ -82,12 +84,16 @@ pub struct Server {
     child: Option<Child>,
 }
 
-/// A port that nobody listens on. It is outside of the range that the system gives out by itself, so that it
-/// is still free when the server comes back after a kill.
+/// A port that nobody listens on, another one with every call. It is outside of the range that the system gives
+/// out by itself, so that it is still free when the server comes back after a kill.
 pub fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    // Held while a port is tried: a story that tries one beside would find it taken.
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         let port = rand::rng().random_range(12_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if !given.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            given.insert(port);
             return port;
         }
     }

@@ -43,49 +43,83 @@ for r = 1, tonumber(ARGV[7]) do
   rooms[r] = room
   a = a + 7
 end
-local out, boxes, order = {}, {}, {}
-local n = 0
+-- Which are new is settled before anything is written, so that a room's ids are asked for and written down at once.
+local messages = {}
 while ARGV[a] do
-  n = n + 1
   local room, body = rooms[tonumber(ARGV[a])], ARGV[a + 1]
   local kind, _, ts, of, id_bytes = struct.unpack('>BBI8I8I2', body, 2)
-  local id = string.sub(body, 22, 21 + id_bytes)
-  local old = redis.call('HGET', room.cur, id)
-  if not old and room.elder ~= 0 then
-    old = redis.call('HGET', room.prev, id)
-    -- Most rooms have no older bucket: a second message of the room need not look there.
-    if not old and not room.elder then room.elder = redis.call('EXISTS', room.prev) end
-  end
-  local seq
-  if old then
-    -- Written again, so that a wait for replicas waits for its first place too.
-    redis.call('HSET', room.cur, id, old)
-    room.wrote = true
-    out[n] = '=' .. old
-  elseif ARGV[6] == '1' and not room.known then
-    out[n] = 'u'
-  else
-    local change = kind ~= 1 and redis.call('HGET', room.changes, string.format('%.0f', of))
-    if change and string.byte(change) == 45 then
-      out[n] = 'g'
-    elseif string.byte(body) == 80 then
-      seq = 0
-    else
-      seq = redis.call('HINCRBY', room.meta, 's', 1)
+  local message = {room = room, body = body, kind = kind, ts = ts, id = string.sub(body, 22, 21 + id_bytes)}
+  if kind ~= 1 then message.of = string.format('%.0f', of) end
+  messages[#messages + 1] = message
+  room.ids = room.ids or {}
+  room.ids[#room.ids + 1] = message.id
+  a = a + 2
+end
+for _, room in ipairs(rooms) do
+  room.old, room.first, room.gone, room.count, room.notes = {}, {}, {}, 0, {}
+  if room.ids then
+    local found, missing = redis.call('HMGET', room.cur, unpack(room.ids)), {}
+    for n, id in ipairs(room.ids) do
+      if found[n] then room.old[id] = found[n] else missing[#missing + 1] = id end
+    end
+    -- Most rooms have no older bucket.
+    if #missing > 0 and redis.call('EXISTS', room.prev) == 1 then
+      found = redis.call('HMGET', room.prev, unpack(missing))
+      for n, id in ipairs(missing) do
+        if found[n] then room.old[id] = found[n] end
+      end
     end
   end
-  if seq then
+end
+local out = {}
+for n, message in ipairs(messages) do
+  local room, id = message.room, message.id
+  local change = message.of and (room.gone[message.of] or redis.call('HGET', room.changes, message.of))
+  if room.old[id] then
+    -- Written again, so that a wait for replicas waits for its first place too.
+    room.notes[#room.notes + 1] = id
+    room.notes[#room.notes + 1] = room.old[id]
+    out[n] = '=' .. room.old[id]
+  elseif room.first[id] then
+    message.as = room.first[id]
+  elseif ARGV[6] == '1' and not room.known then
+    out[n] = 'u'
+  elseif change and string.byte(change) == 45 then
+    out[n] = 'g'
+  else
+    room.first[id] = message
+    message.is_new = true
+    if string.byte(message.body) ~= 80 then
+      room.count = room.count + 1
+      message.place = room.count
+      if message.kind == 3 then room.gone[message.of] = '-' end
+    end
+  end
+end
+for _, room in ipairs(rooms) do
+  if room.count > 0 then
+    room.before = redis.call('HINCRBY', room.meta, 's', room.count) - room.count
+    if not room.begun then redis.call('HSETNX', room.meta, 'e' .. epoch, room.before + 1) end
+    if not room.known then room.mark = true end
+  end
+end
+local boxes, order = {}, {}
+for n, message in ipairs(messages) do
+  local room, body, kind = message.room, message.body, message.kind
+  if message.as then
+    out[n] = '=' .. message.as.value
+  elseif message.is_new then
+    local seq = message.place and room.before + message.place or 0
     -- Fewer than 15 digits each, so that Lua writes them out.
-    local value = seq .. ':' .. epoch .. ':' .. ts
+    local value = seq .. ':' .. epoch .. ':' .. message.ts
     if seq > 0 then
-      if not room.begun then
-        redis.call('HSETNX', room.meta, 'e' .. epoch, seq)
-        room.begun = true
+      if message.place == room.count then
+        redis.call('XADD', room.hist, 'MAXLEN', '~', room.length, seq .. '-' .. epoch, 'b', body)
+      else
+        redis.call('XADD', room.hist, seq .. '-' .. epoch, 'b', body)
       end
-      if not room.known then room.known = true; room.mark = true end
-      redis.call('XADD', room.hist, 'MAXLEN', '~', room.length, seq .. '-' .. epoch, 'b', body)
-      if kind == 2 then redis.call('HSET', room.changes, string.format('%.0f', of), seq) end
-      if kind == 3 then redis.call('HSET', room.changes, string.format('%.0f', of), -seq) end
+      if kind == 2 then redis.call('HSET', room.changes, message.of, seq) end
+      if kind == 3 then redis.call('HSET', room.changes, message.of, -seq) end
       if kind == 2 or kind == 3 then
         room.mark = true
         if redis.call('HLEN', room.changes) > 4 * room.length then
@@ -104,8 +138,9 @@ while ARGV[a] do
         redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[10], left, 'r', string.sub(room.name, 3), 'o', seq, 'e', epoch, 'b', body)
       end
     end
-    redis.call('HSET', room.cur, id, value)
-    room.wrote = true
+    message.value = value
+    room.notes[#room.notes + 1] = message.id
+    room.notes[#room.notes + 1] = value
     out[n] = '+' .. value
     if room.who then
       local box = boxes[room.who]
@@ -118,7 +153,12 @@ while ARGV[a] do
         .. struct.pack('>I8I8', seq, tonumber(epoch)) .. body
     end
   end
-  a = a + 2
+end
+for _, room in ipairs(rooms) do
+  if #room.notes > 0 then
+    redis.call('HSET', room.cur, unpack(room.notes))
+    room.wrote = true
+  end
 end
 for _, room in ipairs(rooms) do
   if room.wrote then
