@@ -205,7 +205,7 @@ resource "google_compute_instance_template" "node" {
     scopes = ["cloud-platform"]
   }
   metadata = {
-    startup-script = templatefile("${path.module}/node.sh", { program = var.program })
+    startup-script = templatefile("${path.module}/node.sh", { program = var.program, subscription = google_pubsub_subscription.pushes.id })
     unit           = file("${path.module}/../systemd/roomcast.service")
   }
   lifecycle {

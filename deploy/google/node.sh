@@ -20,6 +20,12 @@ drain = "30s"
 [queue.door]
 listen = ""
 
+# Takes from Pub/Sub, where the program was built with `cargo build --release --features pubsub`:
+# [[queue.sources]]
+# name = "pushes"
+# kind = "pubsub"
+# subscription = "${subscription}"
+
 [log]
 format = "json"
 SETTINGS

@@ -362,4 +362,25 @@ mod tests {
         let written = toml::to_string(&settings(&text)).unwrap();
         assert!(!written.contains("hunter2") && written.contains("***@h"), "{written}");
     }
+
+    #[test]
+    fn what_the_page_about_forwarding_shows_is_taken() {
+        let link = RedisLink::parse("redis://h").unwrap();
+        let mut kinds = Vec::new();
+        for block in include_str!("../../docs/forwarding.md").split("```toml\n").skip(1) {
+            let shown: toml::Table = toml::from_str(block.split("```").next().unwrap()).unwrap();
+            let settings: ForwardSettings = shown["forward"].clone().try_into().unwrap();
+            for target in settings.targets {
+                match (target.check(Some(&link)), target.kind.missing_feature()) {
+                    (Ok(()), None) => {}
+                    (Err(error), Some(feature)) => assert!(error.contains(feature), "{error}"),
+                    (checked, feature) => panic!("{checked:?} without {feature:?}"),
+                }
+                kinds.push(target.kind.word());
+            }
+        }
+        for kind in ["redis_list", "redis_stream", "sqs", "pubsub", "nats"] {
+            assert!(kinds.contains(&kind), "{kind} is shown nowhere");
+        }
+    }
 }

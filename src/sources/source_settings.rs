@@ -288,4 +288,24 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn what_the_page_about_queues_shows_is_taken() {
+        let link = RedisLink::parse("redis://h").unwrap();
+        let mut kinds = Vec::new();
+        for block in include_str!("../../docs/queues.md").split("```toml\n").skip(1) {
+            let shown: toml::Table = toml::from_str(block.split("```").next().unwrap()).unwrap();
+            let sources = shown["queue"].get("sources").and_then(toml::Value::as_array).cloned();
+            for shown in sources.unwrap_or_default() {
+                let settings: SourceSettings = shown.try_into().unwrap();
+                match (settings.check(Some(&link)), settings.kind.missing_feature()) {
+                    (Ok(()), None) => {}
+                    (Err(error), Some(feature)) => assert!(error.contains(feature), "{error}"),
+                    (checked, feature) => panic!("{checked:?} without {feature:?}"),
+                }
+                kinds.push(settings.kind.word());
+            }
+        }
+        assert_eq!(kinds, ["redis_stream", "redis_pubsub", "nats", "sqs", "pubsub"]);
+    }
 }

@@ -24,7 +24,7 @@ const KILLS: u64 = 10;
 const AWAY_SECS: u64 = 3;
 /// The items go to so many rooms in turn.
 const ROOMS: u64 = 5;
-/// Items of each life of a node, and before and after an absence.
+/// Items before and after an absence and the like.
 const ITEMS: u64 = 20;
 
 /// A queue with its server.
@@ -32,6 +32,8 @@ pub trait Queue: Sized {
     type Node: Taker;
     /// For what is printed.
     const NAME: &'static str;
+    /// Pushed for each life of a node.
+    const ITEMS_PER_LIFE: u64 = 20;
     /// Whether a room's items come in the order in which they were pushed.
     const IS_ORDERED: bool;
 
@@ -145,7 +147,7 @@ async fn kills<Q: Queue>() {
         let is_deaf = kill % 2 == 0;
         house.rooms.be_busy(is_deaf);
         let heard = house.rooms.heard().len();
-        push_all(&mut queue, kill * ITEMS..(kill + 1) * ITEMS).await;
+        push_all(&mut queue, kill * Q::ITEMS_PER_LIFE..(kill + 1) * Q::ITEMS_PER_LIFE).await;
         let node = queue.node(&name, &house);
         match is_deaf {
             true => house.rooms.be_asked(1).await,
@@ -155,12 +157,17 @@ async fn kills<Q: Queue>() {
         queue.is_missed(&name).await;
     }
     house.rooms.be_busy(false);
-    let last = queue.node("last", &house);
-    house.rooms.hear((kills * ITEMS) as usize).await;
+    house.rooms.be_busy_every(u64::MAX);
+    let (last, all) = (queue.node("last", &house), kills * Q::ITEMS_PER_LIFE);
+    // What waits is much where a queue is slow, and each part of it gets time of its own.
+    for part in (0..=all).step_by(ITEMS as usize) {
+        house.rooms.hear(part as usize).await;
+    }
+    house.rooms.hear(all as usize).await;
     queue.is_empty().await;
-    house.has_all(0..kills * ITEMS, Q::IS_ORDERED);
+    house.has_all(0..all, Q::IS_ORDERED);
     let again = house.rooms.repeats().len();
-    println!("{}: {kills} kills, {} items, {again} came again and were known", Q::NAME, kills * ITEMS);
+    println!("{}: {kills} kills, {all} items, {again} came again and were known", Q::NAME);
     last.crash();
 }
 

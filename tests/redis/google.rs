@@ -203,6 +203,8 @@ pub struct OrderedSubscription {
 impl Queue for OrderedSubscription {
     type Node = SourceNode<PubSub>;
     const NAME: &'static str = "Google Pub/Sub";
+    // The stand-in gives out one message of a key at a time, and looks for the next one every 10 ms.
+    const ITEMS_PER_LIFE: u64 = 10;
     const IS_ORDERED: bool = true;
 
     async fn open() -> OrderedSubscription {

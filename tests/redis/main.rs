@@ -2,7 +2,8 @@
 //! Each story starts its own servers on free ports and ends them, also when it fails.
 //!
 //! Those about NATS, Amazon SQS and Google Pub/Sub are there with the features of these names, and need nats-server,
-//! moto_server (of Python's moto) on the path or in `MOTO_SERVER`, and Go, by which Google's own stand-in is built.
+//! Python with moto (the one on the path, or beside the moto_server that `MOTO_SERVER` names), and Go, by which Google's
+//! own stand-in is built.
 //!
 //! Needed on the path: redis-server, redis-sentinel, redis-cli, redis-benchmark, php with php-redis and
 //! Predis, node. See `clients.rs` for the clients' packages.

@@ -1,6 +1,8 @@
 //! Queues of Amazon SQS as sources, with moto's server in place of Amazon's.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -18,6 +20,12 @@ use crate::fixtures::servers::free_port;
 use crate::fixtures::source_node::{Graves, SourceNode, parts};
 use crate::targets::Place;
 
+/// The Python that has moto: beside the program that `MOTO_SERVER` names, or the one on the path.
+fn python() -> PathBuf {
+    let beside = |moto: OsString| Path::new(&moto).with_file_name("python3");
+    std::env::var_os("MOTO_SERVER").map_or_else(|| "python3".into(), beside)
+}
+
 const REGION: &str = "eu-west-1";
 
 struct Server {
@@ -27,11 +35,13 @@ struct Server {
 
 impl Server {
     async fn start() -> Server {
-        let (port, program) = (free_port(), std::env::var("MOTO_SERVER").unwrap_or("moto_server".into()));
-        let mut command = Command::new(program);
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        let port = free_port();
+        let mut command = Command::new(python());
+        let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/sqs_server.py");
+        command.arg(server).args(["-H", "127.0.0.1", "-p", &port.to_string()]);
         let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = command.spawn().expect("moto_server is on the path, or MOTO_SERVER names it");
+        let process =
+            command.spawn().expect("python3 with moto is on the path, or MOTO_SERVER stands beside it");
         let server = Server { port, process };
         eventually("moto to answer", async || server.ask("ListQueues", json!({})).await).await;
         server
@@ -354,10 +364,14 @@ impl Goal {
         let asked = json!({"QueueUrl": self.stand.queue, "MaxNumberOfMessages": 10});
         eventually("the entries", async || {
             let answer = self.stand.server.ask("ReceiveMessage", asked.clone()).await?;
+            let mut read = Vec::new();
             for message in answer["Messages"].as_array().into_iter().flatten() {
                 self.read.push(serde_json::from_str(message["Body"].as_str()?).ok()?);
-                let handle = json!({"QueueUrl": self.stand.queue, "ReceiptHandle": message["ReceiptHandle"]});
-                self.stand.server.ask("DeleteMessage", handle).await?;
+                read.push(json!({"Id": read.len().to_string(), "ReceiptHandle": message["ReceiptHandle"]}));
+            }
+            if !read.is_empty() {
+                let read = json!({"QueueUrl": self.stand.queue, "Entries": read});
+                self.stand.server.ask("DeleteMessageBatch", read).await?;
             }
             let name = |entry: &Value| (entry["r"].to_string(), entry["s"].to_string());
             let different: std::collections::HashSet<_> = self.read.iter().map(name).collect();
@@ -376,6 +390,8 @@ macro_rules! places {
             type Target = SqsTarget;
             const NAME: &'static str = $name;
             const KNOWS_REPEATS: bool = $knows_repeats;
+            // Ten in a request, and the stand-in takes its time.
+            const ENTRIES: u64 = 60;
             // SQS takes 1 MiB.
             const TOO_BIG: usize = 2 << 20;
 

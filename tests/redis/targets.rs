@@ -25,8 +25,6 @@ use crate::fixtures::source_node::Graves;
 
 /// The last one's name has letters that not every service takes.
 const ROOMS: [&str; 4] = ["lobby", "team-1", "@ann+bob", "über uns"];
-/// More than one request of any of them takes.
-const ENTRIES: u64 = 300;
 const AWAY_SECS: u64 = 3;
 
 /// Where entries go, as those see it who work on them.
@@ -36,6 +34,8 @@ pub trait Place: Sized {
     const NAME: &'static str;
     /// Whether the service itself drops what comes with an id that it knows.
     const KNOWS_REPEATS: bool;
+    /// Said at once: more than one request takes.
+    const ENTRIES: u64 = 300;
     /// Bytes of an entry that it never takes.
     const TOO_BIG: usize;
 
@@ -128,31 +128,31 @@ impl<P: Place> House<P> {
 async fn order<P: Place>() {
     let mut place = P::open().await;
     let mut house = House::open(&place);
-    house.says_some(ENTRIES);
-    let arrived = place.has(ENTRIES as usize).await;
+    house.says_some(P::ENTRIES);
+    let arrived = place.has(P::ENTRIES as usize).await;
     assert_eq!(house.is_told_by(&arrived, 0), 0, "nothing happened that could make one come again");
-    eventually("all to be counted", async || (house.counters.forwarded() == ENTRIES).then_some(())).await;
+    eventually("all to be counted", async || (house.counters.forwarded() == P::ENTRIES).then_some(())).await;
     house.ends().await;
 }
 
 async fn away<P: Place>() {
     let mut place = P::open().await;
     let mut house = House::open(&place);
-    house.says_some(ENTRIES);
-    place.has(ENTRIES as usize / 2).await;
+    house.says_some(P::ENTRIES);
+    place.has(P::ENTRIES as usize / 2).await;
     // In the middle of its work.
     place.goes_away().await;
-    house.says_some(ENTRIES);
+    house.says_some(P::ENTRIES);
     eventually("the forwarder to notice", async || (!house.counters.is_connected()).then_some(())).await;
     let seconds = number_of("ROOMCAST_AWAY_SECS", AWAY_SECS);
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     place.comes_back().await;
-    house.says_some(ENTRIES);
-    let arrived = place.has(3 * ENTRIES as usize).await;
+    house.says_some(P::ENTRIES);
+    let arrived = place.has(3 * P::ENTRIES as usize).await;
     let repeats = house.is_told_by(&arrived, 0);
     assert!(repeats == 0 || !P::KNOWS_REPEATS, "{repeats} came again");
     assert!(house.counters.retries() > 0);
-    println!("{}: away for {seconds} s, {} entries, {repeats} came again", P::NAME, 3 * ENTRIES);
+    println!("{}: away for {seconds} s, {} entries, {repeats} came again", P::NAME, 3 * P::ENTRIES);
     house.ends().await;
 }
 
