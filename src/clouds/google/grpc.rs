@@ -382,7 +382,9 @@ mod tests {
     #[actix_rt::test]
     async fn what_is_no_whole_answer_is_told() {
         let (whole, ok) = (framed(&said()).to_vec(), vec![("grpc-status", "0")]);
-        let cases: [(u16, Vec<u8>, Vec<(&str, &str)>, &str); 7] = [
+        // Status, body, trailers, and the error.
+        type Case<'a> = (u16, Vec<u8>, Vec<(&'a str, &'a str)>, &'a str);
+        let cases: [Case<'_>; 7] = [
             (
                 200,
                 vec![],
