@@ -409,6 +409,25 @@ async fn nodes_lost(stage: &Stage) -> BTreeSet<u64> {
 }
 
 #[tokio::test]
+async fn redis_forgets_everything_while_nodes_forward() {
+    let _turn = story::TURN.lock().await;
+    let mut stage = open(&forwarding(Plan::of(Shape::Single)), "Redis comes back empty under forwards").await;
+    let mut talker = Talker::start(nodes(&stage));
+    talker.goes_on(GOES_ON).await;
+    eventually("the first at the list", async || (!list(&stage).await.is_empty()).then_some(())).await;
+    stage.redis.servers[0].kill();
+    stage.redis.servers[0].forgets();
+    stage.redis.comes_back(0, &stage.wires).await;
+    talker.goes_on(GOES_ON).await;
+    let said = talker.stops().await;
+    // The nodes have put back what they remember, so all of it comes to the new list.
+    let found = arrived(&stage, said).await;
+    println!("an empty Redis, {said} entries: {found:?}");
+    assert_eq!((found.entries, found.holes), (said, 0));
+    stage.closes().await;
+}
+
+#[tokio::test]
 async fn the_primary_is_killed_while_nodes_forward() {
     let _turn = story::TURN.lock().await;
     let mut stage =

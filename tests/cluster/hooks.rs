@@ -58,6 +58,38 @@ fn is_about(name: &'static str, user: &'static str) -> impl Fn(&Value) -> bool {
     move |event| event["event"] == name && event["u"] == user
 }
 
+/// The letters of a node, as its operator sees them.
+fn dead(stage: &Stage, node: usize, words: &[&str]) -> String {
+    let setup = &stage.nodes[node].setup;
+    let mut command = setup.command(&["dead"]);
+    command.args(words).args(["--set", "store.url=none"]);
+    for setting in &setup.settings {
+        command.args(["--set", setting]);
+    }
+    let output = command.output().expect("the program runs");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{words:?}: {out}\n{err}");
+    out.into_owned()
+}
+
+/// What the backend can never take is a dead letter of the node that posted it, and can be posted again.
+async fn one_at_fault(backend: &Backend, stage: &Stage, nodes: &[SocketAddr]) {
+    backend.answers(|posted| if posted.body.contains("poison") { status(422) } else { status(200) });
+    for d in ["poison", "fine"] {
+        let body = json!({"r": "lobby", "d": d}).to_string();
+        let answer = call(nodes[2], "POST", "/api/publish", &body).await;
+        assert_eq!(answer.map(|(status, _)| status), Some(200));
+    }
+    backend.hears("what is fine", |event| event["d"] == "fine").await;
+    let lists: Vec<String> = (0..nodes.len()).map(|node| dead(stage, node, &["list"])).collect();
+    let node = lists.iter().position(|list| list.contains("answered 422"));
+    let node = node.unwrap_or_else(|| panic!("no dead letter in {lists:#?}"));
+    assert_eq!(lists.iter().flat_map(|list| list.lines()).count(), 1, "{lists:#?}");
+    backend.answers(|_| status(200));
+    assert_eq!(dead(stage, node, &["requeue", "--all"]), "requeued 1\n");
+    backend.hears("what was refused before", |event| event["d"] == "poison").await;
+}
+
 #[tokio::test]
 async fn a_backend_hears_of_all_nodes_though_they_are_killed() {
     let _turn = story::TURN.lock().await;
@@ -99,5 +131,6 @@ async fn a_backend_hears_of_all_nodes_though_they_are_killed() {
         assert_eq!(told(&backend)[*room], said, "{room}: all, in the order in which they were said");
     }
     stage.is_whole().await;
+    one_at_fault(&backend, &stage, &nodes).await;
     stage.closes().await;
 }
