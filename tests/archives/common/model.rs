@@ -56,6 +56,8 @@ impl Model {
             }
             Record::Dead(letter) => self.dead.push(letter.clone()),
             Record::DeadGone(id) => self.dead.retain(|letter| letter.id != *id),
+            // No archive keeps it.
+            Record::Event(_) => {}
         }
     }
 
