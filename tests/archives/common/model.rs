@@ -56,7 +56,7 @@ impl Model {
             }
             Record::Dead(letter) => self.dead.push(letter.clone()),
             Record::DeadGone(id) => self.dead.retain(|letter| letter.id != *id),
-            // Of sessions, for whom hooks are; no archive keeps it.
+            // No archive keeps it.
             Record::Event(_) => {}
         }
     }
