@@ -27,7 +27,7 @@ const FLOORS: [(&str, u8); 24] = [
     ("metrics", 1),
     ("limits", 1),
     ("server_settings", 1),
-    ("http_client", 1),
+    ("http_client", 0),
     ("log", 1),
     ("clock", 0),
     ("units", 0),

@@ -13,11 +13,11 @@ use roomcast::sources::sqs::Sqs;
 use serde_json::{Value, json};
 
 use crate::exactness::{House, Queue};
-use crate::fixtures::eventually;
 use crate::fixtures::relay::Relay;
 use crate::fixtures::rooms::Rooms;
 use crate::fixtures::servers::free_port;
 use crate::fixtures::source_node::{Graves, SourceNode, parts};
+use crate::fixtures::{PATIENCE, eventually};
 use crate::targets::Place;
 
 /// The Python that has moto: beside the program that `MOTO_SERVER` names, or the one on the path.
@@ -58,6 +58,7 @@ impl Server {
         );
         let request = awc::Client::default()
             .post(self.endpoint())
+            .timeout(PATIENCE)
             .insert_header(("content-type", "application/x-amz-json-1.0"))
             .insert_header(("x-amz-target", format!("AmazonSQS.{action}")))
             .insert_header(("authorization", scope));
@@ -288,6 +289,8 @@ pub struct FifoQueue(Stand);
 impl Queue for FifoQueue {
     type Node = SourceNode<Sqs>;
     const NAME: &'static str = "SQS FIFO";
+    // The stand-in looks at each message for each answer.
+    const ITEMS_PER_LIFE: u64 = 10;
     const IS_ORDERED: bool = true;
 
     async fn open() -> FifoQueue {
@@ -322,6 +325,7 @@ pub struct StandardQueue(Stand);
 impl Queue for StandardQueue {
     type Node = SourceNode<Sqs>;
     const NAME: &'static str = "SQS standard";
+    const ITEMS_PER_LIFE: u64 = 10;
     const IS_ORDERED: bool = false;
 
     async fn open() -> StandardQueue {
