@@ -277,15 +277,13 @@ fn write_posted(sheet: &mut Sheet, figures: &PostFigures, untapped: u64) {
     sheet.gauge("roomcast_hooks_reached", "1 while the backend took the last request", of(&figures.reached));
 }
 
-/// Name and help of a counter of questions, and where it stands.
-type Family = (&'static str, &'static str, fn(&AskFigures) -> &AtomicU64);
-
 fn write_asked(sheet: &mut Sheet, figures: &AllAskFigures) {
     let kinds = [("connect", &figures.connect), ("join", &figures.join), ("publish", &figures.publish)];
     let each = |read: fn(&AskFigures) -> &AtomicU64| {
         kinds.map(|(kind, figures)| (kind, read(figures).load(Relaxed)))
     };
-    let families: [Family; 5] = [
+    type Read = fn(&AskFigures) -> &AtomicU64;
+    let families: [(&'static str, &'static str, Read); 5] = [
         ("roomcast_asked_allowed", "Questions that the backend answered with yes", |one| &one.allowed),
         ("roomcast_asked_refused", "Questions that it answered with no", |one| &one.refused),
         ("roomcast_asked_failed", "Questions without an answer in time, or with an unreadable one", |one| {

@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use roomcast::store::letters::Letters;
+use roomcast::store::record::Letter;
+use roomcast::store::spool::letters::SpoolLetters;
 use roomcast_rig::backend::{Backend, status};
 use roomcast_rig::eventually;
 use roomcast_rig::server::call;
@@ -58,18 +61,10 @@ fn is_about(name: &'static str, user: &'static str) -> impl Fn(&Value) -> bool {
     move |event| event["event"] == name && event["u"] == user
 }
 
-/// The letters of a node, as its operator sees them.
-fn dead(stage: &Stage, node: usize, words: &[&str]) -> String {
-    let setup = &stage.nodes[node].setup;
-    let mut command = setup.command(&["dead"]);
-    command.args(words).args(["--set", "store.url=none"]);
-    for setting in &setup.settings {
-        command.args(["--set", setting]);
-    }
-    let output = command.output().expect("the program runs");
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{words:?}: {out}\n{err}");
-    out.into_owned()
+/// The dead letters of a node.
+fn letters(stage: &Stage, node: usize) -> SpoolLetters {
+    let file = stage.nodes[node].setup.home.join(format!("data/roomcast.node-{node}.hooks.db"));
+    SpoolLetters::open(&file).expect("it can be opened").expect("every node has a file of hooks")
 }
 
 /// What the backend can never take is a dead letter of the node that posted it, and can be posted again.
@@ -81,12 +76,13 @@ async fn one_at_fault(backend: &Backend, stage: &Stage, nodes: &[SocketAddr]) {
         assert_eq!(answer.map(|(status, _)| status), Some(200));
     }
     backend.hears("what is fine", |event| event["d"] == "fine").await;
-    let lists: Vec<String> = (0..nodes.len()).map(|node| dead(stage, node, &["list"])).collect();
-    let node = lists.iter().position(|list| list.contains("answered 422"));
-    let node = node.unwrap_or_else(|| panic!("no dead letter in {lists:#?}"));
-    assert_eq!(lists.iter().flat_map(|list| list.lines()).count(), 1, "{lists:#?}");
+    let lists: Vec<Vec<Letter>> =
+        (0..nodes.len()).map(|node| letters(stage, node).list(10).expect("they can be read")).collect();
+    let all: Vec<&Letter> = lists.iter().flatten().collect();
+    assert!(all.len() == 1 && all[0].reason.contains("answered 422"), "{all:?}");
+    let node = lists.iter().position(|list| !list.is_empty()).expect("one node has it");
     backend.answers(|_| status(200));
-    assert_eq!(dead(stage, node, &["requeue", "--all"]), "requeued 1\n");
+    assert_eq!(letters(stage, node).post_again(&all[0].id), Ok(true));
     backend.hears("what was refused before", |event| event["d"] == "poison").await;
 }
 
