@@ -299,6 +299,8 @@ impl Plan {
             orders: worker.house.chat.clone().recipient(),
             erase: worker.house.chat.clone().recipient(),
             looks: worker.house.chat.clone().recipient(),
+            rule: worker.house.chat.clone().recipient(),
+            rules: worker.house.chat.clone().recipient(),
         }
     }
 }

@@ -172,6 +172,42 @@ final class Roomcast
         $this->call('POST', '/api/leave', ['u' => $user, 'rooms' => array_values($rooms)], false);
     }
 
+    /** A user may not write in a room for so many seconds; null: for good; 0 ends it. Returns `r`, `u` and `until`. */
+    public function mute(string $room, string $user, ?int $seconds = null): array
+    {
+        return $this->call('POST', self::path($room) . '/mute', ['u' => $user, 'for' => $seconds], true);
+    }
+
+    /** A user may neither come into a room nor read it for so many seconds; null: for good; 0 ends it. */
+    public function ban(string $room, string $user, ?int $seconds = null): array
+    {
+        return $this->call('POST', self::path($room) . '/ban', ['u' => $user, 'for' => $seconds], true);
+    }
+
+    /** Nobody but moderators and backends may write in a room for so many seconds; 0 ends it. */
+    public function freeze(string $room, int $seconds): array
+    {
+        return $this->call('POST', self::path($room) . '/freeze', ['for' => $seconds], true);
+    }
+
+    /** So many seconds between two messages of a user in a room; 0 ends it. */
+    public function slow(string $room, int $every): array
+    {
+        return $this->call('POST', self::path($room) . '/slow', ['every' => $every], true);
+    }
+
+    /** A user is a `moderator` of a room, or just a `member`. */
+    public function role(string $room, string $user, string $role): array
+    {
+        return $this->call('POST', self::path($room) . '/role', ['u' => $user, 'role' => $role], true);
+    }
+
+    /** The rules of a room that are in force: `muted`, `banned`, `frozen`, `slow`, `roles`. */
+    public function rules(string $room): array
+    {
+        return $this->read(self::path($room) . '/rules', []);
+    }
+
     /** Closes all sessions of a user. A code of 40xx tells the client not to come back. */
     public function disconnect(string $user, string $why = 'disconnected', int $code = 4003): void
     {

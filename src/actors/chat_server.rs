@@ -31,7 +31,9 @@ use crate::chat::names::{RoomName, UserName};
 use crate::chat::overview::View;
 use crate::chat::permission::Identity;
 use crate::chat::rooms::{self as chat_rooms, RoomKey, Rooms};
+use crate::chat::rulebook::Rulebook;
 use crate::chat::settings::RoomsSettings;
+use crate::clock;
 use crate::engines::engine::{EngineSays, Opened};
 use crate::engines::shared;
 use crate::forwards::memory::MemoryExit;
@@ -55,6 +57,7 @@ mod cursors;
 mod fetching;
 mod keeping;
 mod looking;
+mod moderating;
 mod peers;
 mod proposing;
 mod restoring;
@@ -217,6 +220,9 @@ pub struct ChatServer {
     ahead: Vec<ahead::Ahead>,
     /// What a backend is told; none when there is no backend to tell.
     telling: Option<Telling>,
+    /// What operators have ordered about rooms, and when it was last looked for what is over.
+    rulebook: Rulebook,
+    rules_swept: u64,
     line: Vec<u8>,
 }
 
@@ -264,6 +270,8 @@ impl ChatServer {
             receipts: BTreeSet::new(),
             ahead: Vec::new(),
             telling: None,
+            rulebook: Rulebook::default(),
+            rules_swept: clock::steady_ms(),
             line: Vec::new(),
         };
         chat.restore();

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::chat::history::PageFrom;
 use crate::chat::message::{Accepted, Alteration, Draft, Offset, Refused};
+use crate::chat::moderation::{Change, Rules};
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::overview::{Look, View};
 use crate::chat::permission::Identity;
@@ -276,6 +277,21 @@ pub struct Erase {
 #[derive(Debug, Message)]
 #[rtype(result = "Result<View, Problem>")]
 pub struct LookAt(pub Look);
+
+/// Server API → chat server: a room is to have another rule. Answered when that is kept.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), Problem>")]
+pub struct Rule {
+    /// Which room.
+    pub room: RoomName,
+    /// What changes.
+    pub change: Change,
+}
+
+/// Server API → chat server: which rules a room has.
+#[derive(Debug, Message)]
+#[rtype(result = "Rules")]
+pub struct RulesOf(pub RoomName);
 
 /// A hub → chat server: a worker thread is there. Sent once, when the thread starts.
 #[derive(Message)]

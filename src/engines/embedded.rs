@@ -82,6 +82,7 @@ pub(super) fn weight(item: &Item) -> u64 {
         Record::Dead(letter) => letter.item.len(),
         Record::Session(note) => note.rooms.len() * 64,
         Record::Event(event) => event.bytes(),
+        Record::Rules(rules) => rules.text.len(),
         Record::Seen(_) | Record::Read(_) | Record::DeadGone(_) => 0,
     };
     words as u64 + 128
@@ -154,6 +155,7 @@ pub fn open_with(
     let next = journal.next();
     let mut reader = archive.reader()?;
     let rooms = rooms_of(&replay, reader.as_mut())?;
+    let Answer::Rules(rules) = reader.answer(&Question::Rules)? else { return Err(other_answer().into()) };
     let queued = replay.clone();
     let progress = Arc::new(Progress::default());
     let (to_archiver, inbox) = channel();
@@ -176,7 +178,7 @@ pub fn open_with(
     let start = move |sink: Sink| -> Result<Box<dyn Engine>, String> {
         Embedded::start(parts, sink).map(|engine| Box::new(engine) as Box<dyn Engine>)
     };
-    Ok((Opened { replay, rooms, next, start: Box::new(start) }, departures))
+    Ok((Opened { replay, rooms, rules, next, start: Box::new(start) }, departures))
 }
 
 /// Makes the list of what leaves ready; without listeners there is none. `newest`: number of the newest record.
@@ -217,11 +219,15 @@ fn rooms_of(
         }
         let question = Question::Room { room: name.clone(), tail: 0, tail_bytes: 0 };
         let Answer::Room(room) = reader.answer(&question)? else {
-            return Err(ArchiveError("the archive gave an answer of another kind than was asked for".into()));
+            return Err(other_answer());
         };
         rooms.push((name.clone(), room));
     }
     Ok(rooms)
+}
+
+fn other_answer() -> ArchiveError {
+    ArchiveError("the archive gave an answer of another kind than was asked for".into())
 }
 
 impl Embedded {

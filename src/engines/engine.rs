@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::chat::message::Offset;
 use crate::chat::names::RoomName;
 use crate::store::archive::{Answer, Question, StoredRoom};
-use crate::store::record::{Item, Lsn};
+use crate::store::record::{Item, Lsn, RoomRules};
 
 /// Keeps rooms.
 pub trait Engine: Send {
@@ -34,6 +34,8 @@ pub struct Opened {
     pub replay: Vec<Item>,
     /// What the archive knows of the rooms in it, without entries; none for rooms that it does not know.
     pub rooms: Vec<(RoomName, Option<StoredRoom>)>,
+    /// The rules of all rooms that have any, as the archive knows them.
+    pub rules: Vec<RoomRules>,
     /// The number of the next item.
     pub next: Lsn,
     /// Starts it.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::chat::data::Data;
 use crate::chat::entry::Entry;
 use crate::chat::message::{Accepted, Epoch, Offset, Refused};
+use crate::chat::moderation::{Change, Full, Rules};
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::overview::{Look, View};
 use crate::engines::engine::Ask;
@@ -51,6 +52,10 @@ pub trait Shared: Send {
 
     /// Has all nodes, this one included, carry out a command. [`Says::Command`] comes to each.
     fn command(&mut self, command: Command);
+
+    /// Changes a rule of a room, for all nodes; [`Says::Ruled`] follows with the ticket when that is kept or cannot be,
+    /// in a few seconds at the most, and [`Says::Rules`] to each node.
+    fn rule(&mut self, ticket: u64, room: RoomName, change: Change);
 
     /// This node is about to end: its people are gone for all others at once, its lease is given back. `done` is
     /// called when that is so, or cannot be.
@@ -159,6 +164,15 @@ pub enum Command {
     },
 }
 
+/// Why a rule is not kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuleRefused {
+    /// There is no place for it.
+    Full(Full),
+    /// The service cannot be reached, or does not keep it; why, for people.
+    Away(String),
+}
+
 /// What an engine tells.
 #[derive(Debug)]
 pub enum Says {
@@ -222,6 +236,20 @@ pub enum Says {
     },
     /// A command that is to be carried out here.
     Command(Command),
+    /// What became of an order about a room.
+    Ruled {
+        /// Which.
+        ticket: u64,
+        /// Whether it is kept.
+        settled: Result<(), RuleRefused>,
+    },
+    /// Rooms have these rules now.
+    Rules {
+        /// Each with all of its rules; empty ones for none.
+        list: Vec<(RoomName, Rules)>,
+        /// Whether no other room has any.
+        all: bool,
+    },
     /// Why nothing can be proposed with success now, for the readiness page; none: all is well.
     Health(Option<String>),
 }

@@ -11,6 +11,7 @@ pub mod health;
 pub mod house;
 pub mod log;
 pub mod metrics;
+pub mod moderation;
 pub mod openapi;
 pub mod orders;
 pub mod publish;

@@ -112,7 +112,8 @@ fn read_leave(caller: &Caller<'_>, body: &[u8]) -> Result<Vec<Command>, Problem>
     Ok(rooms.into_iter().map(|room| Command::Kick { user: user.clone(), room }).collect())
 }
 
-fn user_of(text: &str) -> Result<UserName, Problem> {
+/// The user of an order.
+pub fn user_of(text: &str) -> Result<UserName, Problem> {
     UserName::new(text).map_err(|error| Problem::bad_json(format!("u: {}", error.0)))
 }
 

@@ -7,7 +7,7 @@ use actix_web::{HttpResponse, Resource, Route, web};
 use crate::http::answer::refuse;
 use crate::http::api::{throw_away, with_end};
 use crate::http::house::House;
-use crate::http::{batch, demo, health, log, metrics, openapi, orders, publish, rooms, v1};
+use crate::http::{batch, demo, health, log, metrics, moderation, openapi, orders, publish, rooms, v1};
 use crate::protocols::codes::Problem;
 
 /// All routes; whatever is not among them gets a 404, another method a 405.
@@ -40,6 +40,16 @@ pub fn configure(table: &mut web::ServiceConfig) {
         .service(
             page("/api/rooms/{room}/who").route(web::get().to(rooms::who)).route(web::head().to(rooms::who)),
         )
+        .service(
+            page("/api/rooms/{room}/rules")
+                .route(web::get().to(moderation::rules))
+                .route(web::head().to(moderation::rules)),
+        )
+        .service(only_posts("/api/rooms/{room}/mute").route(web::post().to(moderation::mute)))
+        .service(only_posts("/api/rooms/{room}/ban").route(web::post().to(moderation::ban)))
+        .service(only_posts("/api/rooms/{room}/freeze").route(web::post().to(moderation::freeze)))
+        .service(only_posts("/api/rooms/{room}/slow").route(web::post().to(moderation::slow)))
+        .service(only_posts("/api/rooms/{room}/role").route(web::post().to(moderation::role)))
         .service(read_by_pages("/v1/stream").route(web::get().to(v1::stream)))
         .service(read_by_pages("/v1/poll").route(web::get().to(v1::poll)))
         .service(read_by_pages("/v1/rooms/{room}/log").route(web::get().to(v1::log)))

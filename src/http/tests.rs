@@ -16,13 +16,14 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::actors::letters::{Erase, LookAt, Order, PublishBatch};
+use crate::actors::letters::{Erase, LookAt, Order, PublishBatch, Rule, RulesOf};
 use crate::auth::api_key::{ApiKey, Scope};
 use crate::auth::origin::Origins;
 use crate::auth::settings::AuthSettings;
 use crate::chat::data::Data;
 use crate::chat::history::PageFrom;
 use crate::chat::message::{Accepted, Draft, Epoch, Refused};
+use crate::chat::moderation::{Change, Rules};
 use crate::chat::names::{Pattern, RoomName, UserName};
 use crate::chat::overview::{LogPage, Look, RoomCount, RoomState, Shown, View};
 use crate::engines::shared::Command;
@@ -43,12 +44,14 @@ const KEY: &str = "a-key-of-the-shop";
 type Heard = Arc<Mutex<Vec<Draft>>>;
 type Orders = Arc<Mutex<Vec<Command>>>;
 type Looks = Arc<Mutex<Vec<Look>>>;
+type Ruled = Arc<Mutex<Vec<(RoomName, Change)>>>;
 
 /// Stands where the chat server stands.
 struct Listener {
     heard: Heard,
     orders: Orders,
     looks: Looks,
+    ruled: Ruled,
     answer: Result<Accepted, Refused>,
 }
 
@@ -116,6 +119,25 @@ impl Handler<LookAt> for Listener {
     }
 }
 
+impl Handler<Rule> for Listener {
+    type Result = Result<(), Problem>;
+
+    fn handle(&mut self, Rule { room, change }: Rule, _: &mut Context<Listener>) -> Self::Result {
+        self.ruled.lock().unwrap().push((room, change));
+        Ok(())
+    }
+}
+
+impl Handler<RulesOf> for Listener {
+    type Result = MessageResult<RulesOf>;
+
+    fn handle(&mut self, RulesOf(room): RulesOf, _: &mut Context<Listener>) -> Self::Result {
+        let ruled = self.ruled.lock().unwrap();
+        let of_room = ruled.iter().filter(|(known, _)| *known == room);
+        MessageResult(of_room.fold(Rules::default(), |rules, (_, change)| rules.with(change, 1).unwrap()))
+    }
+}
+
 struct Scene {
     demo: DemoAccess,
     api_keys: Vec<ApiKey>,
@@ -156,6 +178,7 @@ impl Scene {
             heard: Arc::clone(&heard),
             orders: Arc::clone(&orders),
             looks: Arc::clone(&looks),
+            ruled: Ruled::default(),
             answer: self.answer,
         }
         .start();
@@ -170,7 +193,9 @@ impl Scene {
             publish: listener.clone().recipient(),
             orders: listener.clone().recipient(),
             erase: listener.clone().recipient(),
-            looks: listener.recipient(),
+            looks: listener.clone().recipient(),
+            rule: listener.clone().recipient(),
+            rules: listener.recipient(),
         };
         (web::Data::new(house), heard, orders, looks)
     }

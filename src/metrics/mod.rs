@@ -169,7 +169,7 @@ pub struct DoorCounters {
 }
 
 /// The words of `err` frames and of refused HTTP requests that have a row of their own.
-const WHYS: [&str; 27] = [
+const WHYS: [&str; 30] = [
     "bad-json",
     "unknown-type",
     "bad-room",
@@ -184,6 +184,9 @@ const WHYS: [&str; 27] = [
     "not-allowed",
     "not-joined",
     "muted",
+    "banned",
+    "frozen",
+    "slow-mode",
     "foreign-origin",
     "no-room",
     "no-entry",

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use crate::chat::message::Refused;
+use crate::chat::moderation::{Barred, Full};
 use crate::chat::names::BadName;
 use crate::chat::permission::Denied;
 
@@ -114,6 +115,55 @@ impl From<Denied> for Problem {
         match denied {
             Denied::NotAllowed(msg) => Problem::new(403, "not-allowed", msg),
             Denied::NotJoined => Problem::new(403, "not-joined", "join the room first"),
+        }
+    }
+}
+
+impl From<Barred> for Problem {
+    fn from(barred: Barred) -> Problem {
+        let until = |wait: Option<u64>, again: &str, never: &'static str| match wait {
+            Some(ms) => Cow::Owned(format!("you can {again} again in {}", people(ms))),
+            None => Cow::Borrowed(never),
+        };
+        let (code, why, msg, wait_ms) = match barred {
+            Barred::Muted(wait) => (
+                403,
+                "muted",
+                until(wait, "write", "you may not write here; ask those who run this room"),
+                wait,
+            ),
+            Barred::Banned(wait) => (
+                403,
+                "banned",
+                until(wait, "come", "you may not come here; ask those who run this room"),
+                wait,
+            ),
+            Barred::Frozen(wait) => {
+                let msg = format!("nobody can write here now; try again in {}", people(wait));
+                (403, "frozen", Cow::Owned(msg), Some(wait))
+            }
+            Barred::Slow(wait) => (429, "slow-mode", until(Some(wait), "write", ""), Some(wait)),
+        };
+        Problem { code, why, msg, wait_ms }
+    }
+}
+
+/// A time for people: rounded up, in the largest unit that has at least two of it.
+fn people(ms: u64) -> String {
+    let seconds = ms.div_ceil(1_000);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds.div_ceil(60)),
+        7_200..172_800 => format!("{} h", seconds.div_ceil(3_600)),
+        _ => format!("{} days", seconds.div_ceil(86_400)),
+    }
+}
+
+impl From<Full> for Problem {
+    fn from(full: Full) -> Problem {
+        match full {
+            Full::Users => Problem::new(413, "too-big", full.to_string()),
+            Full::Rooms => Problem::new(429, "rooms", full.to_string()),
         }
     }
 }

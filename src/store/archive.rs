@@ -11,7 +11,7 @@ use crate::chat::history::PageFrom;
 use crate::chat::message::{Epoch, Offset};
 use crate::chat::names::{MessageId, RoomName, UserName};
 use crate::store::outgoing::OutgoingWriter;
-use crate::store::record::{Item, Letter, Lsn, Record, SessionNote};
+use crate::store::record::{Item, Letter, Lsn, Record, RoomRules, SessionNote};
 
 /// Why an archive could not do something, for people; ends with what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -259,6 +259,8 @@ pub enum Question {
         /// Most letters.
         n: usize,
     },
+    /// The rules of all rooms that have any.
+    Rules,
 }
 
 /// The answer to a [`Question`].
@@ -291,6 +293,8 @@ pub enum Answer {
     ReadMark(Offset),
     /// To `Dead`.
     Dead(Vec<Letter>),
+    /// To `Rules`.
+    Rules(Vec<RoomRules>),
 }
 
 /// A room as the archive knows it.

@@ -28,6 +28,8 @@ pub enum Record {
     DeadGone(Box<str>),
     /// Something about a session that an application's backend is told.
     Event(SessionEvent),
+    /// A room has other rules for its users. The newest count.
+    Rules(RoomRules),
 }
 
 /// What happened to a session.
@@ -63,6 +65,15 @@ pub enum Happened {
     Closed(u16),
     /// Its connection broke a rule or failed; why, for people.
     Failed(Box<str>),
+}
+
+/// The rules of a room, all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomRules {
+    /// Which room.
+    pub room: RoomName,
+    /// As JSON; empty: it has none (any more).
+    pub text: Box<str>,
 }
 
 /// The id of a message that took no place.

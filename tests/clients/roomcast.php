@@ -61,6 +61,17 @@ is([1, 2], array_column($roomcast->log('lobby', before: 3)['list'], 's'), 'log b
 is(null, $roomcast->log('never'), 'the log of no room');
 is([true, false], [$roomcast->erase('lobby', 2, 'mod'), $roomcast->erase('lobby', 2)], 'erase');
 
+// Rules.
+is(null, $roomcast->mute('ops / ä', 'eve')['until'], 'mute for good');
+is(true, $roomcast->ban('ops / ä', 'eve', 600)['until'] > 1000 * time(), 'ban');
+is(0, $roomcast->freeze('ops / ä', 0)['until'], 'freeze');
+is(5, $roomcast->slow('ops / ä', 5)['every'], 'slow');
+is('moderator', $roomcast->role('ops / ä', 'ann', 'moderator')['role'], 'role');
+$rules = $roomcast->rules('ops / ä');
+is([[['u' => 'eve', 'until' => null]], 'eve', null, 5, ['ann' => 'moderator']],
+    [$rules['muted'], $rules['banned'][0]['u'], $rules['frozen'], $rules['slow'], $rules['roles']], 'rules');
+refuses('bad-json', 400, fn () => $roomcast->role('lobby', 'ann', 'king'));
+
 // Orders.
 $roomcast->join('bob', 'staff', 'ops / ä');
 for ($try = 0; ($roomcast->room('staff')['sessions'] ?? 0) !== 1; $try++) {

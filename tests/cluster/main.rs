@@ -16,6 +16,7 @@ mod figures;
 mod forwards;
 mod hooks;
 mod local_cluster;
+mod moderating;
 mod nodes;
 mod overview;
 mod postgres;

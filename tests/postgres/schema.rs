@@ -7,7 +7,7 @@ use roomcast::chat::message::Epoch;
 use roomcast::store::archive::{Answer, Archive, OpenError, Question};
 use roomcast::store::postgres::PostgresArchive;
 use roomcast::store::postgres::address::PostgresUrl;
-use roomcast::store::record::{ReadMark, Record};
+use roomcast::store::record::{ReadMark, Record, RoomRules};
 
 use crate::common::{Stage, all_of, entry, offsets, room, said, user};
 use crate::server::{Database, Server};
@@ -50,6 +50,19 @@ fn a_newer_store_and_tables_of_others_are_refused_and_left_alone() {
     database.sql(&format!("CREATE DATABASE {other} ENCODING 'LATIN1' TEMPLATE template0"));
     let url = database.server.url(&other);
     assert!(PostgresArchive::open(&url).unwrap_err().to_string().contains("is in LATIN1"));
+}
+
+#[test]
+fn a_store_of_an_earlier_program_gets_what_it_lacks() {
+    let database = Database::new();
+    drop(PostgresArchive::open(&database.url()).unwrap());
+    database.sql("DROP TABLE roomcast.rules");
+    let mut store = Stage::new(database.clone());
+    let rules = |text: &str| RoomRules { room: room("a"), text: text.into() };
+    store.put([rules(r#"{"slow":1}"#), rules(r#"{"slow":2}"#)].map(Record::Rules));
+    assert_eq!(database.sql("SELECT room, rules FROM roomcast.rules"), r#"a|{"slow":2}"#);
+    store.put([Record::Rules(rules(""))]);
+    assert_eq!(database.sql("SELECT count(*) FROM roomcast.rules"), "0");
 }
 
 #[test]

@@ -92,6 +92,7 @@ fn settled(value: &mut Value) {
             for (key, value) in map.iter_mut() {
                 match (key.as_str(), &value) {
                     ("e", Value::String(_)) | ("ts", Value::Number(_)) => *value = json!("…"),
+                    ("until", Value::Number(until)) if until.as_u64() > Some(0) => *value = json!("…"),
                     // Without an id of the sender's the place is the id, and the epoch stands in it.
                     ("id", Value::String(id)) if id.contains('-') && id.len() > 10 => *value = json!("…"),
                     _ => settled(value),
@@ -131,7 +132,23 @@ async fn every_curl_line_gives_the_answer_below_it() {
     let hall = Hall::with(&[&keys()]).await;
     let _people = people(&hall).await;
     let commands = commands(&page);
-    for called in ["publish", "batch", "broadcast", "rooms", "log", "join", "leave", "disconnect", "who"] {
+    for called in [
+        "publish",
+        "batch",
+        "broadcast",
+        "rooms",
+        "log",
+        "join",
+        "leave",
+        "disconnect",
+        "who",
+        "mute",
+        "ban",
+        "freeze",
+        "slow",
+        "role",
+        "rules",
+    ] {
         assert!(commands.iter().any(|(command, _)| command.contains(called)), "{called} is not shown");
     }
     for (command, wanted) in commands {

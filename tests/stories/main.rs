@@ -19,6 +19,7 @@ mod joining;
 mod limits;
 mod malformed;
 mod mentions;
+mod moderating;
 mod operation;
 mod ordering;
 mod overview;

@@ -49,6 +49,10 @@ impl ChatServer {
             self.repeat(before, key, to);
             return Ok(());
         }
+        if !matches!(alteration.what, Altering::Delete) {
+            // Who may not write may take back what he has written.
+            self.session_may_write(connection, &alteration.room)?;
+        }
         self.learn_from_history(key, alteration.of);
         let done = self.check_alteration(key, &alteration)?;
         if let Some(before) = done {
@@ -115,7 +119,9 @@ impl ChatServer {
         let state = self.message_at(key, alteration.of)?;
         let Some(user) = &alteration.user else { return Err(Problem::not_yours()) };
         let Altering::React { mark, off } = &alteration.what else {
-            return match state.user.as_ref() == Some(user) {
+            let moderates =
+                matches!(alteration.what, Altering::Delete) && self.is_moderator(&alteration.room, user);
+            return match state.user.as_ref() == Some(user) || moderates {
                 true => Ok(None),
                 false => Err(Problem::not_yours()),
             };

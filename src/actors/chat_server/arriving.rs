@@ -36,6 +36,8 @@ impl ChatServer {
             Says::Answered { ticket, answers } => self.answered(ticket, answers),
             Says::Seen { ticket, view } => self.seen(ticket, view),
             Says::Command(command) => self.carry_out_command(command),
+            Says::Ruled { ticket, settled } => self.rule_settled(ticket, settled),
+            Says::Rules { list, all } => self.rules_told(list, all),
             Says::Health(complaint) => {
                 match &complaint {
                     Some(why) => log::error!("rooms cannot be written to now: {}", why.escape_debug()),
@@ -154,7 +156,7 @@ impl ChatServer {
         }
     }
 
-    fn members_of(&self, key: RoomKey) -> Vec<ConnectionId> {
+    pub(super) fn members_of(&self, key: RoomKey) -> Vec<ConnectionId> {
         self.sessions_where(|seat| matches!(seat, Seat::Session { rooms, .. } if rooms.iter().any(|member| member.room == key)))
     }
 

@@ -36,6 +36,7 @@ impl ChatServer {
         name: &RoomName,
         granted: bool,
     ) -> Result<Option<RoomKey>, Problem> {
+        self.session_may_enter(connection, name)?;
         let key = self.rooms.find(name);
         match key.is_some_and(|key| self.membership(connection, key).is_some()) || granted {
             true => Ok(key),
@@ -168,7 +169,10 @@ impl ChatServer {
                 rooms.push(UserRoom { room: name.clone(), top: 0, read: 0 });
             }
         }
-        rooms.retain(|room| identity.may_join(&room.room, &self.settings.rooms.of(&room.room)).is_ok());
+        rooms.retain(|room| {
+            identity.may_join(&room.room, &self.settings.rooms.of(&room.room)).is_ok()
+                && self.may_enter(&room.room, &identity.user).is_ok()
+        });
         for known in &mut rooms {
             let Some(key) = self.rooms.find(&known.room) else { continue };
             let room = self.rooms.get(key);

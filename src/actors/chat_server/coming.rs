@@ -97,6 +97,7 @@ impl ChatServer {
             return Ok(());
         };
         let (identity, count) = (identity.clone(), rooms.len());
+        self.may_enter(&join.room, &identity.user)?;
         let key = self.find_or_open(&join.room)?;
         let member = self.membership(connection, key);
         let limit = self.settings.rooms_per_session;

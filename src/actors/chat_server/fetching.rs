@@ -18,7 +18,7 @@ use crate::chat::room::{IdsToAsk, Past, Resume};
 use crate::chat::rooms::RoomKey;
 use crate::clock;
 use crate::engines::engine::Ask;
-use crate::protocols::codes::Goodbye;
+use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native_frames as frames;
 use crate::protocols::websocket::frame::payload_of;
 use crate::store::archive::{Answer, Question, StoredEntry, StoredRoom, StoredState};
@@ -62,6 +62,8 @@ pub(super) enum Fetching {
     Session(ConnectionId, super::cursors::Resuming),
     /// What an operator asks.
     Look(super::looking::Reply),
+    /// What an operator orders about a room.
+    Rule(tokio::sync::oneshot::Sender<Result<(), Problem>>),
 }
 
 impl ChatServer {
@@ -168,6 +170,8 @@ impl ChatServer {
             (Fetching::Ask(connection, asked), answers) => self.answer_asked(connection, asked, answers),
             (Fetching::Feed(connection, key, stay), answers) => self.fed(connection, key, stay, answers),
             (Fetching::Look(reply), answers) => self.looked(reply, answers),
+            // Settled apart.
+            (Fetching::Rule(_), _) => {}
             (Fetching::Session(connection, resuming), answers) => {
                 match answers.map(|answers| answers.into_iter().next()) {
                     Ok(Some(Answer::Session(note))) => self.resume_session(connection, resuming, note),

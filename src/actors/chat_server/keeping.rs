@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use super::ChatServer;
+use super::moderating::Ruling;
 use super::proposing::Proposals;
 use super::work::AckTo;
 use crate::actors::letters::ConnectionId;
@@ -66,6 +67,8 @@ pub(super) enum Then {
     Session(ConnectionId),
     /// How far a user has read is kept.
     Read(RoomName, UserName, Offset),
+    /// An operator's order about a room is kept.
+    Ruled(Box<Ruling>),
     /// Everything before is kept; somebody waits to hear whether.
     Finish(tokio::sync::oneshot::Sender<bool>),
 }
@@ -331,6 +334,7 @@ impl ChatServer {
             Then::Answer(to, answer) => self.tell(to, answer),
             Then::Frame(connection, frame) => self.send_at_last(connection, frame),
             Then::Finish(done) => tell_if_there(done, true),
+            Then::Ruled(ruling) => self.ruling_kept(*ruling),
             Then::Keep(_) | Then::Session(_) | Then::Read(..) => {}
         }
     }
@@ -379,15 +383,16 @@ impl ChatServer {
         self.keeping.items.clear();
         self.keeping.waiting_bytes = 0;
         let kept = self.keeping.steps.partition_point(|step| step.lsn < from);
-        let lost = self.keeping.steps.split_off(kept);
+        let mut lost = self.keeping.steps.split_off(kept);
         self.keeping.next = from;
-        for step in lost.iter().rev() {
-            match &step.what {
+        for step in lost.iter_mut().rev() {
+            match &mut step.what {
                 Then::Show(shown) => {
                     self.rooms.take_back(shown.key, shown.id);
                     self.rooms.get_mut(shown.key).changes.forget_all();
                 }
                 Then::Pass(passing) => self.rooms.take_back_id(passing.key, passing.id),
+                Then::Ruled(ruling) => self.take_ruling_back(ruling),
                 _ => {}
             }
         }
@@ -403,6 +408,7 @@ impl ChatServer {
                     self.unkept_reads.entry((room, user)).or_insert(offset);
                 }
                 Then::Finish(done) => tell_if_there(done, false),
+                Then::Ruled(ruling) => ruling.end(Err(refused.clone().into())),
                 other => self.take_step(from, other),
             }
         }

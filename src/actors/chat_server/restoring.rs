@@ -32,9 +32,11 @@ impl ChatServer {
     pub(super) fn restore(&mut self) {
         let Some(Opening::Store(opened)) = &mut self.opened else { return self.rooms.begin() };
         let replay = std::mem::take(&mut opened.replay);
+        let rules = std::mem::take(&mut opened.rules);
         let mut known: HashMap<RoomName, Option<StoredRoom>, RandomState> =
             std::mem::take(&mut opened.rooms).into_iter().collect();
         self.rooms.note_archived(replay.first().map_or(opened.next, |item| item.lsn) - 1);
+        rules.into_iter().for_each(|rules| self.restore_rules(rules));
         for item in replay {
             match item {
                 Item { lsn, record: Record::Entry(entry), .. } => {
@@ -51,6 +53,7 @@ impl ChatServer {
                         self.rooms.get_mut(key).reads.marks.insert(mark.user, mark.offset);
                     }
                 }
+                Item { record: Record::Rules(rules), .. } => self.restore_rules(rules),
                 // Whoever asks for them waits until the archive has them.
                 _ => {}
             }

@@ -163,10 +163,11 @@ impl ChatServer {
     ) -> Option<RoomName> {
         let room = self.rooms.get(key);
         let is_known = room.roster.get(called).is_some() || room.reads.marks.contains_key(called);
-        let may_read = match room.name.owners() {
-            Some(owners) => owners.include(called),
-            None => room.settings.join == Who::Anyone || is_known,
-        };
+        let may_read = self.may_enter(&room.name, called).is_ok()
+            && match room.name.owners() {
+                Some(owners) => owners.include(called),
+                None => room.settings.join == Who::Anyone || is_known,
+            };
         inbox_of(called).filter(|inbox| may_read && by != Some(called) && *inbox != room.name)
     }
 
@@ -288,13 +289,21 @@ impl ChatServer {
         let joined =
             self.rooms.find(&draft.room).is_some_and(|key| self.membership(connection, key).is_some());
         if !joined && !granted {
+            self.session_may_enter(connection, &draft.room)?;
             return Err(Denied::NotJoined.into());
         }
+        self.may_say(connection, &draft)?;
         let to = AckTo::Session(connection, Box::new(reference.clone()), false);
+        let has_rules = self.rulebook.of(&draft.room).is_some();
+        let said = has_rules.then(|| (draft.room.clone(), draft.user.clone(), draft.id.clone()));
         self.moderate(Some(connection), draft, to).map_err(|refused| {
             self.count_refused(&refused);
-            refused.into()
-        })
+            Problem::from(refused)
+        })?;
+        if let Some((room, Some(user), id)) = said {
+            self.rulebook.has_said(&room, &user, id, clock::steady_ms());
+        }
+        Ok(())
     }
 
     pub(super) fn answer(&mut self, connection: ConnectionId, ask: Ask) {

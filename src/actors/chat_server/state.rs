@@ -33,6 +33,9 @@ impl ChatServer {
             return Err(Denied::NotJoined.into());
         };
         let user = identity.user.clone();
+        if on {
+            self.session_may_write(connection, name)?;
+        }
         // The others end it by their own clocks, so they hear of it each time that it is said.
         self.tell_nodes(name.clone(), News::Typing(user.clone(), on));
         let room = self.rooms.get_mut(key);
@@ -102,6 +105,7 @@ impl ChatServer {
         }
         self.tidy(TIDY_ROOMS);
         self.keep_cursors(false);
+        self.sweep_rules();
         self.tell_receipts();
         self.end_waits();
         self.drain_some();

@@ -93,7 +93,7 @@ fn name_of(question: &Question) -> &str {
         | Question::ReadMark { room, .. } => room.as_str(),
         Question::Session(session) => session,
         Question::RoomsOf { user, .. } => user.as_str(),
-        Question::Dead { .. } => "",
+        Question::Dead { .. } | Question::Rules => "",
     }
 }
 

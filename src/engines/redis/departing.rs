@@ -29,6 +29,7 @@ impl Partition {
         self.renewed.clear();
         self.outbox.start_over();
         self.living.start_over();
+        self.ruling.start_over();
         for log in self.rooms.values_mut() {
             if log.stage == Stage::Live {
                 log.stage = Stage::Stale;

@@ -10,6 +10,7 @@ use ahash::AHashMap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
+use crate::chat::moderation::Change;
 use crate::chat::names::RoomName;
 use crate::chat::overview::Look;
 use crate::engines::engine::Ask;
@@ -20,6 +21,7 @@ use crate::engines::redis::looking;
 use crate::engines::redis::noting::Note;
 use crate::engines::redis::outbox::{Outbox, Queued};
 use crate::engines::redis::partition::Partition;
+use crate::engines::redis::ruling::Ruling;
 use crate::engines::redis::world::World;
 use crate::engines::redis::{Settings, frame};
 use crate::engines::shared::{Command, News, Proposal, Shared, Sink};
@@ -38,6 +40,7 @@ enum Call {
     Count(Vec<(RoomName, u32)>),
     Look(u64, Look),
     Command(Command),
+    Rule(Ruling),
     Close(Box<dyn FnOnce() + Send>),
 }
 
@@ -117,7 +120,8 @@ impl Shared for Engine {
                 | Record::Seen(_)
                 | Record::Dead(_)
                 | Record::DeadGone(_)
-                | Record::Event(_) => {
+                | Record::Event(_)
+                | Record::Rules(_) => {
                     log::error!("redis: a record of another kind was to be noted");
                 }
             }
@@ -135,6 +139,10 @@ impl Shared for Engine {
 
     fn command(&mut self, command: Command) {
         self.call(Call::Command(command));
+    }
+
+    fn rule(&mut self, ticket: u64, room: RoomName, change: Change) {
+        self.call(Call::Rule(Ruling { ticket, room, change, since: Instant::now() }));
     }
 
     fn close(&mut self, done: Box<dyn FnOnce() + Send>) {
@@ -187,6 +195,7 @@ async fn run(settings: Settings, sink: Sink, waiting: Arc<AtomicU64>, mut calls:
                 tokio::task::spawn_local(looking::look(world.clone(), ticket, look));
             }
             Call::Command(command) => world.post_at(0, Letter::Command(command)),
+            Call::Rule(ruling) => world.post_at(0, Letter::Rule(ruling)),
             Call::Close(done) => {
                 if tokio::time::timeout(CLOSE_MAX, close(&world)).await.is_err() {
                     log::warn!("redis: the engine ends without an answer from all partitions");

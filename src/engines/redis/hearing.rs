@@ -3,6 +3,7 @@
 use crate::chat::names::RoomName;
 use crate::engines::redis::life::lease::Lease;
 use crate::engines::redis::life::nodes::Heard;
+use crate::engines::redis::life::rules;
 use crate::engines::redis::life::wire::{self, Order, There, Told};
 use crate::engines::redis::logs::Stage;
 use crate::engines::redis::partition::Partition;
@@ -14,6 +15,7 @@ impl Partition {
         let read = match tag {
             wire::NEWS => wire::news(content).map(|frame| self.on_news(frame)),
             wire::COMMAND => wire::order(content).map(|order| self.on_order(order)),
+            wire::RULES => rules::told(content).map(|told| self.on_rules(told)),
             // Of a later version of this program.
             _ => Ok(()),
         };

@@ -7,11 +7,13 @@ use tokio::sync::oneshot;
 use crate::chat::message::Offset;
 use crate::chat::names::RoomName;
 use crate::chat::overview::{Look, View};
+use crate::engines::redis::life::rules;
 use crate::engines::redis::living::Lived;
 use crate::engines::redis::noting::Note;
 use crate::engines::redis::outbox::Queued;
 use crate::engines::redis::rejoining::Filling;
-use crate::engines::shared::{Command, News};
+use crate::engines::redis::ruling::Ruling;
+use crate::engines::shared::{Command, News, RuleRefused};
 use crate::store::archive::{Answer, Question, StoredRoom};
 
 /// What a partition is told.
@@ -45,6 +47,8 @@ pub enum Letter {
     Note(Vec<Note>),
     /// A command for all nodes.
     Command(Command),
+    /// A rule of a room is to be changed.
+    Rule(Ruling),
     /// This node's number is given back.
     GiveBack(oneshot::Sender<()>),
     /// The node ends.
@@ -84,6 +88,10 @@ pub enum Called {
     Position(RedisResult<Option<String>>),
     /// Something beside the logs.
     Lived(Lived),
+    /// What became of an order about a room.
+    Ruled(RedisResult<Result<Option<rules::Told>, RuleRefused>>),
+    /// All rules, if they are other ones than this node knows.
+    Rules(RedisResult<Option<rules::All>>),
     /// Something without an answer that matters.
     Done(RedisResult<()>),
 }

@@ -28,7 +28,7 @@ const LEASE_MAX: Duration = Duration::from_secs(2);
 
 /// What waits here.
 pub struct Living {
-    keys: Keys,
+    pub(super) keys: Keys,
     telling: Telling,
     counts: Counts,
     noting: Noting,
@@ -218,7 +218,7 @@ impl Partition {
         }));
     }
 
-    fn at(&self, live: &Live) -> (redis::aio::MultiplexedConnection, Keys, Lease) {
+    pub(super) fn at(&self, live: &Live) -> (redis::aio::MultiplexedConnection, Keys, Lease) {
         (live.session.control.clone(), self.living.keys.clone(), live.lease)
     }
 
@@ -234,6 +234,7 @@ impl Partition {
             && self.living.looked.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1))
         {
             self.living.looked = Some(now);
+            self.ask_rules(live);
             let (mut connection, keys, own) = self.at(live);
             let terms = self.world.peers.terms;
             live.calls.push(Box::pin(async move {

@@ -38,6 +38,7 @@ mod reading;
 mod rejoining;
 mod repair;
 mod replies;
+mod ruling;
 mod scripts;
 mod session;
 mod staying;

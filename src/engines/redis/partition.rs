@@ -23,6 +23,7 @@ use crate::engines::redis::memory::Memory;
 use crate::engines::redis::outbox::{self, Fed, Outbox};
 use crate::engines::redis::reading::Reading;
 use crate::engines::redis::replies::Fence;
+use crate::engines::redis::ruling::RulingDesk;
 use crate::engines::redis::session::Session;
 use crate::engines::redis::world::World;
 use crate::redis_link::backoff::Backoff;
@@ -83,6 +84,8 @@ pub struct Partition {
     pub(super) questions: VecDeque<(Instant, Asked)>,
     /// What waits beside the logs.
     pub(super) living: Living,
+    /// The rules of rooms; used by partition 0 alone.
+    pub(super) ruling: RulingDesk,
     /// When the owners of a room were last told that it was written to.
     pub(super) used: AHashMap<RoomName, Instant>,
     /// The youngest epoch that this node has seen; 0 for none.
@@ -129,6 +132,7 @@ impl Partition {
             renewed: AHashMap::new(),
             questions: Default::default(),
             living: Living::new(world.life_keys(number)),
+            ruling: RulingDesk::default(),
             used: AHashMap::new(),
             epoch: 0,
             left_behind: None,
@@ -211,6 +215,7 @@ impl Partition {
             self.publish_on(live);
             self.join_on(live);
             self.live_on(live);
+            self.rule_on(live);
             if let Some(done) = self.giving_back.take() {
                 self.gave_back = true;
                 if let Err(error) = self.give_lease_back(live).await {
@@ -246,6 +251,8 @@ impl Partition {
                 Ok(())
             }
             Called::Lived(lived) => self.on_lived(live, lived),
+            Called::Ruled(ruled) => self.on_ruled(ruled),
+            Called::Rules(all) => self.on_all_rules(all),
             Called::Done(result) => result.map_err(|error| error.to_string()),
         }
     }
@@ -273,6 +280,7 @@ impl Partition {
             Some(Letter::Note(notes)) => self.living.note(notes),
             Some(Letter::Count(sessions)) => self.living.count(&sessions),
             Some(Letter::Command(command)) => self.living.command(command),
+            Some(Letter::Rule(ruling)) => self.on_ruling(ruling),
             Some(Letter::GiveBack(done)) => self.giving_back = Some(done),
             Some(Letter::Close(done)) => self.closing = Some(done),
         }

@@ -110,6 +110,7 @@ impl Reading {
             }
             // The sources keep their dead letters themselves.
             Question::Dead { .. } => Ok(Answer::Dead(Vec::new())),
+            Question::Rules => Err("rules are told, not asked for".into()),
             Question::Id { .. } | Question::Ids { .. } => {
                 Err("ids are known to Redis alone; propose with the id instead".into())
             }

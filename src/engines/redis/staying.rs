@@ -37,6 +37,8 @@ impl Partition {
         let subscribed = session.subscribe(&self.keys, lease.slot, self.world.link.is_cluster()).await;
         subscribed.map_err(|error| error.to_string())?;
         let fence = self.enter(&mut session, lease.slot).await?;
+        // After the inbox is open: what changes later comes through it. And at the server that counts.
+        self.read_rules(&mut session).await?;
         log::info!(
             "redis: partition {} is at {}:{}, epoch {}, {} replicas",
             self.number,
@@ -188,5 +190,6 @@ impl Partition {
             }
         }
         self.expire_wishes(now);
+        self.expire_rulings(now);
     }
 }

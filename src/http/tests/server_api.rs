@@ -50,7 +50,7 @@ async fn an_operator_looks_at_rooms() {
         ("/api/rooms/lobby/who?n=0", 400, "bad-query"),
         ("/api/rooms/lobby/who?prefix=a", 400, "bad-query"),
         ("/api/rooms?key=a-key-of-the-shop", 400, "bad-query"),
-        ("/api/rooms/lobby/mute", 404, "not-found"),
+        ("/api/rooms/lobby/other", 404, "not-found"),
     ] {
         is_refusal(&json_of(ask(&house, FAR, get(uri)).await).await, code, why);
     }
@@ -195,6 +195,35 @@ async fn a_backend_reads_the_log_and_blanks_an_entry() {
 }
 
 #[actix_web::test]
+async fn the_rules_of_a_room_are_set_and_shown() {
+    let (house, _) = Scene::with_key().build();
+    for (order, body, told) in [
+        ("mute", r#"{"u":"bob"}"#, json!({"r": "a/b", "u": "bob", "until": null})),
+        ("ban", r#"{"u":"eve","for":0}"#, json!({"r": "a/b", "u": "eve", "until": 0})),
+        ("freeze", r#"{"for":0}"#, json!({"r": "a/b", "until": 0})),
+        ("slow", r#"{"every":10}"#, json!({"r": "a/b", "every": 10})),
+        ("role", r#"{"u":"ann","role":"moderator"}"#, json!({"r": "a/b", "u": "ann", "role": "moderator"})),
+    ] {
+        let answer = ask(&house, FAR, post(&format!("/api/rooms/a%2Fb/{order}"), body)).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{order}");
+        assert_eq!(json_of(answer).await, told);
+    }
+    let rules = with(TestRequest::get().uri("/api/rooms/a%2Fb/rules"), KEY);
+    assert_eq!(
+        json_of(ask(&house, FAR, rules).await).await,
+        json!({"r": "a/b", "muted": [{"u": "bob", "until": null}], "banned": [], "frozen": null, "slow": 10,
+            "roles": {"ann": "moderator"}})
+    );
+    for (uri, body, code, why) in [
+        ("/api/rooms/a*/mute", r#"{"u":"bob"}"#, 400, "bad-room"),
+        ("/api/rooms/lobby/mute", r#"{"u":""}"#, 400, "bad-json"),
+        ("/api/rooms/lobby/freeze", "{}", 400, "bad-json"),
+    ] {
+        is_refusal(&json_of(ask(&house, FAR, post(uri, body)).await).await, code, why);
+    }
+}
+
+#[actix_web::test]
 async fn a_key_opens_what_its_scopes_and_rooms_say() {
     let key = |key: &str, scope: Scope, rooms: Option<&[&str]>| ApiKey {
         scopes: Some(vec![scope]),
@@ -237,6 +266,12 @@ async fn a_key_opens_what_its_scopes_and_rooms_say() {
         ("rules-teams", "POST", "/api/join", r#"{"u":"bob","rooms":["team-1"]}"#, 200),
         ("rules-teams", "POST", "/api/leave", r#"{"u":"bob","rooms":["lobby"]}"#, 403),
         ("rules-teams", "POST", "/api/disconnect", r#"{"u":"bob"}"#, 403),
+        ("rules-teams", "POST", "/api/rooms/team-1/mute", r#"{"u":"bob","for":600}"#, 200),
+        ("rules-teams", "POST", "/api/rooms/lobby/ban", r#"{"u":"bob"}"#, 403),
+        ("rules-teams", "GET", "/api/rooms/team-1/rules", "", 403),
+        ("reads-teams", "GET", "/api/rooms/team-1/rules", "", 200),
+        ("reads-teams", "GET", "/api/rooms/lobby/rules", "", 403),
+        ("reads", "POST", "/api/rooms/lobby/slow", r#"{"every":10}"#, 403),
     ] {
         assert_eq!(call(key, method, path, body).await, code, "{key}: {method} {path} {body}");
     }

@@ -242,6 +242,7 @@ fn weight(record: &Record) -> usize {
         Record::Dead(letter) => letter.item.len(),
         Record::Session(note) => note.rooms.len() * 64,
         Record::Event(event) => event.bytes(),
+        Record::Rules(rules) => rules.text.len(),
         Record::Seen(_) | Record::Read(_) | Record::DeadGone(_) => 0,
     };
     large + 128

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use crate::chat::entry::{Entry, Kind};
 use crate::chat::message::Epoch;
 use crate::chat::names::{MessageId, RoomName, UserName};
-use crate::store::record::{Cursor, Happened, Letter, ReadMark, Record, Seen, SessionEvent, SessionNote};
+use crate::store::record::{
+    Cursor, Happened, Letter, ReadMark, Record, RoomRules, Seen, SessionEvent, SessionNote,
+};
 
 /// The encoding that is written. Others are refused, so that an old program does not misread a new journal.
 const VERSION: u8 = 1;
@@ -74,6 +76,11 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
         Record::Event(event) => {
             out.push(7);
             put_event(event, out);
+        }
+        Record::Rules(rules) => {
+            out.push(8);
+            put_name(rules.room.as_str(), out);
+            put_long(rules.text.as_bytes(), out);
         }
     }
 }
@@ -185,6 +192,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, Undecodable> {
         }),
         6 => Record::DeadGone(left.text("letter's id")?),
         7 => Record::Event(event(&mut left)?),
+        8 => Record::Rules(RoomRules { room: left.room()?, text: left.text("rules")? }),
         _ => return Err(Undecodable::Malformed("kind")),
     };
     if left.0.is_empty() { Ok(record) } else { Err(Undecodable::Malformed("end")) }

@@ -13,7 +13,7 @@ use crate::store::ids::IdKey;
 use crate::store::postgres::errors::Trouble;
 use crate::store::postgres::link::Session;
 use crate::store::postgres::rooms::{Rooms, number};
-use crate::store::record::{Letter, ReadMark, Seen, SessionNote};
+use crate::store::record::{Letter, ReadMark, RoomRules, Seen, SessionNote};
 use crate::store::rooms::stored;
 
 /// Text as PostgreSQL can hold it: it has no place for the character NUL.
@@ -29,6 +29,7 @@ pub struct Notes<'a> {
     seen: Vec<&'a Seen>,
     dead: Vec<&'a Letter>,
     gone: BTreeSet<&'a str>,
+    rules: BTreeMap<&'a RoomName, &'a str>,
     /// Of two notes the greater one counts, not the newer one: other programs may write too, out of order.
     grow: bool,
 }
@@ -71,11 +72,17 @@ impl<'a> Notes<'a> {
         self.gone.insert(id);
     }
 
+    /// A room has these rules now.
+    pub fn rules(&mut self, rules: &'a RoomRules) {
+        self.rules.insert(&rules.room, &rules.text);
+    }
+
     /// Writes all. `rooms` has every room that a note is about.
     pub async fn write(&self, session: &Session, rooms: &Rooms, ids: IdKey) -> Result<(), Trouble> {
         self.write_reads(session, rooms).await?;
         self.write_sessions(session).await?;
         self.write_seen(session, rooms, ids).await?;
+        self.write_rules(session).await?;
         if !self.gone.is_empty() {
             let gone: Vec<&str> = self.gone.iter().copied().collect();
             session.execute("DELETE FROM dead WHERE id = ANY($1)", &[&gone]).await?;
@@ -140,6 +147,23 @@ impl<'a> Notes<'a> {
         Ok(())
     }
 
+    async fn write_rules(&self, session: &Session) -> Result<(), Trouble> {
+        if self.rules.is_empty() {
+            return Ok(());
+        }
+        let (ended, set): (Vec<_>, Vec<_>) = self.rules.iter().partition(|(_, text)| text.is_empty());
+        if !ended.is_empty() {
+            let rooms: Vec<&str> = ended.iter().map(|(room, _)| room.as_str()).collect();
+            session.execute("DELETE FROM rules WHERE room = ANY($1)", &[&rooms]).await?;
+        }
+        let rooms: Vec<&str> = set.iter().map(|(room, _)| room.as_str()).collect();
+        let texts: Vec<&str> = set.iter().map(|(_, text)| **text).collect();
+        let sql = "INSERT INTO rules (room, rules) SELECT * FROM unnest($1::text[], $2::text[]) \
+                   ON CONFLICT (room) DO UPDATE SET rules = excluded.rules";
+        session.execute(sql, &[&rooms, &texts]).await?;
+        Ok(())
+    }
+
     async fn write_dead(&self, session: &Session) -> Result<(), Trouble> {
         if self.dead.is_empty() {
             return Ok(());
@@ -166,6 +190,15 @@ pub async fn session_of(session: &Session, name: &str) -> Result<Option<SessionN
         let rooms = cursors::from_json(row.get(2));
         Some(SessionNote { session: name.into(), user, ts: number(&row, 1), rooms })
     }))
+}
+
+/// The rules of all rooms.
+pub async fn all_rules(session: &Session) -> Result<Vec<RoomRules>, Trouble> {
+    let rows = session.query("SELECT room, rules FROM rules ORDER BY room", &[]).await?;
+    let rules = |row: &Row| {
+        Some(RoomRules { room: RoomName::new(row.get(0)).ok()?, text: row.get::<_, &str>(1).into() })
+    };
+    Ok(rows.iter().filter_map(rules).collect())
 }
 
 /// The newest `n` dead letters, newest first.

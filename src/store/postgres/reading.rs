@@ -97,6 +97,7 @@ async fn answer_of(session: &Session, ids: IdKey, question: &Question) -> Result
             None => 0,
         }),
         Question::Dead { n } => Answer::Dead(notes::newest_dead(session, *n).await?),
+        Question::Rules => Answer::Rules(notes::all_rules(session).await?),
     })
 }
 

@@ -106,6 +106,10 @@ CREATE TABLE dead (
     reason text NOT NULL,
     item   bytea NOT NULL
 );
+CREATE TABLE rules (
+    room  text COLLATE "C" PRIMARY KEY,
+    rules text NOT NULL
+);
 CREATE TABLE positions (
     part  integer PRIMARY KEY,
     epoch bigint NOT NULL,
@@ -124,6 +128,9 @@ CREATE VIEW unread AS
     FROM reads JOIN rooms ON rooms.id = reads.room;
 "#;
 
+/// What stores of earlier programs do not have yet. Those programs go on with a store that has it.
+const LATER_TABLES: &str = r#"CREATE TABLE rules (room text COLLATE "C" PRIMARY KEY, rules text NOT NULL)"#;
+
 /// Makes the tables where there are none; refuses those of somebody else. Several programs may come at once.
 pub async fn prepare(session: &Session, url: &PostgresUrl) -> Result<(), Trouble> {
     check_server(session, url).await?;
@@ -137,8 +144,15 @@ pub async fn prepare(session: &Session, url: &PostgresUrl) -> Result<(), Trouble
         }
         settle(session).await?;
         log::info!("store: made the tables of the store {url}");
+    } else if is_older(session).await? {
+        session.batch(LATER_TABLES).await?;
     }
     session.batch("COMMIT").await
+}
+
+async fn is_older(session: &Session) -> Result<bool, Trouble> {
+    let row = session.row("SELECT to_regclass('roomcast.rules') IS NULL", &[]).await?;
+    Ok(row.is_some_and(|row| row.get(0)))
 }
 
 async fn check_server(session: &Session, url: &PostgresUrl) -> Result<(), Trouble> {

@@ -111,6 +111,7 @@ impl<'a> Batch<'a> {
                 Record::Session(note) => self.notes.session(note),
                 Record::Dead(letter) => self.notes.dead(letter),
                 Record::DeadGone(id) => self.notes.dead_gone(id),
+                Record::Rules(rules) => self.notes.rules(rules),
                 // Kept in the spool of hooks, for as long as it takes to tell it.
                 Record::Event(_) => {}
             }
@@ -294,7 +295,9 @@ fn room_of(record: &Record) -> Option<&RoomName> {
         Record::Entry(entry) => Some(&entry.room),
         Record::Seen(seen) => Some(&seen.room),
         Record::Read(mark) => Some(&mark.room),
-        Record::Session(_) | Record::Dead(_) | Record::DeadGone(_) | Record::Event(_) => None,
+        Record::Session(_) | Record::Dead(_) | Record::DeadGone(_) | Record::Event(_) | Record::Rules(_) => {
+            None
+        }
     }
 }
 

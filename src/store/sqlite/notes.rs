@@ -1,12 +1,12 @@
-//! The small tables beside the log: read marks, sessions, ids without a place, dead letters; how each is
+//! The small tables beside the log: read marks, sessions, ids without a place, dead letters, rules; how each is
 //! written and read. The newest counts everywhere.
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use crate::chat::names::UserName;
+use crate::chat::names::{RoomName, UserName};
 use crate::store::cursors;
 use crate::store::ids::IdKey;
-use crate::store::record::{Letter, ReadMark, Seen, SessionNote};
+use crate::store::record::{Letter, ReadMark, RoomRules, Seen, SessionNote};
 use crate::store::rooms::stored;
 use crate::store::sqlite::rooms::number;
 
@@ -84,6 +84,29 @@ pub fn newest_dead(db: &Connection, n: usize) -> Result<Vec<Letter>, rusqlite::E
 pub fn one_dead(db: &Connection, id: &str) -> Result<Option<Letter>, rusqlite::Error> {
     let mut find = db.prepare_cached("SELECT id, ts, source, reason, item FROM dead WHERE id = ?1")?;
     find.query_row([id], letter).optional()
+}
+
+/// A room has these rules now; whether older ones went.
+pub fn rules(db: &Connection, rules: &RoomRules) -> Result<bool, rusqlite::Error> {
+    if rules.text.is_empty() {
+        let sql = "DELETE FROM rules WHERE room = ?1";
+        return Ok(db.prepare_cached(sql)?.execute([rules.room.as_str()])? > 0);
+    }
+    let sql =
+        "INSERT INTO rules (room, rules) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET rules = excluded.rules";
+    db.prepare_cached(sql)?.execute((rules.room.as_str(), &*rules.text))?;
+    Ok(false)
+}
+
+/// The rules of all rooms.
+pub fn all_rules(db: &Connection) -> Result<Vec<RoomRules>, rusqlite::Error> {
+    let mut list = db.prepare_cached("SELECT room, rules FROM rules ORDER BY room")?;
+    let rules = list.query_map([], |row| {
+        let room = RoomName::new(row.get_ref(0)?.as_str()?).ok();
+        let text = row.get_ref(1)?.as_str()?.into();
+        Ok(room.map(|room| RoomRules { room, text }))
+    })?;
+    rules.filter_map(Result::transpose).collect()
 }
 
 fn letter(row: &Row<'_>) -> Result<Letter, rusqlite::Error> {

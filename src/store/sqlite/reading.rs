@@ -80,6 +80,7 @@ impl SqliteReader {
             Question::ReadMarks { room, n } => Answer::ReadMarks(read_marks(db, room, *n)?),
             Question::ReadMark { room, user } => Answer::ReadMark(read_mark(db, room, user)?),
             Question::Dead { n } => Answer::Dead(notes::newest_dead(db, *n)?),
+            Question::Rules => Answer::Rules(notes::all_rules(db)?),
         })
     }
 

@@ -122,6 +122,11 @@ CREATE TABLE dead (
     item   BLOB NOT NULL
 );
 
+CREATE TABLE rules (
+    room  TEXT PRIMARY KEY,
+    rules TEXT NOT NULL
+) WITHOUT ROWID;
+
 CREATE VIRTUAL TABLE words USING fts5 (
     text, content = '', columnsize = 0, detail = none, tokenize = 'ascii'
 );
@@ -135,6 +140,14 @@ CREATE VIEW log AS
 CREATE VIEW unread AS
     SELECT reads.u AS user, rooms.name AS room, rooms.top, reads.s AS read, rooms.top - reads.s AS unread
     FROM reads JOIN rooms ON rooms.id = reads.room;
+";
+
+/// What stores of earlier programs do not have yet. Those programs go on with a store that has it.
+const LATER_TABLES: &str = "
+CREATE TABLE IF NOT EXISTS rules (
+    room  TEXT PRIMARY KEY,
+    rules TEXT NOT NULL
+) WITHOUT ROWID;
 ";
 
 /// Opens the writing connection; creates the file, its folder and the tables where there are none.
@@ -175,8 +188,9 @@ fn prepare_writer(path: &Path, flags: OpenFlags) -> Result<Connection, Trouble> 
     // The archive does it by itself, after it has looked at the pages.
     db.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(()))?;
     db.query_row(&format!("PRAGMA journal_size_limit = {LOG_BYTES_KEPT}"), [], |_| Ok(()))?;
-    if is_new {
-        create(&db)?;
+    match is_new {
+        true => create(&db)?,
+        false => db.execute_batch(LATER_TABLES)?,
     }
     Ok(db)
 }

@@ -79,6 +79,9 @@ impl<'a> Batch<'a> {
                 Record::DeadGone(id) => {
                     self.done.blanked |= notes::dead_gone(self.db, id)?;
                 }
+                Record::Rules(rules) => {
+                    self.done.blanked |= notes::rules(self.db, rules)?;
+                }
                 // Kept in the spool of hooks, for as long as it takes to tell it.
                 Record::Event(_) => {}
             }

@@ -11,7 +11,7 @@ use roomcast::chat::history::PageFrom;
 use roomcast::chat::message::{Epoch, Offset};
 use roomcast::chat::names::{MessageId, UserName};
 use roomcast::store::archive::Question;
-use roomcast::store::record::{Cursor, Letter, ReadMark, Record, Seen, SessionNote};
+use roomcast::store::record::{Cursor, Letter, ReadMark, Record, RoomRules, Seen, SessionNote};
 
 use super::{room, user};
 
@@ -78,7 +78,14 @@ impl Chance {
                     quiet: self.random.random(),
                 }],
             }),
-            96..98 => {
+            96 => Record::Rules(RoomRules {
+                room: room(room_name),
+                text: ["", r#"{"slow":1}"#, r#"{"muted":{"zoë":null}}"#]
+                    .choose(&mut self.random)
+                    .map_or("", |text| *text)
+                    .into(),
+            }),
+            97 => {
                 self.dead += 1;
                 let item = Bytes::from(vec![0, 255, self.dead as u8]);
                 let id = format!("d{}", self.dead).into();
@@ -159,6 +166,7 @@ impl Chance {
                 Question::ReadMark { room, user: user("ann") },
                 Question::Session(format!("s{}", offset % 5).into()),
                 Question::Dead { n },
+                Question::Rules,
             ]
             .choose(&mut self.random)
             .unwrap()

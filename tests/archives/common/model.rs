@@ -11,7 +11,7 @@ use roomcast::chat::names::{MessageId, RoomName, UserName};
 use roomcast::store::archive::{
     Answer, Question, StoredEntry, StoredPlace, StoredRoom, StoredState, UserRoom,
 };
-use roomcast::store::record::{Letter, Record, Seen, SessionNote};
+use roomcast::store::record::{Letter, Record, RoomRules, Seen, SessionNote};
 
 /// The model.
 #[derive(Default)]
@@ -24,6 +24,7 @@ pub struct Model {
     sessions: BTreeMap<String, SessionNote>,
     seen: Vec<Seen>,
     dead: Vec<Letter>,
+    rules: Vec<RoomRules>,
 }
 
 #[derive(Default)]
@@ -58,6 +59,12 @@ impl Model {
             Record::DeadGone(id) => self.dead.retain(|letter| letter.id != *id),
             // No archive keeps it.
             Record::Event(_) => {}
+            Record::Rules(rules) => {
+                self.rules.retain(|known| known.room != rules.room);
+                if !rules.text.is_empty() {
+                    self.rules.push(rules.clone());
+                }
+            }
         }
     }
 
@@ -164,6 +171,11 @@ impl Model {
                 Answer::ReadMark(self.reads.get(&key).map_or(0, |(offset, _)| *offset))
             }
             Question::Dead { n } => Answer::Dead(self.dead.iter().rev().take(*n).cloned().collect()),
+            Question::Rules => {
+                let mut rules = self.rules.clone();
+                rules.sort_by(|one, other| one.room.cmp(&other.room));
+                Answer::Rules(rules)
+            }
         }
     }
 

@@ -40,12 +40,12 @@ impl Keys {
         format!("{}n:{slot}", self.base)
     }
 
-    /// Hash: slot -> who has it. On partition 0 only, as the next three.
+    /// Hash: slot -> who has it. On partition 0 only, as the next four.
     pub fn slots(&self) -> String {
         format!("{}L", self.base)
     }
 
-    /// Hash: when somebody last looked after the leases, and how many commands there were.
+    /// Hash: when somebody last looked after the leases, how many commands there were, and how many changes of rules.
     pub fn pulse(&self) -> String {
         format!("{}P", self.base)
     }
@@ -53,6 +53,11 @@ impl Keys {
     /// Stream of the newest commands.
     pub fn commands(&self) -> String {
         format!("{}C", self.base)
+    }
+
+    /// Hash: room -> its rules, as JSON.
+    pub fn rules(&self) -> String {
+        format!("{}rules", self.base)
     }
 
     /// Hash: slot -> stamp of the lease that may write here under it, or `F` and the stamp of the last one.

@@ -28,6 +28,7 @@ pub mod notes;
 mod pages;
 pub mod reaping;
 pub mod roster;
+pub mod rules;
 pub mod telling;
 pub mod wire;
 

@@ -20,6 +20,9 @@ pub const NEWS: u8 = b'N';
 /// Tag of a frame with a command.
 pub const COMMAND: u8 = b'C';
 
+/// Tag of a frame with the rules of a room, which `rules.rs` writes and reads.
+pub const RULES: u8 = b'R';
+
 /// Kinds of records. The scripts write the first two, and the last three.
 const CAME: u8 = 1;
 const WENT: u8 = 2;

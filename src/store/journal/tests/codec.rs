@@ -9,7 +9,9 @@ use super::super::codec::{Undecodable, decode, encode};
 use crate::chat::entry::{Entry, Kind};
 use crate::chat::message::Epoch;
 use crate::chat::names::{MessageId, RoomName, UserName};
-use crate::store::record::{Cursor, Happened, Letter, ReadMark, Record, Seen, SessionEvent, SessionNote};
+use crate::store::record::{
+    Cursor, Happened, Letter, ReadMark, Record, RoomRules, Seen, SessionEvent, SessionNote,
+};
 
 fn room() -> impl Strategy<Value = RoomName> {
     "[a-zé日]{1,20}".prop_map(|text| RoomName::new(&text).unwrap())
@@ -81,6 +83,7 @@ pub(super) fn record() -> impl Strategy<Value = Record> {
             .prop_map(|(id, ts, source, reason, item)| Record::Dead(Letter { id, ts, source, reason, item })),
         text().prop_map(Record::DeadGone),
         event(),
+        (room(), text()).prop_map(|(room, text)| Record::Rules(RoomRules { room, text })),
     ]
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::archive::ArchiveError;
+use crate::store::record::RoomRules;
 
 fn refused(path: &std::path::Path) -> String {
     let ArchiveError(text) = SqliteArchive::open(path).unwrap_err();
@@ -17,6 +18,22 @@ fn what_was_applied_is_there_after_a_reopen() {
     assert_eq!(store.archive.applied(), 2);
     assert_eq!(offsets(store.ask(&all_of("a"))), [1, 2]);
     assert_eq!(offsets(store.ask(&find("a", "two"))), [2]);
+}
+
+#[test]
+fn a_store_of_an_earlier_program_gets_what_it_lacks() {
+    let mut store = Store::new();
+    store.put([Record::Entry(said("a", 1, "one"))]);
+    store.archive.db.execute_batch("DROP TABLE rules").unwrap();
+    store.archive = SqliteArchive::open(&store.path()).unwrap();
+    assert_eq!(store.ask(&Question::Rules), Answer::Rules(Vec::new()));
+    let rules = |text: &str| RoomRules { room: room("a"), text: text.into() };
+    store.put([rules(r#"{"slow":1}"#), rules(r#"{"slow":2}"#)].map(Record::Rules));
+    store.archive = SqliteArchive::open(&store.path()).unwrap();
+    assert_eq!(store.ask(&Question::Rules), Answer::Rules(vec![rules(r#"{"slow":2}"#)]));
+    store.put([Record::Rules(rules(""))]);
+    assert_eq!(store.ask(&Question::Rules), Answer::Rules(Vec::new()));
+    assert_eq!(offsets(store.ask(&all_of("a"))), [1]);
 }
 
 #[test]
