@@ -57,6 +57,7 @@ impl Model {
             }
             Record::Dead(letter) => self.dead.push(letter.clone()),
             Record::DeadGone(id) => self.dead.retain(|letter| letter.id != *id),
+            // No archive keeps it.
             Record::Event(_) => {}
             Record::Rules(rules) => {
                 self.rules.retain(|known| known.room != rules.room);
