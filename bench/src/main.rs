@@ -2,6 +2,7 @@
 //! the scenarios; nothing else.
 
 mod client;
+mod doors;
 mod durable;
 mod failure;
 mod figures;

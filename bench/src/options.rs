@@ -40,6 +40,8 @@ pub enum Scenario {
     Durable(Durable),
     /// Several nodes that share rooms over a Redis: what a message, and a storm of joins, costs it
     Nodes(Nodes),
+    /// Readers over event streams and long polls beside WebSockets; pushes by HTTP, RESP door, Redis list and stream
+    Doors(Doors),
     /// The kernel's floor alone: fan-out by a bare epoll loop with send()
     Floor(Talk),
     /// Everything in sequence, with its default options
@@ -126,6 +128,19 @@ pub struct Nodes {
     /// Clients of each room in the storms
     #[arg(long, default_value_t = 100)]
     pub per_room: usize,
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct Doors {
+    /// Readers of the one room, beside fifty that are there first
+    #[arg(long, default_value_t = 1_000)]
+    pub readers: usize,
+    /// Messages of each way to push
+    #[arg(long, default_value_t = 100_000)]
+    pub pushes: u32,
+    /// Backends that push by HTTP at once, where it is not one
+    #[arg(long, default_value_t = 16)]
+    pub backends: u32,
 }
 
 #[derive(Args, Debug, Clone)]

@@ -17,7 +17,7 @@ const KEY_BYTES_MAX: usize = 512;
 pub struct ForwardSettings {
     /// Where no archive of this node's own keeps them, so many entries wait for a target that is away: in each
     /// partition in Redis, or in this process with `store.url = "none"`. Beyond it the oldest go, which is counted.
-    /// Some 300 bytes each with short messages. Default 1,000,000.
+    /// Some 300 bytes each with short messages. Default 200,000.
     pub buffer: usize,
     /// The targets, each a `[[forward.targets]]` table. Default none.
     pub targets: Vec<TargetSettings>,
@@ -25,7 +25,7 @@ pub struct ForwardSettings {
 
 impl Default for ForwardSettings {
     fn default() -> ForwardSettings {
-        ForwardSettings { buffer: 1_000_000, targets: Vec::new() }
+        ForwardSettings { buffer: 200_000, targets: Vec::new() }
     }
 }
 

@@ -199,7 +199,7 @@ impl HooksSettings {
             Some(Host::Ipv4(address)) => Some(address.into()),
             Some(Host::Ipv6(address)) => Some(address.into()),
             // Other names are looked at when they are resolved.
-            Some(Host::Domain(name)) if name == "localhost" => Some([127, 0, 0, 1].into()),
+            Some(Host::Domain("localhost")) => Some([127, 0, 0, 1].into()),
             Some(Host::Domain(_)) => None,
         };
         if !url.username().is_empty() || url.password().is_some() {
@@ -219,7 +219,7 @@ impl HooksSettings {
         let urls = [&self.url, &self.ask.connect, &self.ask.join, &self.ask.publish];
         let is_plain = |url: &&String| url.starts_with("http://") && !self.private_addresses;
         let mut warnings = Vec::new();
-        if urls.iter().any(|url| is_plain(url)) {
+        if urls.iter().any(is_plain) {
             warnings.push("hooks: what people say goes to a backend without TLS; write https://".into());
         }
         warnings

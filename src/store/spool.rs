@@ -275,10 +275,11 @@ impl State {
             tables::put_number(&tx, "applied", stored(applied))?;
         }
         tx.commit()?;
-        if levels.dropped > self.levels.dropped {
+        // The first, and then ever more seldom: it goes on for as long as the backend is away.
+        if levels.dropped.checked_ilog2() != self.levels.dropped.checked_ilog2() {
             log::error!(
-                "hooks: {} events were dropped, because more than hooks.spool_bytes wait for the backend",
-                levels.dropped - self.levels.dropped
+                "hooks: {} events were dropped so far, because more than hooks.spool_bytes wait for the backend",
+                levels.dropped
             );
         }
         self.levels = levels;
@@ -393,14 +394,14 @@ fn note(db: &Connection, wants: &Wants, record: &Record) -> Result<Option<(u64, 
 fn make_room(db: &Connection, bytes_max: u64, levels: &mut Levels) -> Result<(), rusqlite::Error> {
     let too_much = |levels: &Levels| levels.waiting_bytes + levels.failed_bytes > bytes_max;
     while too_much(levels)
-        && let Some((n, bytes)) = tables::oldest(db, "failed")?
+        && let Some((n, bytes)) = tables::oldest_failed(db)?
     {
         db.prepare_cached("DELETE FROM failed WHERE n = ?1")?.execute([n])?;
         levels.failed_bytes = levels.failed_bytes.saturating_sub(bytes);
     }
     let dropped = levels.dropped;
     while too_much(levels)
-        && let Some((n, bytes)) = tables::oldest(db, "events")?
+        && let Some((n, bytes)) = tables::oldest_event(db)?
     {
         db.prepare_cached("DELETE FROM events WHERE n = ?1")?.execute([n])?;
         levels.waiting -= 1;

@@ -297,7 +297,8 @@ fn gone(bye: Option<&Bye>) -> Problem {
     match bye {
         Some(Bye { code: 4101, .. }) => Problem::too_fast(1_000),
         Some(Bye { code: 4100, wait }) => {
-            Problem::new(503, "busy", "you cannot be let in just now; send it again").wait(wait.unwrap_or(1_000))
+            Problem::new(503, "busy", "you cannot be let in just now; send it again")
+                .wait(wait.unwrap_or(1_000))
         }
         Some(Bye { code: 4000..=4099, .. }) => {
             Problem::new(403, "not-allowed", "you were sent away; ask the operator")

@@ -282,7 +282,8 @@ fn write_asked(sheet: &mut Sheet, figures: &AllAskFigures) {
     let each = |read: fn(&AskFigures) -> &AtomicU64| {
         kinds.map(|(kind, figures)| (kind, read(figures).load(Relaxed)))
     };
-    let families: [(&'static str, &'static str, fn(&AskFigures) -> &AtomicU64); 5] = [
+    type Read = fn(&AskFigures) -> &AtomicU64;
+    let families: [(&'static str, &'static str, Read); 5] = [
         ("roomcast_asked_allowed", "Questions that the backend answered with yes", |one| &one.allowed),
         ("roomcast_asked_refused", "Questions that it answered with no", |one| &one.refused),
         ("roomcast_asked_failed", "Questions without an answer in time, or with an unreadable one", |one| {

@@ -182,7 +182,13 @@ fn kills() -> u64 {
 }
 
 async fn open(plan: &Plan, name: &str) -> Stage {
-    Stage::open(plan, &story::folder(name, story::seed())).await
+    let stage = Stage::open(plan, &story::folder(name, story::seed())).await;
+    if plan.nodes == 1 {
+        // Otherwise what it has taken may die with it, and the story could not tell whose fault that is.
+        let set = stage.redis.servers[0].ask::<String>(&["CONFIG", "SET", "appendfsync", "always"]).await;
+        assert_eq!(set.as_deref(), Some("OK"));
+    }
+    stage
 }
 
 async fn is_killed_again_and_again(store: Store, name: &str, kills: u64) {
@@ -400,6 +406,25 @@ async fn nodes_lost(stage: &Stage) -> BTreeSet<u64> {
         lost.extend(figure(node, "lost_total").await);
     }
     lost
+}
+
+#[tokio::test]
+async fn redis_forgets_everything_while_nodes_forward() {
+    let _turn = story::TURN.lock().await;
+    let mut stage = open(&forwarding(Plan::of(Shape::Single)), "Redis comes back empty under forwards").await;
+    let mut talker = Talker::start(nodes(&stage));
+    talker.goes_on(GOES_ON).await;
+    eventually("the first at the list", async || (!list(&stage).await.is_empty()).then_some(())).await;
+    stage.redis.servers[0].kill();
+    stage.redis.servers[0].forgets();
+    stage.redis.comes_back(0, &stage.wires).await;
+    talker.goes_on(GOES_ON).await;
+    let said = talker.stops().await;
+    // The nodes have put back what they remember, so all of it comes to the new list.
+    let found = arrived(&stage, said).await;
+    println!("an empty Redis, {said} entries: {found:?}");
+    assert_eq!((found.entries, found.holes), (said, 0));
+    stage.closes().await;
 }
 
 #[tokio::test]

@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use roomcast::store::letters::Letters;
+use roomcast::store::record::Letter;
+use roomcast::store::spool::letters::SpoolLetters;
 use roomcast_rig::backend::{Backend, status};
 use roomcast_rig::eventually;
 use roomcast_rig::server::call;
@@ -58,6 +61,31 @@ fn is_about(name: &'static str, user: &'static str) -> impl Fn(&Value) -> bool {
     move |event| event["event"] == name && event["u"] == user
 }
 
+/// The dead letters of a node.
+fn letters(stage: &Stage, node: usize) -> SpoolLetters {
+    let file = stage.nodes[node].setup.home.join(format!("data/roomcast.node-{node}.hooks.db"));
+    SpoolLetters::open(&file).expect("it can be opened").expect("every node has a file of hooks")
+}
+
+/// What the backend can never take is a dead letter of the node that posted it, and can be posted again.
+async fn one_at_fault(backend: &Backend, stage: &Stage, nodes: &[SocketAddr]) {
+    backend.answers(|posted| if posted.body.contains("poison") { status(422) } else { status(200) });
+    for d in ["poison", "fine"] {
+        let body = json!({"r": "lobby", "d": d}).to_string();
+        let answer = call(nodes[2], "POST", "/api/publish", &body).await;
+        assert_eq!(answer.map(|(status, _)| status), Some(200));
+    }
+    backend.hears("what is fine", |event| event["d"] == "fine").await;
+    let lists: Vec<Vec<Letter>> =
+        (0..nodes.len()).map(|node| letters(stage, node).list(10).expect("they can be read")).collect();
+    let all: Vec<&Letter> = lists.iter().flatten().collect();
+    assert!(all.len() == 1 && all[0].reason.contains("answered 422"), "{all:?}");
+    let node = lists.iter().position(|list| !list.is_empty()).expect("one node has it");
+    backend.answers(|_| status(200));
+    assert_eq!(letters(stage, node).post_again(&all[0].id), Ok(true));
+    backend.hears("what was refused before", |event| event["d"] == "poison").await;
+}
+
 #[tokio::test]
 async fn a_backend_hears_of_all_nodes_though_they_are_killed() {
     let _turn = story::TURN.lock().await;
@@ -99,5 +127,6 @@ async fn a_backend_hears_of_all_nodes_though_they_are_killed() {
         assert_eq!(told(&backend)[*room], said, "{room}: all, in the order in which they were said");
     }
     stage.is_whole().await;
+    one_at_fault(&backend, &stage, &nodes).await;
     stage.closes().await;
 }

@@ -111,6 +111,7 @@ impl Node {
             prefix: PREFIX.into(),
             keep: Box::new(|_| RoomKeep { history: 100_000, keep_ms: 3_600_000, dedup_ms: 600_000 }),
             archive: Some(ArchiveSettings { reader: archive.new_reader(), feed_max }),
+            leaving: None,
         };
         let (settled, answers): (Arc<Mutex<HashMap<_, _>>>, Arc<Mutex<HashMap<_, _>>>) = Default::default();
         let (outcomes, told) = (settled.clone(), answers.clone());

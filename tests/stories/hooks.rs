@@ -24,6 +24,12 @@ fn named<'a>(events: &'a [Value], name: &str, user: &str) -> Vec<&'a Value> {
     events.iter().filter(|event| event["event"] == name && event["u"] == user).collect()
 }
 
+/// How often the server is killed in a story; `ROOMCAST_KILLS` makes it long.
+fn lives() -> u64 {
+    let wanted = std::env::var("ROOMCAST_KILLS").ok();
+    wanted.map_or(8, |kills| kills.parse().expect("ROOMCAST_KILLS is a number"))
+}
+
 /// The offsets of a room's messages are 1, 2, 3 … up to `top`.
 fn is_whole(events: &[Value], room: &str, top: u64) {
     let offsets: Vec<u64> = events
@@ -142,7 +148,8 @@ async fn what_was_acknowledged_is_told_though_the_server_is_killed_again_and_aga
     let backend = Backend::open().await;
     let mut hall = stored(&backend, &["limits.messages_per_second=0"]).await;
     let mut top = 0;
-    for life in 0..8 {
+    let lives = lives();
+    for life in 0..lives {
         // Now the backend takes what it gets, now it does not, so that kills come before, in and after a request.
         let takes = life % 2 == 1;
         backend.answers(move |_| if takes { status(200) } else { status(503) });
@@ -154,13 +161,13 @@ async fn what_was_acknowledged_is_told_though_the_server_is_killed_again_and_aga
         hall.crashes().await;
     }
     backend.answers(|_| status(200));
-    assert_eq!(top, 80);
+    assert_eq!(top, lives * 10);
     backend.hears_message("lobby", top).await;
-    let last = |event: &Value| event["event"] == "on_close" && event["u"] == "ann-7";
+    let last = |event: &Value| event["event"] == "on_close" && event["u"] == format!("ann-{}", lives - 1);
     backend.hears("the end of the last session", last).await;
     let events = backend.events_once();
     is_whole(&events, "lobby", top);
-    for life in 0..8 {
+    for life in 0..lives {
         let user = format!("ann-{life}");
         let (opened, closed) = (named(&events, "on_open", &user), named(&events, "on_close", &user));
         assert_eq!((opened.len(), closed.len()), (1, 1), "{user} has come and gone");

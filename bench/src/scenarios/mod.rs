@@ -2,6 +2,7 @@
 //! share; a scenario knows plans and tables, no socket.
 
 mod bench;
+mod doors;
 mod durable;
 mod idle;
 mod nodes;
@@ -14,7 +15,7 @@ use crate::options::{Options, Scenario};
 use bench::Bench;
 
 /// What `all` is made of; the floor stands beside the figures of the first two anyway.
-const ALL: &[&str] = &["fan-out", "chat", "queue", "slow", "durable", "idle", "nodes"];
+const ALL: &[&str] = &["fan-out", "chat", "queue", "slow", "durable", "idle", "nodes", "doors"];
 
 /// Runs the scenario that was asked for; true when all that was heard was right.
 pub fn run(options: &Options) -> Result<bool, Failure> {
@@ -33,6 +34,7 @@ fn run_one(bench: &mut Bench, scenario: &Scenario) -> Result<(), Failure> {
         Scenario::Queue(queue) => queue::run(bench, queue),
         Scenario::Slow(slow) => slow::run(bench, slow),
         Scenario::Nodes(nodes) => nodes::run(bench, nodes),
+        Scenario::Doors(doors) => doors::run(bench, doors),
         Scenario::Durable(durable) => durable::run(bench, durable),
         Scenario::All => ALL.iter().try_for_each(|name| run_one(bench, &Scenario::plain(name))),
         // main runs it before a report is opened.

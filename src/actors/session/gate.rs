@@ -186,10 +186,11 @@ impl Session {
 
     fn settle(&mut self, first: First, verdict: Verdict) {
         match first {
-            First::Hello { i, mut identity, back } => match self.lets_in(&mut identity, i, verdict) {
-                true => self.take_identity(i, *identity, false, back),
-                false => {}
-            },
+            First::Hello { i, mut identity, back } => {
+                if self.lets_in(&mut identity, i, verdict) {
+                    self.take_identity(i, *identity, false, back);
+                }
+            }
             First::Entrance(mut entrance) => {
                 if self.lets_in(&mut entrance.identity, None, verdict) {
                     self.come_in(*entrance);

@@ -20,7 +20,7 @@ use crate::store::record::Lsn;
 /// How long a feed waits for something to come.
 const WAIT: Duration = Duration::from_secs(1);
 /// Least number of places that are read at once: those of rooms that one listener does not want are passed over.
-const PLACES_MIN: usize = 500;
+const PLACES_MIN: usize = 128;
 /// About so many bytes of lines are read at once.
 const BYTES: usize = 2 << 20;
 /// Nobody else serves a store of this node's own.

@@ -95,3 +95,96 @@ impl Archive for Spooled {
         self.archive.reader()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::names::UserName;
+    use crate::store::journal::Journal;
+    use crate::store::record::{Happened, Record, SessionEvent};
+    use crate::store::spool::Wants;
+
+    fn spool(folder: &Path) -> Spool {
+        let wants = Wants {
+            opens: false,
+            messages: false,
+            closes: true,
+            errors: false,
+            rooms: Vec::new(),
+            bytes_max: 1 << 20,
+        };
+        Spool::open(&folder.join("hooks.db"), wants).unwrap()
+    }
+
+    /// Records of sessions that end, one each.
+    fn items(numbers: std::ops::RangeInclusive<Lsn>) -> Vec<Item> {
+        let item = |lsn| {
+            let (session, user) = (format!("s-{lsn}").into(), UserName::new("ann").unwrap());
+            let event = SessionEvent { session, user, ts: lsn, what: Happened::Closed(1000) };
+            Item { lsn, record: Record::Event(event), with_next: false }
+        };
+        numbers.map(item).collect()
+    }
+
+    fn told(spool: &Spool) -> Vec<u64> {
+        spool.next(100, usize::MAX).unwrap().iter().map(|event| event.ts).collect()
+    }
+
+    #[test]
+    fn what_the_archive_had_before_a_kill_and_the_spool_had_not_is_made_up_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("journal");
+        let (mut journal, _) = Journal::open(&dir, 0).unwrap();
+        journal.append(&items(1..=5)).unwrap();
+        drop(journal);
+        let first = spool(folder.path());
+        first.begin_behind(0).unwrap();
+        first.append(&items(1..=2)).unwrap();
+        drop(first);
+        // The archive has four, the spool two, the journal five.
+        let spool = spool(folder.path());
+        let after = begin(&spool, &dir, 4).unwrap();
+        assert_eq!(after, 2);
+        let (journal, found) = Journal::open(&dir, after).unwrap();
+        catch_up(&spool, &found.items, journal.next() - 1).unwrap();
+        assert_eq!(told(&spool), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_new_spool_begins_where_the_archive_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = spool(folder.path());
+        assert_eq!(begin(&spool, &folder.path().join("journal"), 7), Ok(7));
+        assert_eq!(spool.applied(), Some(7));
+    }
+
+    #[test]
+    fn a_spool_of_a_later_time_than_the_store_begins_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = spool(folder.path());
+        spool.begin_behind(100).unwrap();
+        let dir = folder.path().join("journal");
+        let after = begin(&spool, &dir, 3).unwrap();
+        assert_eq!(after, 3, "nothing before what the archive has is looked for");
+        catch_up(&spool, &[], 3).unwrap();
+        spool.append(&items(4..=4)).unwrap();
+        assert_eq!(told(&spool), [4]);
+    }
+
+    #[test]
+    fn what_the_journal_forgot_while_hooks_were_off_is_not_called_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("journal");
+        // A journal that begins behind what an earlier one had.
+        let (mut journal, _) = Journal::open(&dir, 50).unwrap();
+        journal.append(&items(51..=52)).unwrap();
+        drop(journal);
+        let spool = spool(folder.path());
+        spool.begin_behind(10).unwrap();
+        let after = begin(&spool, &dir, 52).unwrap();
+        let (journal, found) = Journal::open(&dir, after).unwrap();
+        assert!(found.lost.is_empty(), "{:?}", found.notes);
+        catch_up(&spool, &found.items, journal.next() - 1).unwrap();
+        assert_eq!(told(&spool), [51, 52]);
+    }
+}

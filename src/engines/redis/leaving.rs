@@ -33,7 +33,7 @@ const BLOCK: Duration = Duration::from_millis(500);
 /// Longest that a command may take before the server counts as dead.
 const RESPONSE_MAX: Duration = Duration::from_millis(1_500);
 /// Least number of places that are read at once: those of rooms that one target does not want are passed over.
-const PLACES_MIN: usize = 200;
+const PLACES_MIN: usize = 128;
 /// How long the stream waits for a target that no node knows any more.
 const FORGET: Duration = Duration::from_secs(3_600);
 

@@ -68,7 +68,7 @@ impl Partition {
         call.arg(live.fence.text()).arg(live.fence.epoch).arg(&live.session.channel).arg(self.keys.inboxes());
         call.arg(self.world.feed_max).arg(u8::from(self.world.archive.is_some())).arg(rooms.len());
         call.arg(self.publish_command()).arg(if sharded { "SHARDNUMSUB" } else { "NUMSUB" });
-        call.arg(self.world.leaving_max);
+        call.arg(self.world.leaving_max());
         for queued in &rooms {
             let lives = self.world.lives(&queued.room);
             call.arg(frame::named(&queued.room)).arg(lives.history).arg(lives.window_ms);

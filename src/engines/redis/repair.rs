@@ -208,7 +208,7 @@ impl Partition {
             call.arg(self.keys.leaving()).arg(self.keys.leaving_count());
             call.arg(run_id).arg(&name).arg(lives.history).arg(lives.window_ms);
             call.arg(lives.meta_ms).arg(lives.history_ms).arg(u8::from(self.world.feed_max > 0));
-            call.arg(if self.world.leaves(&room) { self.world.leaving_max } else { 0 });
+            call.arg(if self.world.leaves(&room) { self.world.leaving_max() } else { 0 });
             let answer = scripts::REPAIR_APPLY.run(connection, &call).await?;
             if matches!(answer, Value::BulkString(_)) {
                 return Ok(false);

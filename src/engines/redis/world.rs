@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::chat::names::RoomName;
 use crate::engines::redis::archive::ArchiveThread;
 use crate::engines::redis::keys::{Keys, partition_of};
+use crate::engines::redis::leaving::LeavingSettings;
 use crate::engines::redis::letters::Letter;
 use crate::engines::redis::life;
 use crate::engines::redis::noting::Note;
@@ -38,15 +39,13 @@ pub struct World {
     pub archive: Option<ArchiveThread>,
     /// Most entries in a partition's feed; 0: there is no feed.
     pub feed_max: u64,
-    /// Most entries in a partition's stream of what leaves.
-    pub leaving_max: u64,
     /// Bytes of proposals without an outcome.
     pub waiting: Arc<AtomicU64>,
     /// Servers of a Cluster that it spoke of.
     pub hosts: RefCell<Vec<Host>>,
     prefix: String,
     keep: Box<dyn Fn(&RoomName) -> RoomKeep + Send>,
-    leaves: Option<Box<dyn Fn(&RoomName) -> bool + Send>>,
+    leaving: Option<LeavingSettings>,
     board: RefCell<Board>,
     boxes: RefCell<Vec<UnboundedSender<Letter>>>,
 }
@@ -80,10 +79,6 @@ impl World {
             Some(archive) => (Some(ArchiveThread::start(archive.reader)), archive.feed_max),
             None => (None, 0),
         };
-        let (leaves, leaving_max) = match settings.leaving {
-            Some(leaving) => (Some(leaving.leaves), leaving.max),
-            None => (None, 0),
-        };
         let keep = settings.keep;
         let keep = move |room: &RoomName| {
             let mut keep = keep(room);
@@ -97,12 +92,11 @@ impl World {
             sink,
             archive,
             feed_max,
-            leaving_max,
             waiting,
             hosts: RefCell::new(Vec::new()),
             prefix: settings.prefix,
             keep: Box::new(keep),
-            leaves,
+            leaving: settings.leaving,
             boxes: RefCell::new(Vec::new()),
             board: RefCell::new(Board { troubles: vec![None; partitions], told: None }),
         }
@@ -170,7 +164,12 @@ impl World {
 
     /// Whether somebody else gets copies of what a room accepts.
     pub fn leaves(&self, room: &RoomName) -> bool {
-        self.leaves.as_ref().is_some_and(|leaves| leaves(room))
+        self.leaving.as_ref().is_some_and(|leaving| (leaving.leaves)(room))
+    }
+
+    /// Most entries in a partition's stream of what leaves; 0: nothing does.
+    pub fn leaving_max(&self) -> u64 {
+        self.leaving.as_ref().map_or(0, |leaving| leaving.max)
     }
 
     /// Tells the sink.

@@ -38,6 +38,9 @@ pub async fn begin(session: &Session, leaving: &Leaving) -> Result<Vec<Number>, 
         "CREATE TABLE IF NOT EXISTS outgoing (n bigint PRIMARY KEY, room bigint NOT NULL, s bigint NOT NULL)";
     session.batch(table).await?;
     forget_others(session, &leaving.listeners).await?;
+    // Records that were lost with a journal get their numbers again.
+    let sql = "UPDATE meta SET value = $2 WHERE starts_with(key, $1) AND value > $2";
+    session.execute(sql, &[&KEY, &stored(leaving.newest)]).await?;
     let mut places = Vec::with_capacity(leaving.listeners.len());
     for listener in &leaving.listeners {
         let sql = "SELECT value FROM meta WHERE key = $1";

@@ -159,11 +159,19 @@ pub(super) fn sum_of_events(db: &Connection, upto: i64, before: u64) -> Result<(
     db.prepare_cached(sql)?.query_row((upto, before), sum)
 }
 
-/// The oldest row of `events` or `failed`: its number and its bytes.
-pub(super) fn oldest(db: &Connection, table: &str) -> Result<Option<(i64, u64)>, rusqlite::Error> {
-    let sql = format!("SELECT n, bytes FROM {table} ORDER BY n LIMIT 1");
+/// The oldest event that waits: its number and its bytes.
+pub(super) fn oldest_event(db: &Connection) -> Result<Option<(i64, u64)>, rusqlite::Error> {
+    oldest(db, "SELECT n, bytes FROM events ORDER BY n LIMIT 1")
+}
+
+/// The oldest dead letter that is an event.
+pub(super) fn oldest_failed(db: &Connection) -> Result<Option<(i64, u64)>, rusqlite::Error> {
+    oldest(db, "SELECT n, bytes FROM failed WHERE event IS NOT NULL ORDER BY n LIMIT 1")
+}
+
+fn oldest(db: &Connection, sql: &str) -> Result<Option<(i64, u64)>, rusqlite::Error> {
     let found = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, unsigned(row.get(1)?)));
-    db.prepare_cached(&sql)?.query_row([], found).optional()
+    db.prepare_cached(sql)?.query_row([], found).optional()
 }
 
 /// A session is open.

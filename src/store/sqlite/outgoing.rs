@@ -38,6 +38,9 @@ pub fn begin(db: &Connection, leaving: &Leaving) -> Result<Vec<Number>, Trouble>
     }
     tx.execute_batch(TABLE)?;
     forget_others(&tx, &leaving.listeners)?;
+    // Records that were lost with a journal get their numbers again.
+    let sql = "UPDATE meta SET value = ?3 WHERE substr(key, 1, ?1) = ?2 AND value > ?3";
+    tx.execute(sql, (KEY.len() as i64, KEY, stored(leaving.newest)))?;
     let mut places = Vec::with_capacity(leaving.listeners.len());
     for listener in &leaving.listeners {
         places.push(match place_of(&tx, &listener.name)? {

@@ -116,6 +116,19 @@ pub fn what_a_room_forgets_stays_listed_without_its_words(mut store: Stage) {
     assert!(line(6).is_some());
 }
 
+pub fn numbers_that_come_again_leave_again(mut store: Stage) {
+    begin(&mut store, &[("one", false), ("two", false)]);
+    store.put((1..=3).map(|n| Record::Entry(said("team", n, "a"))));
+    note(&mut store, "one", 3);
+    note(&mut store, "two", 1);
+    // Somebody had noted more than the archive has, and the journal with the rest is gone.
+    note(&mut store, "one", 9);
+    assert_eq!(begin(&mut store, &[("one", false), ("two", false)]), [3, 1]);
+    store.put([Record::Entry(said("team", 4, "b"))]);
+    note(&mut store, "two", 3);
+    assert_eq!(places(&mut store, 3), of("team", [4]));
+}
+
 pub fn without_listeners_nothing_is_listed(mut store: Stage) {
     begin(&mut store, &[("one", false)]);
     store.put([Record::Entry(said("team", 1, "a"))]);

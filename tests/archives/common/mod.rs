@@ -146,6 +146,7 @@ macro_rules! every_story {
             what_leaves_is_listed_until_all_have_it,
             a_listener_from_the_first_gets_what_is_there,
             what_a_room_forgets_stays_listed_without_its_words,
+            numbers_that_come_again_leave_again,
             without_listeners_nothing_is_listed,
         }
     };
