@@ -94,6 +94,7 @@ async fn who_is_banned_goes_and_neither_comes_nor_reads() {
     let (mut bob, mut phone) = (hall.join("ops", "bob").await, hall.join("lobby", "bob").await);
     bob.joins("lobby").await;
     bob.says("secret").await;
+    ann.hears("secret").await;
     order(&hall, "ban", json!({"u": "bob", "for": 60})).await;
     for guest in [&mut bob, &mut phone] {
         let told = guest.is_refused(403, "banned").await;
