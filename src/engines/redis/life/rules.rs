@@ -27,6 +27,8 @@ pub struct Told {
     pub rules: Rules,
 }
 
+/// A room and its rules, as they stand in the hash.
+type Kept = (Vec<u8>, Vec<u8>);
 /// All rules, and the number of the newest change among them.
 pub type All = (u64, Vec<(RoomName, Rules)>);
 
@@ -78,8 +80,7 @@ pub async fn all(
 ) -> RedisResult<Option<All>> {
     let mut call = ALL.key(keys.pulse());
     let known = known.map_or(-1, |known| i64::try_from(known).unwrap_or(i64::MAX));
-    let (number, list): (u64, Vec<(Vec<u8>, Vec<u8>)>) =
-        call.key(keys.rules()).arg(known).invoke_async(redis).await?;
+    let (number, list): (u64, Vec<Kept>) = call.key(keys.rules()).arg(known).invoke_async(redis).await?;
     if i64::try_from(number) == Ok(known) {
         return Ok(None);
     }
