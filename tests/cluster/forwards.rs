@@ -242,11 +242,11 @@ async fn rooms_in_memory_forward_and_drain() {
     stage.redis.servers[0].process().freeze();
     talker.goes_on(200).await;
     stage.redis.servers[0].process().thaw();
-    let lost = eventually("some to be lost", async || {
-        figure(node, "lost_total").await.filter(|lost| *lost > 0 && *lost < 400)
+    // It is counted as the forwarder comes to the places that are empty.
+    eventually("most of 200 to be lost where there is place for 40", async || {
+        figure(node, "lost_total").await.filter(|lost| (100..400).contains(lost))
     })
     .await;
-    assert!(lost >= 100, "{lost} of 200 with place for 40");
     talker.goes_on(GOES_ON).await;
     let said = talker.stops().await;
     // What waits at the end goes out before it.
