@@ -112,11 +112,11 @@ impl SqliteArchive {
     }
 
     /// Brings the log into the main file as far as readers allow; before that it clears what pages have in their unused
-    /// parts. Returns whether all of it is there.
-    fn empty_log(&mut self) -> Result<bool, Trouble> {
+    /// parts. Returns whether all of it is there, and the log file empty, if that was wanted.
+    fn bring_log_over(&mut self, emptied: bool) -> Result<bool, Trouble> {
         self.learn()?;
         self.scrub.clear(&self.db)?;
-        Ok(self.copy_log(self.blanked)?)
+        Ok(self.copy_log(emptied)?)
     }
 
     fn learn(&mut self) -> Result<u64, Trouble> {
@@ -126,10 +126,11 @@ impl SqliteArchive {
         })
     }
 
-    /// Does not wait for a checkpoint that nobody asks for. An error comes again at the next checkpoint.
+    /// Does not wait for a checkpoint that nobody asks for, and for no reader: it comes after every batch while one holds up
+    /// the log. An error comes again at the next checkpoint.
     fn keep_log_short(&mut self) {
         let shortened = self.learn().and_then(|frames| match frames {
-            LOG_FRAMES_HIGH.. => self.empty_log(),
+            LOG_FRAMES_HIGH.. => self.bring_log_over(false),
             _ => Ok(true),
         });
         if let Err(trouble) = shortened {
@@ -234,7 +235,9 @@ impl Archive for SqliteArchive {
     fn checkpoint(&mut self) -> Result<Lsn, ArchiveError> {
         self.file.check(&self.path)?;
         let upto = self.applied;
-        let copied = self.empty_log().map_err(|trouble| explain(&self.path, "checkpoint", trouble))?;
+        let copied = self
+            .bring_log_over(self.blanked)
+            .map_err(|trouble| explain(&self.path, "checkpoint", trouble))?;
         if copied {
             self.blanked = false;
             self.told_long = false;
