@@ -242,18 +242,20 @@ async fn rooms_in_memory_forward_and_drain() {
     stage.redis.servers[0].process().freeze();
     talker.goes_on(200).await;
     stage.redis.servers[0].process().thaw();
-    // It is counted as the forwarder comes to the places that are empty.
+    // It is counted as the forwarder comes to the places that are empty; people talk on while it connects again.
     eventually("most of 200 to be lost where there is place for 40", async || {
-        figure(node, "lost_total").await.filter(|lost| (100..400).contains(lost))
+        figure(node, "lost_total").await.filter(|lost| *lost >= 100)
     })
     .await;
     talker.goes_on(GOES_ON).await;
     let said = talker.stops().await;
+    let lost = figure(node, "lost_total").await.expect("the node serves its figures");
     // What waits at the end goes out before it.
     stage.nodes[0].stop().await;
     let found = judged(&list(&stage).await);
-    println!("{said} entries: {found:?}");
+    println!("{said} entries, {lost} lost: {found:?}");
     assert_eq!(found.entries + found.holes, said);
+    assert!(found.holes >= lost, "what was counted is not there");
 }
 
 #[tokio::test]
