@@ -7,179 +7,206 @@
 --      whether its entries leave
 --      then per message: number of its room, body
 -- Says per message: + new or = known before "offset:epoch:ts[:feed id]", g: what it is about is gone, u: room not loaded
-local fence = redis.call('GET', KEYS[1])
+local call, format, unpack_bytes, pack_bytes = redis.call, string.format, struct.unpack, struct.pack
+local fence = call('GET', KEYS[1])
 if fence ~= ARGV[1] then return {'F', fence or ''} end
 -- Subscriptions belong to one server process and are never replicated: OUR repaired session lives on THIS server.
-if redis.call('PUBSUB', ARGV[9], ARGV[3])[2] == 0 then return {'S', fence} end
-local epoch, feed_max = ARGV[2], tonumber(ARGV[5])
-if feed_max > 0 and redis.call('XLEN', KEYS[2]) >= feed_max then return {'A', fence} end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if call('PUBSUB', ARGV[9], ARGV[3])[2] == 0 then return {'S', fence} end
+local epoch, is_fed = ARGV[2], ARGV[5] ~= '0'
+if is_fed and call('XLEN', KEYS[2]) >= tonumber(ARGV[5]) then return {'A', fence} end
+local time = call('TIME')
+local now, epoch_number, epoch_field = time[1] * 1000 + math.floor(time[2] / 1000), tonumber(epoch), 'e' .. epoch
+-- A number that becomes text costs Redis more than a look into a hash, so what is text stays text.
 local rooms, a = {}, 11
 for r = 1, tonumber(ARGV[7]) do
   local k = 6 + (r - 1) * 5
-  local m = redis.call('HMGET', KEYS[k], 's', 'i', 'd', 'e' .. epoch)
-  local room = {
-    meta = KEYS[k], hist = KEYS[k + 1], changes = KEYS[k + 4], known = m[1], who = m[2], begun = m[4],
-    name = ARGV[a], length = tonumber(ARGV[a + 1]), window = tonumber(ARGV[a + 2]),
-    meta_life = tonumber(ARGV[a + 3]), hist_life = tonumber(ARGV[a + 4]), mark = ARGV[a + 5] == '1', leaves = ARGV[a + 6] == '1',
-    wrote = false,
-  }
-  local which, start = 0, now
-  if m[3] then
-    local w, s = string.match(m[3], '^(%d):(%d+)$')
-    which, start = tonumber(w), tonumber(s)
-  end
+  local m = call('HMGET', KEYS[k], 's', 'i', 'd', epoch_field)
+  local turned, window, mark, which, start = m[3], tonumber(ARGV[a + 2]), ARGV[a + 5] == '1', 0, now
+  if turned then which, start = string.byte(turned) - 48, tonumber(string.sub(turned, 3)) end
   -- Redis' own clock turns the buckets, so that all nodes agree on which is which.
-  if not m[3] or now - start >= room.window or start > now + room.window then
-    if m[3] then
+  if not turned or now - start >= window or start > now + window then
+    if turned then
       which = 1 - which
-      redis.call('UNLINK', KEYS[k + 2 + which])
+      call('UNLINK', KEYS[k + 2 + which])
     end
-    redis.call('HSET', room.meta, 'd', which .. ':' .. string.format('%.0f', now))
-    room.mark = true
+    call('HSET', KEYS[k], 'd', format('%d:%.0f', which, now))
+    mark = true
   end
-  room.cur, room.prev = KEYS[k + 2 + which], KEYS[k + 3 - which]
-  rooms[r] = room
+  rooms[r] = {
+    meta = KEYS[k], hist = KEYS[k + 1], cur = KEYS[k + 2 + which], prev = KEYS[k + 3 - which], changes = KEYS[k + 4],
+    known = m[1], who = m[2], begun = m[4], mark = mark, count = 0, asked = 0, noted = 0, at = a,
+  }
   a = a + 7
 end
 -- Which are new is settled before anything is written, so that a room's ids are asked for and written down at once.
-local messages = {}
+-- What is known of the message n: its room, body, kind, server time, the place it is about, id.
+local total, room_of, bodies, kinds, times, about, ids = 0, {}, {}, {}, {}, {}, {}
 while ARGV[a] do
   local room, body = rooms[tonumber(ARGV[a])], ARGV[a + 1]
-  local kind, _, ts, of, id_bytes = struct.unpack('>BBI8I8I2', body, 2)
-  local message = {room = room, body = body, kind = kind, ts = ts, id = string.sub(body, 22, 21 + id_bytes)}
-  if kind ~= 1 then message.of = string.format('%.0f', of) end
-  messages[#messages + 1] = message
-  room.ids = room.ids or {}
-  room.ids[#room.ids + 1] = message.id
+  local kind, _, ts, of, id_bytes = unpack_bytes('>BBI8I8I2', body, 2)
+  local id = string.sub(body, 22, 21 + id_bytes)
+  total = total + 1
+  room_of[total], bodies[total], kinds[total], times[total], ids[total] = room, body, kind, ts, id
+  if kind ~= 1 then about[total] = format('%.0f', of) end
+  room.asked = room.asked + 1
+  -- Most rooms have one message; only those with more need lists.
+  if room.asked == 1 then
+    room.id = id
+  elseif room.asked == 2 then
+    room.ids = {room.id, id}
+  else
+    room.ids[room.asked] = id
+  end
   a = a + 2
 end
 for _, room in ipairs(rooms) do
-  room.old, room.first, room.gone, room.count, room.notes = {}, {}, {}, 0, {}
   if room.ids then
-    local found, missing = redis.call('HMGET', room.cur, unpack(room.ids)), {}
+    room.old, room.first, room.notes = {}, {}, {}
+    local found, missing = call('HMGET', room.cur, unpack(room.ids)), {}
     for n, id in ipairs(room.ids) do
       if found[n] then room.old[id] = found[n] else missing[#missing + 1] = id end
     end
     -- Most rooms have no older bucket.
-    if #missing > 0 and redis.call('EXISTS', room.prev) == 1 then
-      found = redis.call('HMGET', room.prev, unpack(missing))
+    if #missing > 0 and call('EXISTS', room.prev) == 1 then
+      found = call('HMGET', room.prev, unpack(missing))
       for n, id in ipairs(missing) do
         if found[n] then room.old[id] = found[n] end
       end
     end
+  elseif room.id then
+    room.only = call('HGET', room.cur, room.id) or call('HGET', room.prev, room.id)
   end
 end
-local out = {}
-for n, message in ipairs(messages) do
-  local room, id = message.room, message.id
-  local change = message.of and (room.gone[message.of] or redis.call('HGET', room.changes, message.of))
-  if room.old[id] then
+local function note(room, id, value)
+  room.noted = room.noted + 2
+  if room.notes then
+    room.notes[room.noted - 1], room.notes[room.noted] = id, value
+  else
+    room.note = value
+  end
+end
+-- The place of message n among the new ones of its room, 0 for none; messages that say an id again: the first that said it.
+local out, places, again = {}, {}, {}
+for n = 1, total do
+  local room, id, of = room_of[n], ids[n], about[n]
+  local old = room.only
+  if room.old then old = room.old[id] end
+  local change = of and (room.gone and room.gone[of] or call('HGET', room.changes, of))
+  if old then
     -- Written again, so that a wait for replicas waits for its first place too.
-    room.notes[#room.notes + 1] = id
-    room.notes[#room.notes + 1] = room.old[id]
-    out[n] = '=' .. room.old[id]
-  elseif room.first[id] then
-    message.as = room.first[id]
+    note(room, id, old)
+    out[n] = '=' .. old
+  elseif room.first and room.first[id] then
+    again[n] = room.first[id]
   elseif ARGV[6] == '1' and not room.known then
     out[n] = 'u'
   elseif change and string.byte(change) == 45 then
     out[n] = 'g'
   else
-    room.first[id] = message
-    message.is_new = true
-    if string.byte(message.body) ~= 80 then
+    if room.first then room.first[id] = n end
+    places[n] = 0
+    if string.byte(bodies[n]) ~= 80 then
       room.count = room.count + 1
-      message.place = room.count
-      if message.kind == 3 then room.gone[message.of] = '-' end
+      places[n] = room.count
+      if kinds[n] == 3 then
+        room.gone = room.gone or {}
+        room.gone[of] = '-'
+      end
     end
   end
 end
 for _, room in ipairs(rooms) do
   if room.count > 0 then
-    room.before = redis.call('HINCRBY', room.meta, 's', room.count) - room.count
-    if not room.begun then redis.call('HSETNX', room.meta, 'e' .. epoch, room.before + 1) end
+    room.before = call('HINCRBY', room.meta, 's', format('%d', room.count)) - room.count
+    if not room.begun then call('HSETNX', room.meta, epoch_field, format('%d', room.before + 1)) end
     if not room.known then room.mark = true end
   end
 end
-local boxes, order = {}, {}
-for n, message in ipairs(messages) do
-  local room, body, kind = message.room, message.body, message.kind
-  if message.as then
-    out[n] = '=' .. message.as.value
-  elseif message.is_new then
-    local seq = message.place and room.before + message.place or 0
-    -- Fewer than 15 digits each, so that Lua writes them out.
-    local value = seq .. ':' .. epoch .. ':' .. message.ts
-    if seq > 0 then
-      if message.place == room.count then
-        redis.call('XADD', room.hist, 'MAXLEN', '~', room.length, seq .. '-' .. epoch, 'b', body)
+local boxes, order, values = {}, {}, {}
+for n = 1, total do
+  local room, place = room_of[n], places[n]
+  if again[n] then
+    out[n] = '=' .. values[again[n]]
+  elseif place then
+    local body, kind, seq, at = bodies[n], kinds[n], 0, '0'
+    if place > 0 then
+      seq = room.before + place
+      at = format('%d', seq)
+    end
+    local value = format('%s:%s:%d', at, epoch, times[n])
+    if place > 0 then
+      local place_id = at .. '-' .. epoch
+      if place == room.count then
+        call('XADD', room.hist, 'MAXLEN', '~', ARGV[room.at + 1], place_id, 'b', body)
       else
-        redis.call('XADD', room.hist, seq .. '-' .. epoch, 'b', body)
+        call('XADD', room.hist, place_id, 'b', body)
       end
-      if kind == 2 then redis.call('HSET', room.changes, message.of, seq) end
-      if kind == 3 then redis.call('HSET', room.changes, message.of, -seq) end
-      if kind == 2 or kind == 3 then
-        room.mark = true
-        if redis.call('HLEN', room.changes) > 4 * room.length then
-          for _, at in ipairs(redis.call('HKEYS', room.changes)) do
-            if tonumber(at) + 2 * room.length < seq then redis.call('HDEL', room.changes, at) end
+      if kind ~= 1 then
+        if kind == 2 then call('HSET', room.changes, about[n], at) end
+        if kind == 3 then call('HSET', room.changes, about[n], '-' .. at) end
+        if kind == 2 or kind == 3 then
+          local length = tonumber(ARGV[room.at + 1])
+          room.mark = true
+          if call('HLEN', room.changes) > 4 * length then
+            for _, changed in ipairs(call('HKEYS', room.changes)) do
+              if tonumber(changed) + 2 * length < seq then call('HDEL', room.changes, changed) end
+            end
           end
         end
       end
-      if feed_max > 0 then
-        local fed = epoch .. '-' .. redis.call('INCR', KEYS[3])
-        redis.call('XADD', KEYS[2], fed, 'r', string.sub(room.name, 3), 'o', seq, 'e', epoch, 'b', body)
+      if is_fed then
+        local fed = epoch .. '-' .. format('%d', call('INCR', KEYS[3]))
+        call('XADD', KEYS[2], fed, 'r', string.sub(ARGV[room.at], 3), 'o', at, 'e', epoch, 'b', body)
         value = value .. ':' .. fed
       end
-      if room.leaves then
-        local left = epoch .. '-' .. redis.call('INCR', KEYS[5])
-        redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[10], left, 'r', string.sub(room.name, 3), 'o', seq, 'e', epoch, 'b', body)
+      if ARGV[room.at + 6] == '1' then
+        local left = epoch .. '-' .. format('%d', call('INCR', KEYS[5]))
+        call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[10], left, 'r', string.sub(ARGV[room.at], 3), 'o', at, 'e', epoch, 'b', body)
       end
     end
-    message.value = value
-    room.notes[#room.notes + 1] = message.id
-    room.notes[#room.notes + 1] = value
+    values[n] = value
+    note(room, ids[n], value)
     out[n] = '+' .. value
     if room.who then
-      local box = boxes[room.who]
+      local name, box = ARGV[room.at], boxes[room.who]
+      local said = pack_bytes('>BI4c0I8I8c0', 101, #name + 16 + #body, name, seq, epoch_number, body)
       if not box then
-        box = {}
-        boxes[room.who] = box
+        boxes[room.who] = {said}
         order[#order + 1] = room.who
+      else
+        box[#box + 1] = said
       end
-      box[#box + 1] = 'e' .. struct.pack('>I4', #room.name + 16 + #body) .. room.name
-        .. struct.pack('>I8I8', seq, tonumber(epoch)) .. body
     end
   end
 end
 for _, room in ipairs(rooms) do
-  if #room.notes > 0 then
-    redis.call('HSET', room.cur, unpack(room.notes))
-    room.wrote = true
-  end
-end
-for _, room in ipairs(rooms) do
-  if room.wrote then
-    if redis.call('PTTL', room.cur) < 0 then redis.call('PEXPIRE', room.cur, 2 * room.window) end
-    if room.mark and room.meta_life > 0 then
-      redis.call('PEXPIRE', room.meta, room.meta_life)
-      redis.call('PEXPIRE', room.changes, room.meta_life)
+  if room.noted > 0 then
+    if room.notes then
+      call('HSET', room.cur, unpack(room.notes))
+    else
+      call('HSET', room.cur, room.id, room.note)
     end
-    if room.mark and room.hist_life > 0 then redis.call('PEXPIRE', room.hist, room.hist_life) end
+    if call('PTTL', room.cur) < 0 then call('PEXPIRE', room.cur, 2 * ARGV[room.at + 2]) end
+    if room.mark then
+      local meta_life, hist_life = ARGV[room.at + 3], ARGV[room.at + 4]
+      if meta_life ~= '0' then
+        call('PEXPIRE', room.meta, meta_life)
+        call('PEXPIRE', room.changes, meta_life)
+      end
+      if hist_life ~= '0' then call('PEXPIRE', room.hist, hist_life) end
+    end
   end
 end
 for _, who in ipairs(order) do
   local message, left, away = table.concat(boxes[who]), {}, false
   for node in string.gmatch(who, '[^,]+') do
     -- Nobody listens: that node is gone, or joins its rooms again when it is back.
-    if redis.call(ARGV[8], ARGV[4] .. node, message) == 0 then away = true else left[#left + 1] = node end
+    if call(ARGV[8], ARGV[4] .. node, message) == 0 then away = true else left[#left + 1] = node end
   end
   if away then
     for _, room in ipairs(rooms) do
       if room.who == who then
-        if #left > 0 then redis.call('HSET', room.meta, 'i', table.concat(left, ',')) else redis.call('HDEL', room.meta, 'i') end
+        if #left > 0 then call('HSET', room.meta, 'i', table.concat(left, ',')) else call('HDEL', room.meta, 'i') end
       end
     end
   end
