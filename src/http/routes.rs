@@ -18,7 +18,15 @@ pub fn configure(table: &mut web::ServiceConfig) {
     for path in demo::library_paths() {
         table.service(page(path).route(web::get().to(demo::library)).route(web::head().to(demo::library)));
     }
+    // In this order they are tried, and one with a name in it is an expression: the busy ones first.
     table
+        .service(read_by_pages("/v1/stream").route(web::get().to(v1::stream)))
+        .service(read_by_pages("/v1/poll").route(web::get().to(v1::poll)))
+        .service(
+            only_posts("/v1/send")
+                .route(web::post().to(v1::send))
+                .route(web::method(Method::OPTIONS).to(v1::preflight)),
+        )
         .service(page("/healthz").route(web::get().to(health::alive)).route(web::head().to(health::alive)))
         .service(page("/readyz").route(web::get().to(health::ready)).route(web::head().to(health::ready)))
         .service(page("/metrics").route(web::get().to(metrics::show)).route(web::head().to(metrics::show)))
@@ -50,14 +58,7 @@ pub fn configure(table: &mut web::ServiceConfig) {
         .service(only_posts("/api/rooms/{room}/freeze").route(web::post().to(moderation::freeze)))
         .service(only_posts("/api/rooms/{room}/slow").route(web::post().to(moderation::slow)))
         .service(only_posts("/api/rooms/{room}/role").route(web::post().to(moderation::role)))
-        .service(read_by_pages("/v1/stream").route(web::get().to(v1::stream)))
-        .service(read_by_pages("/v1/poll").route(web::get().to(v1::poll)))
         .service(read_by_pages("/v1/rooms/{room}/log").route(web::get().to(v1::log)))
-        .service(
-            only_posts("/v1/send")
-                .route(web::post().to(v1::send))
-                .route(web::method(Method::OPTIONS).to(v1::preflight)),
-        )
         .service(
             page("/api/rooms/{room}/log").route(web::get().to(log::read)).route(web::head().to(log::read)),
         )

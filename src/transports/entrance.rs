@@ -2,6 +2,7 @@
 //! the page come from, who is it, is there a place), and what the URL says about rooms. Shared by event streams, polls
 //! and errands; knows none of them.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -61,18 +62,17 @@ pub struct Asker {
 
 /// What the query of a URL says, decoded; of a key that comes twice the last.
 #[derive(Debug, Default)]
-pub struct Params(HashMap<String, String, RandomState>);
+pub struct Params<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
-impl Params {
+impl<'a> Params<'a> {
     /// Reads a query.
-    pub fn of(request: &HttpRequest) -> Params {
-        let pairs = url::form_urlencoded::parse(request.query_string().as_bytes());
-        Params(pairs.map(|(key, value)| (key.into_owned(), value.into_owned())).collect())
+    pub fn of(request: &'a HttpRequest) -> Params<'a> {
+        Params(url::form_urlencoded::parse(request.query_string().as_bytes()).collect())
     }
 
-    /// The text of a key.
+    /// The text of a key; of one that is there several times the last.
     pub fn text(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str)
+        self.0.iter().rfind(|(known, _)| known == key).map(|(_, value)| &**value)
     }
 
     /// The whole number of a key.
@@ -109,7 +109,7 @@ pub struct Wish {
 impl Wish {
     /// Reads `rooms`, `since`, `last`, `from` and `quiet`. `again`: where the reader has stood when its stream ended,
     /// which counts more than the URL.
-    pub fn read(params: &Params, again: Option<&str>) -> Result<Wish, Problem> {
+    pub fn read(params: &Params<'_>, again: Option<&str>) -> Result<Wish, Problem> {
         let again = again.filter(|text| !text.is_empty());
         let from =
             again.or(params.text("since")).filter(|text| !text.is_empty()).map(cursor::read).transpose()?;
@@ -183,7 +183,7 @@ impl Entry {
     }
 
     /// Who asks, if it may.
-    pub fn ask(&self, request: &HttpRequest, params: &Params) -> Result<Asker, Problem> {
+    pub fn ask(&self, request: &HttpRequest, params: &Params<'_>) -> Result<Asker, Problem> {
         let refused = &self.house().metrics.door;
         if (self.door.draining)() {
             refused.refused_draining.inc();
@@ -200,7 +200,7 @@ impl Entry {
         Ok(asker)
     }
 
-    fn who(&self, request: &HttpRequest, params: &Params) -> Result<Asker, Problem> {
+    fn who(&self, request: &HttpRequest, params: &Params<'_>) -> Result<Asker, Problem> {
         let headers = request.headers();
         let token = params.text("token").map(str::to_owned).or_else(|| token_of(headers));
         if let Some(token) = token {

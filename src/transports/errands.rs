@@ -80,7 +80,7 @@ pub async fn log(entry: &Rc<Entry>, request: &HttpRequest, room: &str) -> Result
     Ok(out)
 }
 
-fn page_of(params: &Params) -> Result<(PageFrom, usize), Problem> {
+fn page_of(params: &Params<'_>) -> Result<(PageFrom, usize), Problem> {
     let offset = |key: &str, least: Offset| match params.number(key)? {
         Some(offset) if offset < least => Err(Problem::bad_json(format!("{key}= is the offset of an entry"))),
         offset => Ok(offset),

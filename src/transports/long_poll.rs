@@ -6,10 +6,10 @@
 //! Invariant: a session is gone on with only by a poll that stands exactly where its last answer ended. So an answer
 //! that got lost is given again, and nothing twice.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ const ENTER: Duration = Duration::from_secs(12);
 const LINGER_PART: u32 = 2;
 const LINGER_MIN: Duration = Duration::from_millis(500);
 const LINGER_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked who has lingered long enough: so many times in that time.
+const LOOKS: u32 = 8;
 /// Idle sessions of one user in the same rooms, on one thread: two tabs of a browser, say.
 const IDLE_MAX: usize = 2;
 
@@ -126,8 +128,8 @@ struct Poller {
     stands: Vec<(RoomName, Offset)>,
     /// How far its client has got, as the session was told.
     got: Vec<(RoomName, Offset)>,
-    /// Tells one idle time from the others.
-    idle: u64,
+    /// Until when it waits for its next poll.
+    until: Instant,
 }
 
 /// Who polls what: the user, his token, the rooms, and where unseen.
@@ -137,7 +139,8 @@ type Key = (UserName, Option<String>, Vec<RoomName>, Quiet);
 #[derive(Default)]
 pub struct Pollers {
     idle: RefCell<HashMap<Key, Vec<Poller>, RandomState>>,
-    count: std::cell::Cell<u64>,
+    /// Somebody looks from time to time who has waited long enough.
+    is_watched: Cell<bool>,
 }
 
 /// A poller while it is polled. Goes back to the others when that is over, also when the client hangs up.
@@ -183,7 +186,7 @@ impl Polled {
     fn begin(
         entry: &Rc<Entry>,
         request: &HttpRequest,
-        params: &Params,
+        params: &Params<'_>,
         asker: Asker,
         mut wish: Wish,
     ) -> Result<Polled, Problem> {
@@ -216,7 +219,14 @@ impl Polled {
         let connection = house.core.borrow_mut().attach(link, false);
         let session =
             Session::begin(house, connection, Arrival::Http(Box::new(entrance)), BytesMut::new(), place);
-        let poller = Poller { session, outlet, at: Vec::new(), stands: Vec::new(), got: Vec::new(), idle: 0 };
+        let poller = Poller {
+            session,
+            outlet,
+            at: Vec::new(),
+            stands: Vec::new(),
+            got: Vec::new(),
+            until: Instant::now(),
+        };
         Ok(Polled { entry: entry.clone(), key, poller: Some(poller) })
     }
 
@@ -308,37 +318,36 @@ impl Drop for Polled {
         if poller.outlet.has_ended() {
             return;
         }
+        let linger = linger_of(Duration::from_millis(self.entry.house().limits.ping.millis()));
+        poller.until = Instant::now() + linger;
         let pollers = &self.entry.pollers;
-        pollers.count.set(pollers.count.get() + 1);
-        poller.idle = pollers.count.get();
-        let number = poller.idle;
         let mut idle = pollers.idle.borrow_mut();
-        let waiting = idle.entry(key.clone()).or_default();
+        let waiting = idle.entry(key).or_default();
         if waiting.len() >= IDLE_MAX {
-            let oldest = waiting.iter().enumerate().min_by_key(|(_, poller)| poller.idle).map(|(at, _)| at);
+            let oldest = waiting.iter().enumerate().min_by_key(|(_, poller)| poller.until).map(|(at, _)| at);
             oldest.map(|at| waiting.swap_remove(at));
         }
         waiting.push(poller);
-        drop(idle);
-        let linger = linger_of(Duration::from_millis(self.entry.house().limits.ping.millis()));
-        let entry = Rc::downgrade(&self.entry);
-        actix_rt::spawn(async move {
-            sleep(linger).await;
-            if let Some(entry) = entry.upgrade() {
-                entry.pollers.forget(&key, number);
-            }
-        });
+        if !pollers.is_watched.replace(true) {
+            actix_rt::spawn(watch(Rc::downgrade(&self.entry), linger / LOOKS));
+        }
     }
 }
 
-impl Pollers {
-    /// Lets a session go that has not been polled again.
-    fn forget(&self, key: &Key, number: u64) {
-        let mut idle = self.idle.borrow_mut();
-        let Some(pollers) = idle.get_mut(key) else { return };
-        pollers.retain(|poller| poller.idle != number);
-        if pollers.is_empty() {
-            idle.remove(key);
+/// Lets sessions go that have not been polled again, as long as there are any. One task for all of them: a timer for
+/// each poll would outlive it by far.
+async fn watch(entry: Weak<Entry>, pause: Duration) {
+    loop {
+        sleep(pause).await;
+        let Some(entry) = entry.upgrade() else { return };
+        let mut idle = entry.pollers.idle.borrow_mut();
+        let now = Instant::now();
+        idle.retain(|_, pollers| {
+            pollers.retain(|poller| poller.until > now);
+            !pollers.is_empty()
+        });
+        if idle.is_empty() {
+            return entry.pollers.is_watched.set(false);
         }
     }
 }
