@@ -24,7 +24,7 @@ async fn joined(urls: &[&str]) -> Vec<Rc<Node>> {
 }
 
 /// A primary with a replica that is in step.
-async fn pair() -> (Server, Server) {
+pub async fn pair() -> (Server, Server) {
     let primary = Server::start(&[]).await;
     let port = primary.port.to_string();
     let replica = Server::start(&["--replicaof", "127.0.0.1", &port]).await;
@@ -38,7 +38,7 @@ async fn pair() -> (Server, Server) {
 }
 
 /// The replica hears nothing any more, and will be a primary.
-async fn cut(replica: &Server) {
+pub async fn cut(replica: &Server) {
     let client = redis::Client::open(replica.url()).unwrap();
     let mut redis = client.get_multiplexed_async_connection().await.unwrap();
     let () = redis::cmd("REPLICAOF").arg("NO").arg("ONE").query_async(&mut redis).await.unwrap();

@@ -15,8 +15,10 @@ use roomcast::store::archive::{ArchiveError, ArchiveReader, Forgotten, Keep, Pos
 use roomcast::store::record::Record;
 
 use super::archive::Shelf;
+use super::failover::{cut, pair};
 use super::load::Load;
-use super::stage::Node;
+use super::stage::{Node, judge, message};
+use super::switch::Switch;
 use crate::fixtures::eventually;
 use crate::fixtures::servers::{Cluster, Sentinels};
 
@@ -73,8 +75,12 @@ impl SharedArchive for Library {
 
 impl Library {
     async fn nodes(&self, url: &str, rooms: &[&str]) -> Vec<Rc<Node>> {
+        self.nodes_at(&[url, url], rooms).await
+    }
+
+    async fn nodes_at(&self, urls: &[&str], rooms: &[&str]) -> Vec<Rc<Node>> {
         let mut nodes = Vec::new();
-        for name in 1..=2 {
+        for (name, url) in (1..).zip(urls) {
             let archive = || ArchiveSettings { reader: Box::new(self.shelf.clone()), feed_max: 100_000 };
             let node = Node::start_with(url, name, |settings| settings.archive = Some(archive()));
             for room in rooms {
@@ -157,4 +163,47 @@ async fn all_feeds_of_a_cluster_are_served_and_one_of_them_fails_over() {
         library.has_all_of(&nodes[0], room).await;
     }
     assert_eq!(missed(&fillers), 0);
+}
+
+/// The archive has places that nobody at the new primary has heard of. There they are taken back, and those of it are
+/// replaced; what was acknowledged behind them comes again too, and everything ends where the nodes have it.
+#[actix_rt::test]
+async fn the_archive_gives_up_places_that_nobody_at_the_new_primary_has_heard_of() {
+    let (primary, replica) = pair().await;
+    let (left, right) = (Switch::start(primary.port).await, Switch::start(primary.port).await);
+    let library = Library::default();
+    let nodes = library.nodes_at(&[&left.url(), &right.url()], &["a"]).await;
+    let filler = library.filler(&left.url());
+    let says = async |at: usize, id: &str| {
+        let node: &Node = &nodes[at];
+        let ticket = node.propose(message("a", id), id, true, Safety::Sequenced);
+        (id.to_owned(), node.place(ticket).await.0)
+    };
+    let mut acked = vec![says(0, "both-heard").await];
+    nodes[1].reaches("a", 1).await;
+    cut(&replica).await;
+    right.deafen();
+    for id in ["left-1", "left-2", "left-3"] {
+        acked.push(says(0, id).await);
+    }
+    acked.push(says(1, "right-behind-them").await);
+    assert_eq!((acked[4].1, nodes[1].seen("a").top), (5, 1));
+    nodes[0].reaches("a", 5).await;
+    library.has_all_of(&nodes[0], "a").await;
+    right.turn_to(replica.port);
+    acked.push(says(1, "right-goes-on").await);
+    left.turn_to(replica.port);
+    acked.push(says(0, "left-comes-after").await);
+    for node in &nodes {
+        eventually("all of them on this node", async || {
+            let seen = node.seen("a");
+            acked.iter().all(|(id, _)| seen.log.values().any(|(_, said)| said == id)).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(nodes[0].seen("a").rewinds, [1], "where they were heard they are taken back");
+    judge(&[&nodes[0], &nodes[1]], "a", &acked);
+    library.has_all_of(&nodes[0], "a").await;
+    assert_eq!(missed(&[filler]), 0);
+    drop(primary);
 }
