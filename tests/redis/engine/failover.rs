@@ -106,6 +106,8 @@ async fn replica_takes_over(safety: Safety) {
     cut(&replica).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     primary.kill();
+    // A word of which only the answer got through, and to none of them the entry, would be another story.
+    switch.is_quiet().await;
     switch.turn_to(replica.port);
     load.goes_on(500).await;
     load.ends_well(&format!("replica promoted, {safety:?}")).await;

@@ -13,6 +13,8 @@ pub struct Switch {
     target: Arc<AtomicU16>,
     turned: watch::Sender<u64>,
     deaf: Arc<AtomicBool>,
+    /// How many connections there are.
+    open: watch::Sender<u64>,
 }
 
 /// Passes bytes on until either side ends. Those of a connection that has subscribed are kept back while it is deaf.
@@ -27,7 +29,8 @@ async fn pass(node: &mut TcpStream, server: &mut TcpStream, deaf: &AtomicBool) {
                 subscribed.store(true, SeqCst);
             }
             if to_server.write_all(&bytes[..n]).await.is_err() {
-                break;
+                // The server is dead; what it had said before comes through all the same.
+                std::future::pending::<()>().await;
             }
         }
     };
@@ -49,22 +52,26 @@ impl Switch {
         let port = listener.local_addr().unwrap().port();
         let (target, turned) = (Arc::new(AtomicU16::new(target)), watch::Sender::new(0));
         let deaf = Arc::new(AtomicBool::new(false));
-        let (to, turns, deafness) = (target.clone(), turned.clone(), deaf.clone());
+        let open = watch::Sender::new(0);
+        let (to, turns, deafness, count) = (target.clone(), turned.clone(), deaf.clone(), open.clone());
         actix_rt::spawn(async move {
             while let Ok((mut node, _)) = listener.accept().await {
                 let (mut turns, port, deaf) = (turns.subscribe(), to.load(SeqCst), deafness.clone());
                 turns.mark_unchanged();
+                let count = count.clone();
                 actix_rt::spawn(async move {
                     let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+                    count.send_modify(|open| *open += 1);
                     tokio::select! {
                         // Either side may end it; then it is over.
                         () = pass(&mut node, &mut server, &deaf) => {}
                         _ = turns.changed() => {}
                     }
+                    count.send_modify(|open| *open -= 1);
                 });
             }
         });
-        Switch { port, target, turned, deaf }
+        Switch { port, target, turned, deaf, open }
     }
 
     pub fn url(&self) -> String {
@@ -74,6 +81,11 @@ impl Switch {
     /// Nothing that is published comes through, until it is turned.
     pub fn deafen(&self) {
         self.deaf.store(true, SeqCst);
+    }
+
+    /// Waits until all that a dead server had said has come through.
+    pub async fn is_quiet(&self) {
+        self.open.subscribe().wait_for(|open| *open == 0).await.expect("it lives as long as this");
     }
 
     pub fn turn_to(&self, target: u16) {
