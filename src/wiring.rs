@@ -185,6 +185,8 @@ impl Roomcast {
 /// What every worker thread is made from.
 struct Plan {
     config: Config,
+    /// This node's name.
+    node: String,
     metrics: Arc<Metrics>,
     ready: Arc<Readiness>,
     verifier: Arc<Verifier>,
@@ -277,6 +279,7 @@ impl Plan {
             drain_ms: server.drain.millis(),
             searchable: self.searchable,
             exit: self.memory_exit.clone(),
+            node: self.node.clone(),
         };
         let handlers =
             self.handlers.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
@@ -299,6 +302,7 @@ impl Plan {
             orders: worker.house.chat.clone().recipient(),
             erase: worker.house.chat.clone().recipient(),
             looks: worker.house.chat.clone().recipient(),
+            traces: worker.house.chat.clone().recipient(),
             rule: worker.house.chat.clone().recipient(),
             rules: worker.house.chat.clone().recipient(),
         }
@@ -317,8 +321,9 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
     let node = config.server.node_name(port);
     let hooks = Hooks::open(&config, &node)?;
     let telling = Mutex::new(hooks.telling()?);
-    let Behind { opening, has_graves, searchable, filler, exit } = open_rooms(&config, &hooks)?;
+    let Behind { opening, has_graves, searchable, filler, exit } = open_rooms(&config, &hooks, &node)?;
     let plan = Arc::new(Plan {
+        node: node.clone(),
         metrics: Metrics::new(workers),
         ready: Arc::default(),
         verifier: Arc::new(Verifier::new(&config.auth).map_err(config_error)?),
@@ -407,7 +412,7 @@ fn claim_to_be_alone(config: &Config, port: u16) -> Result<Option<Claim>, ServeE
 }
 
 /// Opens what stands behind the rooms; a store with what the last process left in it.
-fn open_rooms(config: &Config, hooks: &Hooks) -> Result<Behind, ServeError> {
+fn open_rooms(config: &Config, hooks: &Hooks, node: &str) -> Result<Behind, ServeError> {
     match config.backing().map_err(ServeError::Config)? {
         Backing::Memory => Ok(Behind { exit: forwards::exit_of_memory(config), ..Behind::nothing() }),
         Backing::Store(place) => {
@@ -418,12 +423,17 @@ fn open_rooms(config: &Config, hooks: &Hooks) -> Result<Behind, ServeError> {
                 (Some(Opening::Store(opened)), departures.map_or(Exit::Closed, Exit::Store));
             Ok(Behind { opening, has_graves: true, searchable: true, exit, ..Behind::nothing() })
         }
-        Backing::Redis(archive) => open_service(config, archive.as_deref(), hooks),
+        Backing::Redis(archive) => open_service(config, archive.as_deref(), hooks, node),
     }
 }
 
 /// Rooms in Redis, and what brings them to the archive, if there is one.
-fn open_service(config: &Config, archive: Option<&PostgresUrl>, hooks: &Hooks) -> Result<Behind, ServeError> {
+fn open_service(
+    config: &Config,
+    archive: Option<&PostgresUrl>,
+    hooks: &Hooks,
+    node: &str,
+) -> Result<Behind, ServeError> {
     let link = config.redis.link().map_err(ServeError::Config)?;
     let link = link.ok_or_else(|| ServeError::Config("engine.kind: \"redis\" needs redis.url".into()))?;
     let prefix = config.redis.prefix.clone();
@@ -450,7 +460,14 @@ fn open_service(config: &Config, archive: Option<&PostgresUrl>, hooks: &Hooks) -
     };
     let (exit, leaving) = forwards::exit_of_redis(config, &link, hooks);
     behind.exit = exit;
-    let settings = redis::Settings { link, prefix, keep: Box::new(keep), archive: reading, leaving };
+    let settings = redis::Settings {
+        link,
+        prefix,
+        node: node.to_owned(),
+        keep: Box::new(keep),
+        archive: reading,
+        leaving,
+    };
     let start = redis::open(settings).map_err(|bad| ServeError::Config(format!("redis.prefix: {bad}")))?;
     behind.opening = Some(Opening::Service(start));
     Ok(behind)

@@ -153,6 +153,17 @@ final class Roomcast
         return $this->unlessThereIsNone(fn () => $this->read(self::path($room) . '/log', $words));
     }
 
+    /**
+     * What became of an entry: `origin` (where it came from; null if that is not remembered any more), `counts` and `list`
+     * (what each session has of it), `silent` (nodes that have not answered). At most 1000 sessions; `$user`: only hers.
+     * Null if there is no such entry (any more).
+     */
+    public function trace(string $room, int $offset, ?string $user = null): ?array
+    {
+        $path = '/api/trace/' . rawurlencode($room) . "/$offset";
+        return $this->unlessThereIsNone(fn () => $this->read($path, ['user' => $user, 'n' => 1000]));
+    }
+
     /** Blanks a message, whoever has said it. Returns false if there is none at that place (any more). */
     public function erase(string $room, int $offset, ?string $user = null): bool
     {

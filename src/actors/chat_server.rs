@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use crate::actors::events::{self, Incoming, Verdict};
 use crate::actors::letters::{
     Bury, Closed, ConnectionId, Depart, Drain, Erase, Failed, Finish, FromEngine, FromHub, FromService,
-    Hello, LookAt, Open, OpenRaw, Order, PublishBatch, RawMessage, Said, SaidRaw, ToHub, Turn,
+    Hello, LookAt, Open, OpenRaw, Order, PublishBatch, RawMessage, Said, SaidRaw, ToHub, TraceEntry, Turn,
 };
 use crate::chat::dedup::IdKeys;
 use crate::chat::message::{Accepted, Offset, Refused};
@@ -33,6 +33,7 @@ use crate::chat::permission::Identity;
 use crate::chat::rooms::{self as chat_rooms, RoomKey, Rooms};
 use crate::chat::rulebook::Rulebook;
 use crate::chat::settings::RoomsSettings;
+use crate::chat::trace::{Traced, Wire};
 use crate::clock;
 use crate::engines::engine::{EngineSays, Opened};
 use crate::engines::shared;
@@ -45,6 +46,7 @@ use crate::store::record::{Cursor, Happened, Lsn, Record};
 use altering::Erasing;
 use behind::{Behind, Fed};
 use keeping::{Keeping, Then};
+use tracing::Traces;
 use work::{Desk, Work};
 
 mod ahead;
@@ -64,6 +66,7 @@ mod restoring;
 mod saying;
 mod state;
 mod telling;
+mod tracing;
 mod work;
 
 pub use keeping::StoreHealth;
@@ -99,6 +102,8 @@ pub struct ChatSettings {
     pub searchable: bool,
     /// Where copies of entries leave, when nothing but this process keeps the rooms.
     pub exit: Option<MemoryExit>,
+    /// This node's name.
+    pub node: String,
 }
 
 /// What is to keep the rooms, not started yet.
@@ -138,13 +143,15 @@ enum Seat {
         desk: Option<Box<Desk>>,
         /// Rooms that it goes on with and is not in again yet.
         returning: Option<Returning>,
+        /// By which wire it hears.
+        wire: Wire,
     },
     /// A connection on a raw path.
     Raw { handler: usize, uri: Box<str> },
 }
 
 impl Seat {
-    fn session(identity: Arc<Identity>) -> Seat {
+    fn session(identity: Arc<Identity>, wire: Wire) -> Seat {
         Seat::Session {
             identity,
             rooms: SmallVec::new(),
@@ -152,6 +159,7 @@ impl Seat {
             noted: false,
             desk: None,
             returning: None,
+            wire,
         }
     }
 }
@@ -164,6 +172,10 @@ struct Membership {
     stay: u32,
     /// Its application has everything up to here.
     got: Offset,
+    /// The first offset that it was to get; 1 if it came with all before.
+    since: Offset,
+    /// How far it has said itself that it has everything; 0 while it has not.
+    ack: Offset,
 }
 
 /// Rooms that a session is on its way into. Most have none, so it costs a pointer.
@@ -223,6 +235,8 @@ pub struct ChatServer {
     /// What operators have ordered about rooms, and when it was last looked for what is over.
     rulebook: Rulebook,
     rules_swept: u64,
+    /// What is remembered of entries and of who has left.
+    traces: Traces,
     line: Vec<u8>,
 }
 
@@ -272,6 +286,7 @@ impl ChatServer {
             telling: None,
             rulebook: Rulebook::default(),
             rules_swept: clock::steady_ms(),
+            traces: Traces::default(),
             line: Vec::new(),
         };
         chat.restore();
@@ -482,7 +497,7 @@ impl Handler<Closed> for ChatServer {
     type Result = ();
 
     fn handle(&mut self, closed: Closed, _: &mut Self::Context) {
-        self.gone(closed.connection, closed.code);
+        self.gone(closed.connection, closed.code, tracing::why_of(closed.code));
     }
 }
 
@@ -532,7 +547,7 @@ impl Handler<PublishBatch> for ChatServer {
     fn handle(&mut self, batch: PublishBatch, _: &mut Self::Context) -> Self::Result {
         let (reply, answers) = oneshot::channel();
         let n = batch.0.len();
-        self.take_batch(batch.0, reply);
+        self.take_batch(batch.0, batch.1, reply);
         // Without an answer the chat server is gone, and the process with it.
         Box::pin(async move { answers.await.unwrap_or_else(|_| vec![Err(Refused::Draining); n]) })
     }
@@ -610,6 +625,14 @@ impl Handler<LookAt> for ChatServer {
         let (reply, view) = oneshot::channel();
         self.look(look, reply);
         Box::pin(async move { view.await.unwrap_or_else(|_| Err(Problem::draining())) })
+    }
+}
+
+impl Handler<TraceEntry> for ChatServer {
+    type Result = ResponseFuture<Result<Traced, Problem>>;
+
+    fn handle(&mut self, TraceEntry(asked): TraceEntry, _: &mut Self::Context) -> Self::Result {
+        Box::pin(self.trace(asked))
     }
 }
 

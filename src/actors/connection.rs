@@ -285,6 +285,15 @@ impl Connection {
         }
     }
 
+    /// What `find` makes of the first line that it knows, among those that have not left. Looks at all of them.
+    pub fn find_unsent<T>(&self, mut find: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
+        let held = match &self.link {
+            Link::Socket(_) => None,
+            Link::Pipe(pipe) => pipe.find_held(&mut find),
+        };
+        held.or_else(|| self.outbox.find_unsent(&mut find))
+    }
+
     /// Ready when the kernel takes bytes again.
     pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.link {

@@ -24,7 +24,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 
 use crate::actors::connection::Connection;
-use crate::actors::letters::{ConnectionId, FromHub, Report, ToHub, Turn};
+use crate::actors::letters::{ConnectionId, FromHub, Report, Sighting, ToHub, Turn};
 use crate::actors::wheel::{TICK_MS, Wheel};
 use crate::chat::message::Offset;
 use crate::chat::rooms::RoomKey;
@@ -38,6 +38,7 @@ mod endings;
 mod lanes;
 mod lateness;
 mod rooms;
+mod sights;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -262,6 +263,8 @@ pub struct Core {
     spare: Vec<Vec<u8>>,
     /// What the chat server hears at the end of the turn.
     reports: Vec<Report>,
+    /// What is asked about connections, until what this turn has for them is written.
+    sightings: Vec<Sighting>,
     wheel: Wheel<Due>,
     limits: HubLimits,
     tally: Tally,
@@ -285,6 +288,7 @@ impl Core {
             leaving: Vec::new(),
             spare: Vec::new(),
             reports: Vec::new(),
+            sightings: Vec::new(),
             wheel: Wheel::new(0),
             limits,
             tally: Tally::default(),
@@ -367,6 +371,7 @@ impl Core {
                 debug_assert!(self.room(room).members.is_empty(), "the chat server says first who has left");
                 self.empty(room);
             }
+            ToHub::Sight(sighting) => self.sightings.push(*sighting),
         }
     }
 
@@ -391,6 +396,7 @@ impl Core {
                 self.leave_all(&connection);
             }
         }
+        self.answer_sightings();
         self.publish_tally();
         !self.dirty.is_empty() || !self.listed.is_empty()
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use actix::{Message, Recipient};
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use crate::chat::history::PageFrom;
 use crate::chat::message::{Accepted, Alteration, Draft, Offset, Refused};
@@ -18,11 +19,13 @@ use crate::chat::overview::{Look, View};
 use crate::chat::permission::Identity;
 use crate::chat::rooms::RoomKey;
 use crate::chat::settings::SlowReader;
+use crate::chat::trace::{Asked, Door, Traced, Wire};
 use crate::engines::engine::EngineSays;
 use crate::engines::shared::{Command, Says};
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::cursor::Moved;
 use crate::protocols::native::{Join, Reference, RequestNumber};
+use crate::protocols::native_frames::PlaceFinder;
 use crate::store::record::Letter;
 
 /// A connection of this process: the worker thread it lives on, its place there, and a number that tells
@@ -53,6 +56,8 @@ pub struct Open {
     pub silent: bool,
     /// The session that it goes on with.
     pub session: Option<Box<Return>>,
+    /// By which wire it hears.
+    pub wire: Wire,
 }
 
 /// How somebody goes on with a session that another connection has left.
@@ -226,10 +231,10 @@ pub struct Closed {
 }
 
 /// Queue, door or API → chat server: messages of backends, said in this order. The answer has one entry
-/// for each; what is refused as busy may be sent again.
+/// for each; what is refused as busy may be sent again. With them the door that they have come through.
 #[derive(Debug, Message)]
 #[rtype(result = "Vec<Result<Accepted, Refused>>")]
-pub struct PublishBatch(pub Vec<Draft>);
+pub struct PublishBatch(pub Vec<Draft>, pub Door);
 
 /// Engine → chat server: what has been kept, found or forgotten.
 #[derive(Debug, Message)]
@@ -292,6 +297,11 @@ pub struct Rule {
 #[derive(Debug, Message)]
 #[rtype(result = "Rules")]
 pub struct RulesOf(pub RoomName);
+
+/// Server API → chat server: what became of an entry, on all nodes. A node that does not answer in time is named.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Traced, Problem>")]
+pub struct TraceEntry(pub Asked);
 
 /// A hub → chat server: a worker thread is there. Sent once, when the thread starts.
 #[derive(Message)]
@@ -391,6 +401,31 @@ pub enum ToHub {
     CloseAll,
     /// A room is closed; its number will be given to another.
     Forget(RoomKey),
+    /// An operator asks what some connections have of a room's log.
+    Sight(Box<Sighting>),
+}
+
+/// What some connections of a worker have of a room's log. Answered when the hub has written what this turn has for
+/// them; should it end before, nobody answers.
+#[derive(Debug)]
+pub struct Sighting {
+    /// Which room.
+    pub room: RoomKey,
+    /// Knows its entries.
+    pub finder: PlaceFinder,
+    /// Which connections.
+    pub connections: Vec<ConnectionId>,
+    /// One for each of them, in this order; none for one that is closed, or is no member.
+    pub reply: oneshot::Sender<Vec<Option<Sight>>>,
+}
+
+/// What a connection has of a room's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sight {
+    /// Everything up to this offset was put on its way; none while it is behind, and the chat server knows better.
+    pub upto: Option<Offset>,
+    /// The first offset that has not left; none: all has left.
+    pub unsent: Option<Offset>,
 }
 
 /// Hub → chat server: what one turn of the hub has to report, in order. Bounded by what the chat server asks

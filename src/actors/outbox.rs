@@ -7,7 +7,7 @@ use std::io::{self, IoSlice};
 
 use bytes::Bytes;
 
-use crate::protocols::websocket::frame::frame_len;
+use crate::protocols::websocket::frame::{frame_len, payload_of};
 
 /// Most buffers in one vectored write.
 const SLICES_MAX: usize = 64;
@@ -140,6 +140,31 @@ impl Outbox {
             None => return false,
         }
         true
+    }
+
+    /// What `find` makes of the first frame that it knows, among those that have not left whole. Looks at all of
+    /// them: for questions that are asked seldom.
+    pub fn find_unsent<T>(&self, mut find: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
+        let mut left = self.begun;
+        let segments = self.waiting.iter().map(|segment| &segment.bytes[..]).chain([&self.staged[..]]);
+        for mut bytes in segments {
+            while let Some(length) = frame_len(bytes).filter(|length| *length <= bytes.len()) {
+                let (frame, rest) = bytes.split_at(length);
+                bytes = rest;
+                // Of the first segment some frames have left.
+                if length <= left {
+                    left -= length;
+                    continue;
+                }
+                left = 0;
+                let found = find(payload_of(frame));
+                if found.is_some() {
+                    return found;
+                }
+            }
+            left = 0;
+        }
+        None
     }
 
     /// Adds frames to this turn's. `buffer` gives an empty buffer when there is none yet.
@@ -450,5 +475,37 @@ mod tests {
         outbox.flush(&sink, 9, &mut spare).unwrap();
         assert_eq!(outbox.own_bytes(), frame("new").len());
         assert_eq!(outbox.stuck_since_ms(), Some(5));
+    }
+
+    #[test]
+    fn what_has_not_left_whole_is_found_in_order() {
+        let words = ["one", "two", "three", "four", "five"];
+        let frames = words.map(frame);
+        let all: usize = frames.iter().map(Bytes::len).sum();
+        for room in 0..all {
+            let (mut outbox, sink, mut spare) = (Outbox::default(), pipe(room), Vec::new());
+            outbox.stage(&frames[..3].concat(), 3, Vec::new);
+            outbox.flush(&sink, 0, &mut spare).unwrap();
+            outbox.stage_replay([frames[3].clone()], 0);
+            outbox.stage(&frames[4], 1, Vec::new);
+            outbox.unblock();
+            if room > frames[..3].concat().len() {
+                outbox.flush(&sink, 0, &mut spare).unwrap();
+            }
+            let mut seen = Vec::new();
+            let nothing: Option<()> = outbox.find_unsent(|line| {
+                seen.push(String::from_utf8(line.to_vec()).unwrap());
+                None
+            });
+            assert_eq!(nothing, None);
+            let mut end = 0;
+            let left = frames.iter().take_while(|frame| {
+                end += frame.len();
+                end <= sink.got.borrow().len()
+            });
+            assert_eq!(seen, words[left.count()..], "{room} bytes have left");
+            let five = outbox.find_unsent(|line| (line == b"five").then_some(5));
+            assert_eq!(five, Some(5));
+        }
     }
 }

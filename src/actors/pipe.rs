@@ -22,6 +22,8 @@ pub trait Shape {
     fn ping(&mut self) {}
     /// Nothing more will come.
     fn end(&mut self) {}
+    /// Shows lines that the other end has not taken, oldest first, until `look` says that it has found one.
+    fn find_held(&self, _look: &mut dyn FnMut(&[u8]) -> bool) {}
     /// Bytes that the other end has not taken. Once there are [`Shape::held_max`], nothing more is taken.
     fn held(&self) -> usize;
     /// The limit of [`Shape::held`], in bytes. One line more may be taken than fits.
@@ -97,6 +99,16 @@ impl Pipe {
             0 if !frames.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
             at => Ok(at),
         }
+    }
+
+    /// What `find` makes of the first line that it knows, among those that the other end has not taken.
+    pub fn find_held<T>(&self, mut find: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
+        let mut found = None;
+        self.0.shape.borrow().find_held(&mut |line| {
+            found = find(line);
+            found.is_some()
+        });
+        found
     }
 
     /// Ready when it takes frames again, or never will.

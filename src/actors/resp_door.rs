@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use crate::actors::letters::{Bury, Drain, PublishBatch};
 use crate::chat::message::{Accepted, Refused};
 use crate::chat::names::RoomName;
+use crate::chat::trace::Door;
 use crate::clock;
 use crate::sources::counters::QueueCounters;
 use crate::sources::dead_letters::{DeadLetter, MemoryDeadLetters, preview};
@@ -234,7 +235,7 @@ impl House {
                 return;
             }
             self.counters.count_taken(drafts.len() as u64);
-            let Ok(answers) = self.chat.send(PublishBatch(drafts)).await else {
+            let Ok(answers) = self.chat.send(PublishBatch(drafts, Door::RESP)).await else {
                 return turn.give_up(&Refused::Draining);
             };
             self.count(&answers);

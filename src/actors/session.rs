@@ -20,6 +20,7 @@ use crate::auth::token::{TokenProblem, Verifier};
 use crate::chat::client::Pace;
 use crate::chat::permission::Identity;
 use crate::chat::settings::RoomsSettings;
+use crate::chat::trace::Wire;
 use crate::hooks::question::{Questions, Visitor};
 use crate::limits::Limits;
 use crate::log::{ACCESS, is_access_logged, user_hash};
@@ -128,6 +129,8 @@ struct Native {
     gate: Option<Box<Gate>>,
     /// What a backend is told of the client before it comes in.
     visitor: Option<Box<Visitor>>,
+    /// By which wire it hears.
+    wire: Wire,
 }
 
 /// The actor.
@@ -171,6 +174,10 @@ impl Session {
                 asks: Vec::new(),
                 gate: None,
                 visitor: None,
+                wire: match &arrival {
+                    Arrival::Http(entrance) => entrance.wire,
+                    _ => Wire::WebSocket,
+                },
             })),
         };
         Session::create(move |ctx| {

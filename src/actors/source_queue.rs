@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::actors::letters::{Bury, Drain, PublishBatch};
 use crate::actors::source_queue::work::Work;
 use crate::chat::names::RoomName;
+use crate::chat::trace::Door;
 use crate::sources::counters::QueueCounters;
 use crate::sources::dead_letters::MemoryDeadLetters;
 use crate::sources::payload::PayloadLimits;
@@ -24,6 +25,8 @@ use crate::sources::source::Source;
 pub struct SourceQueueParts {
     /// Its name in logs, figures, ids and dead letters; at most 20 bytes.
     pub name: String,
+    /// What it is to those who ask where something came from.
+    pub door: Door,
     /// Where items go that name no room.
     pub room: RoomName,
     /// What an item may be at most.

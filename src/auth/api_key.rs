@@ -10,6 +10,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::auth::settings::Secret;
 use crate::chat::names::Pattern;
 
+/// Longest name of a key, in bytes.
+const NAME_BYTES_MAX: usize = 64;
+
 /// What a call does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -33,11 +36,13 @@ impl Scope {
     }
 }
 
-/// One key: a text alone, or `{ key = "…", scopes = ["publish"], rooms = ["team-*"] }`.
+/// One key: a text alone, or `{ key = "…", name = "shop", scopes = ["publish"], rooms = ["team-*"] }`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ApiKey {
     /// The key itself.
     pub key: Secret,
+    /// What it is called where somebody asks who has said something; not a secret.
+    pub name: Option<String>,
     /// What it may do; none: everything.
     pub scopes: Option<Vec<Scope>>,
     /// Names or patterns of the rooms that it may do it in; none: all.
@@ -70,6 +75,13 @@ impl ApiKey {
         if !self.key.is_set() {
             return Err("auth.api_keys: an empty key would let everybody in; take it out".into());
         }
+        let is_name =
+            |name: &String| (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control);
+        if self.name.as_ref().is_some_and(|name| !is_name(name)) {
+            return Err(format!(
+                "auth.api_keys: the name of a key has 1 to {NAME_BYTES_MAX} bytes and no control characters; change it"
+            ));
+        }
         let is_empty = |list: Option<usize>| list == Some(0);
         if is_empty(self.scopes.as_ref().map(Vec::len)) || is_empty(self.rooms.as_ref().map(Vec::len)) {
             return Err(
@@ -99,6 +111,7 @@ impl<'de> Deserialize<'de> for ApiKey {
 #[serde(deny_unknown_fields)]
 struct Table {
     key: Secret,
+    name: Option<String>,
     scopes: Option<Vec<Scope>>,
     rooms: Option<Vec<String>>,
 }
@@ -110,7 +123,7 @@ impl<'de> Visitor<'de> for Written {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "a key, or { key = \"…\", scopes = [\"publish\", \"read\", \"admin\"], rooms = [\"team-*\"] }",
+            "a key, or { key = \"…\", name = \"shop\", scopes = [\"publish\", \"read\", \"admin\"], rooms = [\"team-*\"] }",
         )
     }
 
@@ -119,8 +132,8 @@ impl<'de> Visitor<'de> for Written {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ApiKey, A::Error> {
-        let Table { key, scopes, rooms } = Table::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(ApiKey { key, scopes, rooms })
+        let Table { key, name, scopes, rooms } = Table::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(ApiKey { key, name, scopes, rooms })
     }
 }
 
@@ -156,6 +169,8 @@ mod tests {
         for (room, covered) in [("team-1", true), ("lobby", false), ("@ann", true), ("@bob", false)] {
             assert_eq!(key.covers(room), covered, "{room}");
         }
+        let named = read(r#"{ key = "k", name = "shop" }"#).unwrap();
+        assert_eq!((named[0].name.as_deref(), named[0].check()), (Some("shop"), Ok(())));
         let all = read(r#"{ key = "k", rooms = ["*"] }"#).unwrap();
         assert!(all[0].covers("lobby") && !all[0].covers("@ann+bob"));
     }
@@ -166,7 +181,10 @@ mod tests {
         assert!(read(r#"{ key = "k", scope = ["read"] }"#).unwrap_err().contains("unknown field"));
         assert!(read(r#"{ scopes = ["read"] }"#).unwrap_err().contains("missing field"));
         assert!(read("7").unwrap_err().contains("a key, or"));
-        for list in [r#""""#, r#"{ key = "k", scopes = [] }"#, r#"{ key = "k", rooms = [] }"#] {
+        let (empty, control) = (r#"{ key = "k", name = "" }"#, r#"{ key = "k", name = "a\nb" }"#);
+        let long = format!(r#"{{ key = "k", name = "{}" }}"#, "n".repeat(NAME_BYTES_MAX + 1));
+        let nothing = [r#""""#, r#"{ key = "k", scopes = [] }"#, r#"{ key = "k", rooms = [] }"#];
+        for list in nothing.into_iter().chain([empty, control, &long]) {
             assert!(read(list).unwrap()[0].check().unwrap_err().starts_with("auth.api_keys: "), "{list}");
         }
     }

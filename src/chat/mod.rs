@@ -20,4 +20,5 @@ pub mod room;
 pub mod rooms;
 pub mod rulebook;
 pub mod settings;
+pub mod trace;
 pub mod typing;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use crate::chat::data::Data;
 use crate::chat::entry::Entry;
@@ -13,6 +14,7 @@ use crate::chat::message::{Accepted, Epoch, Offset, Refused};
 use crate::chat::moderation::{Change, Full, Rules};
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::overview::{Look, View};
+use crate::chat::trace::{Asked, NodeTrace};
 use crate::engines::engine::Ask;
 use crate::store::archive::Answer;
 use crate::store::record::Record;
@@ -49,6 +51,10 @@ pub trait Shared: Send {
     /// most. No node asks another one, and none has to have joined the room. What other nodes have told in the last
     /// quarter of a second may be missing.
     fn look(&mut self, ticket: u64, look: Look);
+
+    /// Asks the other nodes what became of an entry. Answered in two seconds at the most, with the nodes that have not
+    /// answered by then. To each of them comes [`Says::Trace`].
+    fn trace(&mut self, asked: Asked, reply: oneshot::Sender<Result<OthersTrace, String>>);
 
     /// Has all nodes, this one included, carry out a command. [`Says::Command`] comes to each.
     fn command(&mut self, command: Command);
@@ -164,6 +170,15 @@ pub enum Command {
     },
 }
 
+/// What other nodes know of an entry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OthersTrace {
+    /// Their answers.
+    pub parts: Vec<NodeTrace>,
+    /// The names of those that have not answered.
+    pub silent: Vec<String>,
+}
+
 /// Why a rule is not kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RuleRefused {
@@ -234,6 +249,8 @@ pub enum Says {
         /// The answer.
         view: Result<View, String>,
     },
+    /// Another node asks what became of an entry; the answer goes back to it.
+    Trace(Asked, oneshot::Sender<NodeTrace>),
     /// A command that is to be carried out here.
     Command(Command),
     /// What became of an order about a room.

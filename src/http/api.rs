@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 
 use crate::auth::api_key::{ApiKey, Scope};
 use crate::chat::names::{Pattern, RoomName};
+use crate::chat::trace::Door;
 use crate::http::answer::refuse;
 use crate::http::house::House;
 use crate::protocols::codes::Problem;
@@ -25,6 +26,12 @@ pub struct Caller<'a> {
 }
 
 impl Caller<'_> {
+    /// Through which door it speaks: that of its key, by the key's name.
+    pub fn door(&self) -> Door {
+        let name = self.key.and_then(|key| key.name.as_deref());
+        name.map_or(Door::API, |name| Door::named("api", name))
+    }
+
     /// Somebody on this machine.
     #[cfg(test)]
     pub fn of_this_machine() -> Caller<'static> {

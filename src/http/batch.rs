@@ -61,7 +61,7 @@ async fn say_lines(caller: &Caller<'_>, body: &[u8], house: &House) -> Result<Ht
             Err(problem) => refused.push(problem),
         }
     }
-    let (mut said, mut refused) = (say_all(house, drafts).await?.into_iter(), refused.into_iter());
+    let (mut said, mut refused) = (say_all(house, caller, drafts).await?.into_iter(), refused.into_iter());
     let outcomes: Vec<Result<(&RoomName, Accepted), Problem>> = rooms
         .iter()
         .filter_map(|room| match room {
@@ -144,7 +144,7 @@ async fn say_everywhere(caller: &Caller<'_>, body: &[u8], house: &House) -> Resu
     let rooms = read_rooms(caller, &ask.rooms)?;
     let drafts =
         rooms.iter().map(|room| draft(room.clone(), user.clone(), id.clone(), data.clone())).collect();
-    let said = say_all(house, drafts).await?;
+    let said = say_all(house, caller, drafts).await?;
     let outcomes = rooms.iter().zip(said.into_iter().map(|said| said.map_err(Problem::from)));
     let outcomes: Vec<_> = outcomes.collect();
     for problem in outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().err()) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix::Recipient;
 use actix_web::HttpRequest;
 
-use crate::actors::letters::{Erase, LookAt, Order, PublishBatch, Rule, RulesOf};
+use crate::actors::letters::{Erase, LookAt, Order, PublishBatch, Rule, RulesOf, TraceEntry};
 use crate::auth::origin::Origins;
 use crate::auth::settings::AuthSettings;
 use crate::auth::visitor;
@@ -40,6 +40,8 @@ pub struct House {
     pub erase: Recipient<Erase>,
     /// The same, for how rooms stand.
     pub looks: Recipient<LookAt>,
+    /// The same, for what became of an entry.
+    pub traces: Recipient<TraceEntry>,
     /// The same, for orders about rooms.
     pub rule: Recipient<Rule>,
     /// The same, for the rules of rooms.

@@ -18,6 +18,7 @@ pub mod publish;
 pub mod readiness;
 pub mod rooms;
 pub mod routes;
+pub mod trace;
 pub mod v1;
 
 #[cfg(test)]

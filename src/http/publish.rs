@@ -53,17 +53,21 @@ async fn say(caller: &Caller<'_>, body: &[u8], house: &House) -> Result<HttpResp
     let draft = read_draft(body)?;
     caller.room(&draft.room)?;
     let room = draft.room.clone();
-    let answer = say_all(house, vec![draft]).await?.remove(0);
+    let answer = say_all(house, caller, vec![draft]).await?.remove(0);
     Ok(told(Told::of(&room, &answer?)))
 }
 
 /// Says some messages in this order; one answer for each.
-pub async fn say_all(house: &House, drafts: Vec<Draft>) -> Result<Vec<Result<Accepted, Refused>>, Problem> {
+pub async fn say_all(
+    house: &House,
+    caller: &Caller<'_>,
+    drafts: Vec<Draft>,
+) -> Result<Vec<Result<Accepted, Refused>>, Problem> {
     let n = drafts.len();
     let stopping = |_| {
         Problem::new(503, "draining", "the server is stopping, send it again with the same id").wait(1_000)
     };
-    let answers = house.publish.send(PublishBatch(drafts)).await.map_err(stopping)?;
+    let answers = house.publish.send(PublishBatch(drafts, caller.door())).await.map_err(stopping)?;
     match answers.len() == n {
         true => Ok(answers),
         false => Err(Problem::new(500, "internal", "an answer is missing; send it again with the same id")),

@@ -7,7 +7,9 @@ use actix_web::{HttpResponse, Resource, Route, web};
 use crate::http::answer::refuse;
 use crate::http::api::{throw_away, with_end};
 use crate::http::house::House;
-use crate::http::{batch, demo, health, log, metrics, moderation, openapi, orders, publish, rooms, v1};
+use crate::http::{
+    batch, demo, health, log, metrics, moderation, openapi, orders, publish, rooms, trace, v1,
+};
 use crate::protocols::codes::Problem;
 
 /// All routes; whatever is not among them gets a 404, another method a 405.
@@ -66,6 +68,11 @@ pub fn configure(table: &mut web::ServiceConfig) {
             web::resource("/api/rooms/{room}/log/{s}")
                 .default_service(wrong_method("DELETE"))
                 .route(web::delete().to(log::erase)),
+        )
+        .service(
+            page("/api/trace/{room}/{s}")
+                .route(web::get().to(trace::entry))
+                .route(web::head().to(trace::entry)),
         )
         .service(page("/v1/ws").route(web::get().to(upgrade_wanted)).route(web::head().to(upgrade_wanted)))
         .default_service(web::to(not_found));

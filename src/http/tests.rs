@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::actors::letters::{Erase, LookAt, Order, PublishBatch, Rule, RulesOf};
+use crate::actors::letters::{Erase, LookAt, Order, PublishBatch, Rule, RulesOf, TraceEntry};
 use crate::auth::api_key::{ApiKey, Scope};
 use crate::auth::origin::Origins;
 use crate::auth::settings::AuthSettings;
@@ -26,6 +26,7 @@ use crate::chat::message::{Accepted, Draft, Epoch, Refused};
 use crate::chat::moderation::{Change, Rules};
 use crate::chat::names::{Pattern, RoomName, UserName};
 use crate::chat::overview::{LogPage, Look, RoomCount, RoomState, Shown, View};
+use crate::chat::trace::{Asked, NodeTrace, SessionTrace, State, Traced};
 use crate::engines::shared::Command;
 use crate::http::house::House;
 use crate::http::readiness::Readiness;
@@ -52,6 +53,7 @@ struct Listener {
     orders: Orders,
     looks: Looks,
     ruled: Ruled,
+    traced: Arc<Mutex<Vec<Asked>>>,
     answer: Result<Accepted, Refused>,
 }
 
@@ -101,6 +103,15 @@ impl Handler<LookAt> for Listener {
                 View::Room(Some(RoomState { epoch: Epoch(36), top: 129, first: 1, sessions: 4, users: 3 }))
             }
             Look::Log { room, .. } if room.as_str() == "none" => View::Log(None),
+            Look::Log { from: PageFrom::After(127), .. } => {
+                let line = Bytes::from_static(
+                    br#"{"t":"edit","r":"lobby","s":128,"id":"x","u":"ann","ts":5,"d":"hi","of":7}"#,
+                );
+                View::Log(Some(LogPage { epoch: Epoch(36), list: vec![(128, Some(line))], more: true }))
+            }
+            Look::Log { from: PageFrom::After(999), .. } => {
+                View::Log(Some(LogPage { epoch: Epoch(36), list: Vec::new(), more: false }))
+            }
             Look::Log { .. } => {
                 let line = Bytes::from_static(br#"{"t":"msg","r":"lobby","s":7,"ts":1,"d":"hi"}"#);
                 View::Log(Some(LogPage {
@@ -116,6 +127,22 @@ impl Handler<LookAt> for Listener {
                 View::Who(vec![shown("ann", None), shown("zoe", info)], false)
             }
         })
+    }
+}
+
+impl Handler<TraceEntry> for Listener {
+    type Result = Result<Traced, Problem>;
+
+    fn handle(&mut self, TraceEntry(asked): TraceEntry, _: &mut Context<Listener>) -> Self::Result {
+        let mut known = NodeTrace::default();
+        if asked.user.as_deref().is_none_or(|user| user == "bob") {
+            known.counts.count(State::Got);
+            let user = Some("bob".to_owned());
+            let name = Some(format!("3v8k-0-{}-0", asked.n));
+            known.list.push(SessionTrace { state: State::Got, ..SessionTrace::not_joined(user, name) });
+        }
+        self.traced.lock().unwrap().push(asked);
+        Ok(Traced { known, silent: Vec::new(), lasts: true })
     }
 }
 
@@ -179,6 +206,7 @@ impl Scene {
             orders: Arc::clone(&orders),
             looks: Arc::clone(&looks),
             ruled: Ruled::default(),
+            traced: Arc::default(),
             answer: self.answer,
         }
         .start();
@@ -194,6 +222,7 @@ impl Scene {
             orders: listener.clone().recipient(),
             erase: listener.clone().recipient(),
             looks: listener.clone().recipient(),
+            traces: listener.clone().recipient(),
             rule: listener.clone().recipient(),
             rules: listener.recipient(),
         };

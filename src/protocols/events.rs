@@ -36,6 +36,11 @@ pub fn comment(out: &mut BytesMut) {
     out.put_slice(b": ping\n\n");
 }
 
+/// The lines of the events in what was written, in order.
+pub fn lines(events: &[u8]) -> impl Iterator<Item = &[u8]> {
+    events.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"data: "))
+}
+
 /// Writes one line as an event; the cursor before it, where the line changes that. `id` is a buffer to use.
 pub fn event(out: &mut BytesMut, standing: &mut Standing, line: &[u8], id: &mut Vec<u8>) {
     let (meaning, moved) = standing.note(line);

@@ -15,10 +15,12 @@ use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Reference, RequestNumber};
 
 mod entries;
+mod finding;
 #[cfg(test)]
 mod tests;
 
 pub use entries::{change, gap, live, message, page, rewind, skip};
+pub use finding::PlaceFinder;
 
 /// What `welcome` says this server can do beyond joining and publishing.
 const CAN: &str = r#"["typing","who","log","re","keep","edit","react","read","got"]"#;

@@ -20,6 +20,7 @@ use crate::actors::session::{Arrival, Entrance, Errand, Session};
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::permission::Identity;
 use crate::chat::room::Resume;
+use crate::chat::trace::Wire;
 use crate::protocols::codes::Problem;
 use crate::protocols::native::{Join, Reference, Request};
 use crate::protocols::native_frames as frames;
@@ -142,6 +143,7 @@ impl Entry {
         let place = self.place(request)?;
         let (link, outlet) = pipe(Answers { waiting: HashMap::default(), bye: None });
         let entrance = Entrance {
+            wire: Wire::Send,
             identity: asker.identity,
             back: None,
             joins: Vec::new(),

@@ -23,6 +23,7 @@ use crate::actors::pipe::{Outlet, Shape, pipe};
 use crate::actors::session::{Arrival, Entrance, Errand, Session};
 use crate::chat::message::Offset;
 use crate::chat::names::{RoomName, UserName};
+use crate::chat::trace::Wire;
 use crate::protocols::codes::Problem;
 use crate::protocols::cursor::Cursor;
 use crate::protocols::native::{Reference, Request};
@@ -103,6 +104,10 @@ impl Shape for Lines {
             self.bytes += line.len();
             self.list.push(Bytes::copy_from_slice(line));
         }
+    }
+
+    fn find_held(&self, look: &mut dyn FnMut(&[u8]) -> bool) {
+        self.list.iter().any(|line| look(line));
     }
 
     fn held(&self) -> usize {
@@ -213,8 +218,8 @@ impl Polled {
             Some(Cursor::Session { name, moved }) => Some((name, moved)),
             _ => None,
         };
-        let entrance =
-            Entrance { identity: asker.identity, back, joins, pong: true, visitor: entry.visitor(request) };
+        let (wire, visitor) = (Wire::Poll, entry.visitor(request));
+        let entrance = Entrance { wire, identity: asker.identity, back, joins, pong: true, visitor };
         let house = entry.house().clone();
         let connection = house.core.borrow_mut().attach(link, false);
         let session =

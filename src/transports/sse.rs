@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::actors::pipe::{Outlet, Shape, pipe};
 use crate::actors::session::{Arrival, Entrance, Session};
+use crate::chat::trace::Wire;
 use crate::protocols::codes::Problem;
 use crate::protocols::cursor::Cursor;
 use crate::protocols::events;
@@ -39,6 +40,10 @@ impl Shape for Events {
 
     fn ping(&mut self) {
         events::comment(&mut self.out);
+    }
+
+    fn find_held(&self, look: &mut dyn FnMut(&[u8]) -> bool) {
+        events::lines(&self.out).any(look);
     }
 
     fn held(&self) -> usize {
@@ -78,8 +83,8 @@ pub fn begin(entry: &Rc<Entry>, request: &HttpRequest) -> Result<EventStream, Pr
         Some(Cursor::Session { name, moved }) => Some((name, moved)),
         _ => None,
     };
-    let entrance =
-        Entrance { identity: asker.identity, back, joins, pong: false, visitor: entry.visitor(request) };
+    let (wire, visitor) = (Wire::Stream, entry.visitor(request));
+    let entrance = Entrance { wire, identity: asker.identity, back, joins, pong: false, visitor };
     let connection = entry.house().core.borrow_mut().attach(link, false);
     Session::begin(
         entry.house().clone(),

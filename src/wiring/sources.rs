@@ -8,6 +8,7 @@ use actix::prelude::*;
 use crate::actors::letters::{Drain, PublishBatch};
 use crate::actors::source_queue::{SourceQueue, SourceQueueParts};
 use crate::chat::names::RoomName;
+use crate::chat::trace::Door;
 #[cfg(feature = "sqs")]
 use crate::clouds::aws::sqs::SqsParts;
 #[cfg(any(feature = "sqs", feature = "pubsub"))]
@@ -121,6 +122,7 @@ impl Floor<'_> {
         let room = settings.room.as_deref().map_or(Ok(self.room.clone()), RoomName::new);
         let parts = SourceQueueParts {
             name: settings.name.clone(),
+            door: Door::named(settings.kind.word(), &settings.name),
             room: room.map_err(|bad| ServeError::Config(format!("queue.sources.room: {bad}")))?,
             limits: limits(self.config),
             finish: FINISH,

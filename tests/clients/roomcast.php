@@ -59,6 +59,10 @@ $page = $roomcast->log('ops / ä', after: 0, n: 1);
 is([['deep' => [1, 2]], true], [$page['list'][0]['d'], $page['more']], 'log');
 is([1, 2], array_column($roomcast->log('lobby', before: 3)['list'], 's'), 'log before');
 is(null, $roomcast->log('never'), 'the log of no room');
+$trace = $roomcast->trace('ops / ä', 1);
+is(['msg', 'api', [], false], [$trace['t'], $trace['origin']['door'], $trace['list'], $trace['more']], 'trace');
+is([['u' => 'eve', 'state' => 'not joined']], $roomcast->trace('lobby', 1, 'eve')['list'], 'trace of a user');
+is([null, null], [$roomcast->trace('lobby', 99), $roomcast->trace('never', 1)], 'trace of nothing');
 is([true, false], [$roomcast->erase('lobby', 2, 'mod'), $roomcast->erase('lobby', 2)], 'erase');
 
 // Rules.

@@ -30,4 +30,5 @@ mod scaling;
 mod secure;
 mod stage;
 mod story;
+mod tracing;
 mod wires;

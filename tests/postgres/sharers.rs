@@ -109,6 +109,7 @@ impl Node {
         let settings = Settings {
             link: RedisLink::parse(&redis.url()).unwrap(),
             prefix: PREFIX.into(),
+            node: "node".into(),
             keep: Box::new(|_| RoomKeep { history: 100_000, keep_ms: 3_600_000, dedup_ms: 600_000 }),
             archive: Some(ArchiveSettings { reader: archive.new_reader(), feed_max }),
             leaving: None,

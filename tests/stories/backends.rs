@@ -85,13 +85,14 @@ fn commands(page: &str) -> Vec<(String, String)> {
     found
 }
 
-/// Epochs and times are others each time.
+/// Epochs, times and names of sessions and nodes are others each time.
 fn settled(value: &mut Value) {
     match value {
         Value::Object(map) => {
             for (key, value) in map.iter_mut() {
                 match (key.as_str(), &value) {
-                    ("e", Value::String(_)) | ("ts", Value::Number(_)) => *value = json!("…"),
+                    ("e" | "session" | "node", Value::String(_)) => *value = json!("…"),
+                    ("ts" | "accepted" | "stored", Value::Number(_)) => *value = json!("…"),
                     ("until", Value::Number(until)) if until.as_u64() > Some(0) => *value = json!("…"),
                     // Without an id of the sender's the place is the id, and the epoch stands in it.
                     ("id", Value::String(id)) if id.contains('-') && id.len() > 10 => *value = json!("…"),
@@ -138,6 +139,7 @@ async fn every_curl_line_gives_the_answer_below_it() {
         "broadcast",
         "rooms",
         "log",
+        "trace",
         "join",
         "leave",
         "disconnect",

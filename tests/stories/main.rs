@@ -33,4 +33,5 @@ mod server_api;
 mod slow_rooms;
 mod starts;
 mod streaming;
+mod tracing;
 mod unread;

@@ -35,6 +35,7 @@ impl ChatServer {
             Says::NodeGone(node) => self.node_gone(node),
             Says::Answered { ticket, answers } => self.answered(ticket, answers),
             Says::Seen { ticket, view } => self.seen(ticket, view),
+            Says::Trace(asked, reply) => self.trace_for_other(asked, reply),
             Says::Command(command) => self.carry_out_command(command),
             Says::Ruled { ticket, settled } => self.rule_settled(ticket, settled),
             Says::Rules { list, all } => self.rules_told(list, all),
@@ -120,6 +121,12 @@ impl ChatServer {
         self.rooms.go_on_after(key, to, epoch);
         let (room, epoch) = (name.clone(), epoch.to_text());
         let frame = self.frame(|out| frames::rewind(out, &room, to, &epoch));
+        for connection in self.members_of(key) {
+            let Some(Seat::Session { rooms, .. }) = self.seat_mut(connection) else { continue };
+            for member in rooms.iter_mut().filter(|member| member.room == key) {
+                (member.since, member.ack) = (member.since.min(to + 1), member.ack.min(to));
+            }
+        }
         self.go_on_with_members(key, to, |_| frame.clone());
         self.reached(name);
     }
@@ -133,6 +140,9 @@ impl ChatServer {
         self.rooms.go_on_after(key, to, epoch);
         let room = name.clone();
         let frame = self.frame(|out| frames::gap(out, &room, (from, to), "lost"));
+        for connection in self.members_of(key) {
+            self.note_gap(connection, key, (from, to));
+        }
         self.go_on_with_members(key, to, |_| frame.clone());
         if is_new {
             self.tell_life(key, to);
@@ -288,7 +298,7 @@ impl ChatServer {
                 let Some(key) = self.rooms.find(&room) else { return };
                 for connection in self.sessions_where(of(&user)) {
                     if let Some(membership) = self.membership(connection, key) {
-                        self.leave(connection, membership);
+                        self.leave(connection, membership, "taken-out");
                         let reference = Reference { room: Some(room.clone()), ..Reference::default() };
                         let problem = Problem::new(403, "not-allowed", "you were taken out of this room");
                         self.send_problem(connection, &reference, &problem);

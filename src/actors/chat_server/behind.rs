@@ -129,6 +129,7 @@ impl ChatServer {
         let from = std::mem::replace(&mut behind.next, to);
         let name = self.rooms.get(key).name.clone();
         self.send(connection, |out| frames::gap(out, &name, (from, to - 1), "slow"));
+        self.note_gap(connection, key, (from, to - 1));
         self.make_live(connection, key);
     }
 
@@ -224,6 +225,11 @@ impl ChatServer {
         let slow = self.rooms.get(key).settings.slow_reader;
         let joined = ToHub::Joined { connection, room: key, stay, frames, after, slow };
         self.mail(connection.worker.into(), joined);
+    }
+
+    /// The next offset that a member gets; none unless it is behind.
+    pub(super) fn next_of_behind(&self, connection: ConnectionId, key: RoomKey) -> Option<Offset> {
+        self.behind.get(&(connection, key)).map(|behind| behind.next)
     }
 
     /// A member is behind no more because it has left, or joins again.

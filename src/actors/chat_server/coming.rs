@@ -13,8 +13,9 @@ use crate::chat::message::{Offset, Refused};
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::permission::Identity;
 use crate::chat::presence::NAMED_USERS_MAX;
-use crate::chat::room::{Cut, Past, Resume};
+use crate::chat::room::{Cut, Missing, Past, Resume};
 use crate::chat::rooms::RoomKey;
+use crate::chat::trace::Wire;
 use crate::engines::shared::News;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Join, Reference, RequestNumber};
@@ -26,6 +27,17 @@ use crate::store::record::Happened;
 const ROSTER_USER_BYTES: usize = 16;
 /// Read marks that a newcomer is told: his own and the newest.
 const READ_MARKS_TOLD: usize = 100;
+
+/// How somebody sits down in a room.
+pub(super) struct Taken {
+    pub(super) quiet: bool,
+    /// What its application has.
+    pub(super) got: Offset,
+    /// The first offset that it is to get.
+    pub(super) since: Offset,
+    /// What it has said itself that it has.
+    pub(super) ack: Offset,
+}
 
 impl ChatServer {
     pub(super) fn welcome(&mut self, connection: ConnectionId, identity: &Identity, i: RequestNumber) {
@@ -40,8 +52,8 @@ impl ChatServer {
     }
 
     pub(super) fn open(&mut self, open: Open) {
-        let Open { connection, identity, i, again, silent, session } = open;
-        if !again && !self.come_in(connection, &identity, i) {
+        let Open { connection, identity, i, again, silent, session, wire } = open;
+        if !again && !self.come_in(connection, &identity, i, wire) {
             return;
         }
         if again {
@@ -55,8 +67,14 @@ impl ChatServer {
     }
 
     /// Somebody comes for the first time. Returns whether the handler lets him in.
-    fn come_in(&mut self, connection: ConnectionId, identity: &Arc<Identity>, i: RequestNumber) -> bool {
-        self.take_seat(connection, Seat::session(identity.clone()));
+    fn come_in(
+        &mut self,
+        connection: ConnectionId,
+        identity: &Arc<Identity>,
+        i: RequestNumber,
+        wire: Wire,
+    ) -> bool {
+        self.take_seat(connection, Seat::session(identity.clone(), wire));
         let info = || identity.info.as_ref().map(|info| Bytes::copy_from_slice(info.as_bytes()));
         self.tell_backend(connection, || Happened::Opened(info()));
         let Some(peer) = self.peer(connection) else { return false };
@@ -82,7 +100,7 @@ impl ChatServer {
                 continue;
             };
             let reference = Reference { room: Some(room.name.clone()), ..Reference::default() };
-            self.leave(connection, membership);
+            self.leave(connection, membership, "token");
             self.send(connection, |out| frames::err(out, &reference, &denied.into()));
         }
     }
@@ -111,7 +129,16 @@ impl ChatServer {
         };
         let cut = self.rooms.get(key).cut(&join.resume, start);
         self.forget_behind(connection, key);
-        self.sit_down(connection, &identity, key, member, quiet, cut.start - 1);
+        // Who comes back with a place of this log has all before it.
+        let (since, ack) = match (&join.resume, &cut.missing) {
+            (_, Some(Missing::All { .. })) => (cut.start, 0),
+            (Resume::Since(offset, _), _) => (1, (*offset).min(cut.start - 1)),
+            _ => (cut.start, 0),
+        };
+        let (since, ack) =
+            member.map_or((since, ack), |member| (member.since.min(since), member.ack.max(ack)));
+        let taken = Taken { quiet, got: cut.start - 1, since, ack };
+        self.sit_down(connection, &identity, key, member, taken);
         // The others hear of it now, if it is time; the newcomer gets the whole list instead.
         self.tell_presence();
         self.replay(connection, key, &cut, reference.i);
@@ -124,8 +151,7 @@ impl ChatServer {
         identity: &Identity,
         key: RoomKey,
         member: Option<Membership>,
-        quiet: bool,
-        got: Offset,
+        Taken { quiet, got, since, ack }: Taken,
     ) {
         let was_shown = member.is_some_and(|member| !member.quiet);
         let room = self.rooms.get_mut(key);
@@ -155,7 +181,7 @@ impl ChatServer {
             return;
         };
         rooms.retain(|known| known.room != key);
-        rooms.push(Membership { room: key, quiet, stay: 0, got });
+        rooms.push(Membership { room: key, quiet, stay: 0, got, since, ack });
         let name = *name;
         self.by_name.insert(name, connection);
         self.note_session(connection);
@@ -257,13 +283,15 @@ impl ChatServer {
         frame
     }
 
-    pub(super) fn leave(&mut self, connection: ConnectionId, membership: Membership) {
-        let Some(Seat::Session { identity, rooms, .. }) = self.seat_mut(connection) else {
+    /// `why`: in a word.
+    pub(super) fn leave(&mut self, connection: ConnectionId, membership: Membership, why: &'static str) {
+        let Some(Seat::Session { identity, rooms, wire, .. }) = self.seat_mut(connection) else {
             return;
         };
         rooms.retain(|known| known.room != membership.room);
-        let user = identity.user.clone();
+        let (user, wire) = (identity.user.clone(), *wire);
         self.note_session(connection);
+        self.note_left(connection, &user, wire, membership, (None, why.into()));
         self.leave_room(connection, &user, membership);
     }
 

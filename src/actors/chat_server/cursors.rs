@@ -309,6 +309,7 @@ impl ChatServer {
         let offset = offset.min(self.rooms.get(key).history.top());
         let Some(Seat::Session { rooms, .. }) = self.seat_mut(connection) else { return Ok(()) };
         let Some(member) = rooms.iter_mut().find(|member| member.room == key) else { return Ok(()) };
+        member.ack = member.ack.max(offset);
         if offset <= member.got {
             return Ok(());
         }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::ChatServer;
 use super::moderating::Ruling;
 use super::proposing::Proposals;
+use super::tracing::Kept;
 use super::work::AckTo;
 use crate::actors::letters::ConnectionId;
 use crate::chat::data::Data;
@@ -18,6 +19,7 @@ use crate::chat::line;
 use crate::chat::message::{Accepted, Offset, Refused, Via};
 use crate::chat::names::{RoomName, UserName};
 use crate::chat::rooms::RoomKey;
+use crate::clock;
 use crate::engines::engine::{Ask, Engine};
 use crate::engines::shared::Shared;
 use crate::protocols::native_frames as frames;
@@ -315,6 +317,7 @@ impl ChatServer {
     /// Everything up to a record is kept.
     pub(super) fn kept(&mut self, upto: Lsn) {
         self.keeping.kept = self.keeping.kept.max(upto);
+        self.traces.kept_at(clock::wall_ms());
         while self.keeping.steps.front().is_some_and(|step| step.lsn <= upto) {
             if let Some(step) = self.keeping.steps.pop_front() {
                 self.keeping.waiting_bytes -= step.what.bytes();
@@ -346,6 +349,8 @@ impl ChatServer {
             self.end_typing(key, user.as_ref());
         }
         let lsn = if self.keeping.lasts() { lsn } else { 0 };
+        let (name, kept) = (self.rooms.get(key).name.clone(), Kept::of_record(lsn));
+        self.remember_origin(name, &place, &to, kept, self.traces.kept_last());
         let offset = self.rooms.show(key, Hot { ts: place.ts, lsn, frame: frame.clone() });
         debug_assert_eq!(offset, place.offset, "entries are shown in the order of their places");
         if let Some(change) = change {

@@ -145,7 +145,7 @@ impl ChatServer {
             };
             let barred = self.rulebook.of(room).map_or(Ok(()), |rules| rules.may_enter(user.as_str(), now));
             if let (Err(barred), Some(membership)) = (barred, self.membership(connection, key)) {
-                self.leave(connection, membership);
+                self.leave(connection, membership, "banned");
                 let reference = Reference { room: Some(room.clone()), ..Reference::default() };
                 self.send_problem(connection, &reference, &barred.into());
             }

@@ -1,5 +1,6 @@
 //! Who is connected, and the four events that handlers are told of.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -110,13 +111,12 @@ impl ChatServer {
         if self.seat(connection).is_none() {
             return;
         }
-        let code = goodbye.code;
-        self.gone(connection, code);
+        self.gone(connection, goodbye.code, goodbye.why.clone());
         self.mail(connection.worker.into(), ToHub::Close { connection, goodbye });
     }
 
     /// Somebody is gone: out of all rooms, then onClose.
-    pub(super) fn gone(&mut self, connection: ConnectionId, code: u16) {
+    pub(super) fn gone(&mut self, connection: ConnectionId, code: u16, why: Cow<'static, str>) {
         let Some(peer) = self.peer(connection) else { return };
         self.keep_session(connection);
         self.tell_backend(connection, || Happened::Closed(code));
@@ -126,11 +126,12 @@ impl ChatServer {
         self.sessions -= 1;
         let raw = match seat {
             Seat::Raw { handler, .. } => Some(handler),
-            Seat::Session { identity, rooms, name, .. } => {
+            Seat::Session { identity, rooms, name, wire, .. } => {
                 if self.by_name.get(&name) == Some(&connection) {
                     self.by_name.remove(&name);
                 }
                 for membership in rooms {
+                    self.note_left(connection, &identity.user, wire, membership, (Some(code), why.clone()));
                     self.leave_room(connection, &identity.user, membership);
                 }
                 None

@@ -7,6 +7,7 @@ use ahash::RandomState;
 
 use super::ChatServer;
 use super::keeping::Link;
+use super::tracing::Kept;
 use super::work::AckTo;
 use crate::chat::entry::Entry;
 use crate::chat::line;
@@ -29,6 +30,8 @@ pub(super) struct Proposals {
 
 /// A proposal without an outcome.
 struct Open {
+    room: RoomName,
+    safety: Safety,
     to: AckTo,
     via: Via,
     /// A message that calls somebody by name.
@@ -87,8 +90,9 @@ impl ChatServer {
         let safety = self.safety_of(&draft.room);
         let calls = draft.keep.then(|| self.calls_of(&draft, safety)).flatten();
         let (entry, _) = self.entry_of(&draft, &place);
-        let open = Open { to, via: draft.via, calls, part_of: None };
-        self.propose(entry, key, draft.keep, safety, open);
+        let room = draft.room.clone();
+        let open = Open { room, safety, to, via: draft.via, calls, part_of: None };
+        self.propose(entry, key, draft.keep, open);
     }
 
     /// Proposes a change of an entry.
@@ -97,12 +101,13 @@ impl ChatServer {
         let key = key_of(entry.user.as_ref(), &id);
         entry.id.get_or_insert(id);
         let safety = self.safety_of(&entry.room);
-        let open = Open { to, via, calls: None, part_of: None };
-        self.propose(entry, key, true, safety, open);
+        let open = Open { room: entry.room.clone(), safety, to, via, calls: None, part_of: None };
+        self.propose(entry, key, true, open);
     }
 
-    fn propose(&mut self, entry: Entry, key: Box<[u8]>, logged: bool, safety: Safety, open: Open) {
+    fn propose(&mut self, entry: Entry, key: Box<[u8]>, logged: bool, open: Open) {
         self.expect_ack(&open.to);
+        let safety = open.safety;
         let ticket = self.keeping.next_ticket();
         self.keeping.proposals.open.insert(ticket, open);
         self.keeping.proposals.new.push(Proposal { ticket, entry, key, logged, safety });
@@ -128,11 +133,19 @@ impl ChatServer {
 
     /// The service has decided.
     pub(super) fn settled(&mut self, outcomes: Vec<(u64, Outcome)>) {
+        let now = clock::wall_ms();
         for (ticket, outcome) in outcomes {
             let Some(open) = self.keeping.proposals.open.remove(&ticket) else {
                 log::error!("a proposal was settled that nobody has made, or twice");
                 continue;
             };
+            if let Outcome::Placed(place) = &outcome
+                && place.offset > 0
+                && !place.duplicate
+            {
+                let kept = Kept::Shared(open.safety);
+                self.remember_origin(open.room.clone(), place, &open.to, kept, now);
+            }
             match open.part_of {
                 Some(message) => self.pointer_settled(message, &outcome),
                 None => self.message_settled(ticket, open, outcome),
@@ -160,8 +173,9 @@ impl ChatServer {
             let mut draft = super::saying::pointer(inbox, &room, place.offset, by.as_ref());
             draft.id = Some(made_id());
             let (entry, _) = self.entry_of(&draft, &Accepted { ts: clock::wall_ms(), ..NOWHERE });
-            let open = Open { to: AckTo::Nobody, via: Via::Session, calls: None, part_of: Some(ticket) };
-            self.propose(entry, key_of_pointer(&room, &place), true, safety, open);
+            let (to, part_of) = (AckTo::Nobody, Some(ticket));
+            let open = Open { room: entry.room.clone(), safety, to, via: Via::Session, calls: None, part_of };
+            self.propose(entry, key_of_pointer(&room, &place), true, open);
         }
     }
 

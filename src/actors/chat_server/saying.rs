@@ -339,7 +339,7 @@ impl ChatServer {
             What::Leave(room) => {
                 let key = self.rooms.find(&room);
                 match key.and_then(|key| self.membership(connection, key)) {
-                    Some(membership) => self.leave(connection, membership),
+                    Some(membership) => self.leave(connection, membership, "left"),
                     None => return Err(Denied::NotJoined.into()),
                 }
                 if reference.i.is_some() {

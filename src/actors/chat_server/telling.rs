@@ -49,6 +49,9 @@ impl Telling {
 impl ChatServer {
     /// Has a backend told of what happens.
     pub fn telling(mut self, telling: Option<Telling>) -> ChatServer {
+        if let Some(telling) = &telling {
+            self.traces.name_by(telling.run);
+        }
         self.telling = telling;
         self
     }

@@ -15,6 +15,7 @@ use crate::actors::letters::{Ask, ConnectionId, ToHub, What};
 use crate::chat::dedup::IdKey;
 use crate::chat::message::{Accepted, Draft, Offset, Refused};
 use crate::chat::names::RoomName;
+use crate::chat::trace::Door;
 use crate::protocols::codes::Problem;
 use crate::protocols::native::Reference;
 use crate::protocols::native_frames as frames;
@@ -60,6 +61,8 @@ impl Desk {
 /// Messages of a backend, said one after the other.
 pub(super) struct Batch {
     drafts: VecDeque<Draft>,
+    /// Through which door it has come.
+    pub(super) door: Door,
     answers: Vec<Option<Result<Accepted, Refused>>>,
     open: usize,
     next: usize,
@@ -317,11 +320,12 @@ impl ChatServer {
     pub(super) fn take_batch(
         &mut self,
         drafts: Vec<Draft>,
+        door: Door,
         reply: oneshot::Sender<Vec<Result<Accepted, Refused>>>,
     ) {
         let (n, drafts) = (drafts.len(), VecDeque::from(drafts));
         let answers = (0..n).map(|_| None).collect();
-        let batch = Batch { drafts, answers, open: n, next: 0, busy: None, waiting: false, reply };
+        let batch = Batch { drafts, door, answers, open: n, next: 0, busy: None, waiting: false, reply };
         let at = self.work.batches.insert(batch);
         if n == 0 {
             return self.end_batch(at);

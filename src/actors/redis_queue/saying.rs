@@ -61,7 +61,12 @@ impl Queue {
         if asked.is_empty() {
             return Ok(round);
         }
-        let answers = self.parts.chat.send(PublishBatch(drafts)).await.map_err(|_| Trouble::ChatGone)?;
+        let answers = self
+            .parts
+            .chat
+            .send(PublishBatch(drafts, self.door.clone()))
+            .await
+            .map_err(|_| Trouble::ChatGone)?;
         debug_assert_eq!(answers.len(), asked.len(), "the answer has one entry for each draft");
         for (entry, answer) in asked.into_iter().zip(answers) {
             match answer {

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use crate::actors::redis_queue::RedisQueueParts;
 use crate::actors::waits::Outage;
+use crate::chat::trace::Door;
 use crate::redis_link::RedisConnection;
 use crate::redis_link::backoff::Backoff;
 use crate::sources::node::ProcessMark;
@@ -48,6 +49,7 @@ impl From<RedisError> for Trouble {
 pub(super) struct Queue {
     pub(super) parts: RedisQueueParts,
     pub(super) list: RedisList,
+    pub(super) door: Door,
     pub(super) stop: watch::Receiver<bool>,
     /// Entries that are said or buried, but may still stand in Redis.
     pub(super) settled: RefCell<Vec<String>>,
@@ -75,7 +77,8 @@ impl Queue {
         let mark = ProcessMark::of_this_process();
         let list = RedisList::new(parts.keys.clone(), &parts.node, mark, parts.timing.lease, parts.turns);
         let (settled, settled_up_to, replica_seen) = Default::default();
-        Queue { parts, list, stop, settled, settled_up_to, replica_seen }
+        let door = Door::named("list", list.keys().list());
+        Queue { parts, list, door, stop, settled, settled_up_to, replica_seen }
     }
 
     pub(super) async fn run(mut self) {

@@ -9,6 +9,7 @@ use super::Session;
 use super::gate::First;
 use crate::actors::letters::{Ask, Return, What};
 use crate::chat::permission::Identity;
+use crate::chat::trace::Wire;
 use crate::hooks::question::Visitor;
 use crate::protocols::codes::Problem;
 use crate::protocols::cursor::Moved;
@@ -17,6 +18,8 @@ use crate::protocols::native::{Join, Reference, Request};
 /// How a session over HTTP begins.
 #[derive(Debug)]
 pub struct Entrance {
+    /// By which wire it hears.
+    pub wire: Wire,
     /// Who it is.
     pub identity: Identity,
     /// The session that it goes on with, and what it has got beyond what is kept of that.

@@ -7,6 +7,7 @@ use super::{EXPIRY_NOTICE_S, Mind, Session, TOKENS_PER_SECOND, now_unix};
 use crate::actors::letters::{Open, Return, What};
 use crate::chat::names::UserName;
 use crate::chat::permission::Identity;
+use crate::chat::trace::Wire;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Reference, RequestNumber};
 use crate::protocols::native_frames as frames;
@@ -110,9 +111,11 @@ impl Session {
             None => false,
         };
         let identity = Arc::new(identity);
+        let mut wire = Wire::WebSocket;
         if let Mind::Native(native) = &mut self.mind {
             native.identity = Some(identity.clone());
             native.warned = false;
+            wire = native.wire;
         }
         self.set_expiry_alarm();
         // What was asked before this hello stays before it.
@@ -120,7 +123,7 @@ impl Session {
         let connection = self.connection.borrow().id;
         self.connection.borrow_mut().letter_sent();
         let silent = silent && again;
-        self.house.chat.do_send(Open { connection, identity, i, again, silent, session });
+        self.house.chat.do_send(Open { connection, identity, i, again, silent, session, wire });
     }
 
     pub(super) fn auth(&mut self, reference: Reference, token: &str) {

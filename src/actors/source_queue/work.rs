@@ -206,7 +206,7 @@ impl<S: Source> Work<S> {
         &mut self,
         drafts: Vec<Draft>,
     ) -> Result<Vec<Result<crate::chat::message::Accepted, Refused>>, Trouble> {
-        let mut asking = pin!(self.parts.chat.send(PublishBatch(drafts)));
+        let mut asking = pin!(self.parts.chat.send(PublishBatch(drafts, self.parts.door.clone())));
         loop {
             match timeout(self.source.patience(), &mut asking).await {
                 Ok(answers) => return answers.map_err(|_| Trouble::ChatGone),

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use crate::chat::moderation::Change;
 use crate::chat::names::RoomName;
 use crate::chat::overview::Look;
+use crate::chat::trace::Asked;
 use crate::engines::engine::Ask;
 use crate::engines::redis::asking;
 use crate::engines::redis::keys::{PARTITIONS, partition_of};
@@ -23,8 +24,8 @@ use crate::engines::redis::outbox::{Outbox, Queued};
 use crate::engines::redis::partition::Partition;
 use crate::engines::redis::ruling::Ruling;
 use crate::engines::redis::world::World;
-use crate::engines::redis::{Settings, frame};
-use crate::engines::shared::{Command, News, Proposal, Shared, Sink};
+use crate::engines::redis::{Settings, frame, tracing};
+use crate::engines::shared::{Command, News, OthersTrace, Proposal, Shared, Sink};
 use crate::store::record::Record;
 
 /// Longest that the engine takes to end.
@@ -39,6 +40,7 @@ enum Call {
     Note(Vec<Note>),
     Count(Vec<(RoomName, u32)>),
     Look(u64, Look),
+    Trace(Asked, oneshot::Sender<Result<OthersTrace, String>>),
     Command(Command),
     Rule(Ruling),
     Close(Box<dyn FnOnce() + Send>),
@@ -137,6 +139,10 @@ impl Shared for Engine {
         self.call(Call::Look(ticket, look));
     }
 
+    fn trace(&mut self, asked: Asked, reply: oneshot::Sender<Result<OthersTrace, String>>) {
+        self.call(Call::Trace(asked, reply));
+    }
+
     fn command(&mut self, command: Command) {
         self.call(Call::Command(command));
     }
@@ -193,6 +199,13 @@ async fn run(settings: Settings, sink: Sink, waiting: Arc<AtomicU64>, mut calls:
             }
             Call::Look(ticket, look) => {
                 tokio::task::spawn_local(looking::look(world.clone(), ticket, look));
+            }
+            Call::Trace(asked, reply) => {
+                let world = world.clone();
+                tokio::task::spawn_local(async move {
+                    // Whoever asked may be gone.
+                    reply.send(tracing::ask(&world, &asked).await).ok();
+                });
             }
             Call::Command(command) => world.post_at(0, Letter::Command(command)),
             Call::Rule(ruling) => world.post_at(0, Letter::Rule(ruling)),

@@ -7,6 +7,7 @@ use crate::engines::redis::life::rules;
 use crate::engines::redis::life::wire::{self, Order, There, Told};
 use crate::engines::redis::logs::Stage;
 use crate::engines::redis::partition::Partition;
+use crate::engines::redis::tracing;
 use crate::engines::shared::Says;
 
 impl Partition {
@@ -16,6 +17,8 @@ impl Partition {
             wire::NEWS => wire::news(content).map(|frame| self.on_news(frame)),
             wire::COMMAND => wire::order(content).map(|order| self.on_order(order)),
             wire::RULES => rules::told(content).map(|told| self.on_rules(told)),
+            wire::QUESTION => tracing::question(content).map(|asked| tracing::pass_on(&self.world, asked)),
+            wire::ANSWER => tracing::answer(content).map(|answer| self.world.traces.answered(answer)),
             // Of a later version of this program.
             _ => Ok(()),
         };

@@ -13,6 +13,7 @@ use crate::engines::redis::noting::Note;
 use crate::engines::redis::outbox::Queued;
 use crate::engines::redis::rejoining::Filling;
 use crate::engines::redis::ruling::Ruling;
+use crate::engines::redis::tracing::Post;
 use crate::engines::shared::{Command, News, RuleRefused};
 use crate::store::archive::{Answer, Question, StoredRoom};
 
@@ -47,6 +48,8 @@ pub enum Letter {
     Note(Vec<Note>),
     /// A command for all nodes.
     Command(Command),
+    /// Something for some other nodes; to partition 0.
+    Post(Post),
     /// A rule of a room is to be changed.
     Rule(Ruling),
     /// This node's number is given back.

@@ -17,6 +17,7 @@ use crate::engines::redis::noting::{self, Note, Noting};
 use crate::engines::redis::partition::{Live, Partition};
 use crate::engines::redis::replies::{Remedy, remedy};
 use crate::engines::redis::session::Session;
+use crate::engines::redis::tracing::Post;
 use crate::engines::shared::{Command, News, Says};
 
 /// How long after a cut rosters are asked for: the others are just telling who is there with them.
@@ -33,6 +34,8 @@ pub struct Living {
     counts: Counts,
     noting: Noting,
     commands: VecDeque<Command>,
+    /// What is to go to other nodes, oldest first.
+    posts: VecDeque<Post>,
     /// Rooms whose roster is to be asked for, and when.
     rosters: VecDeque<(Instant, RoomName)>,
     /// What is being told, and written.
@@ -71,6 +74,7 @@ impl Living {
             counts: Counts::default(),
             noting: Noting::default(),
             commands: VecDeque::new(),
+            posts: VecDeque::new(),
             rosters: VecDeque::new(),
             told: None,
             noted: None,
@@ -98,6 +102,14 @@ impl Living {
     /// A command is to be sent.
     pub fn command(&mut self, command: Command) {
         self.commands.push_back(command);
+    }
+
+    /// Something is to go to other nodes. What waits for too long nobody waits for any more.
+    pub fn post(&mut self, post: Post) {
+        while self.posts.front().is_some_and(Post::is_late) {
+            self.posts.pop_front();
+        }
+        self.posts.push_back(post);
     }
 
     /// A stay has ended: everything is told and written again at the next one.
@@ -146,6 +158,7 @@ impl Partition {
         if let Some(own) = peers.lease() {
             let tick = lease::tick(&mut session.control, keys, own, peers.terms).await?;
             if tick.held {
+                self.show_name(session, own).await?;
                 return Ok(own);
             }
             log::warn!("redis: the number {} of this node is another's now", own.slot);
@@ -153,6 +166,7 @@ impl Partition {
         }
         let lease = lease::take(&mut session.control, keys, None, peers.terms).await?;
         log::info!("redis: this node has the number {}", lease.slot);
+        self.show_name(session, lease).await?;
         peers.hold(lease);
         // Before the first roster: whoever is gone, but not removed yet, must not seem to be there.
         let tick = lease::tick(&mut session.control, keys, lease, peers.terms).await?;
@@ -160,6 +174,13 @@ impl Partition {
             self.world.say(Says::NodeGone(slot));
         }
         Ok(lease)
+    }
+
+    /// Other nodes learn the name of this one, so that they can say who does not answer.
+    async fn show_name(&self, session: &mut Session, own: Lease) -> RedisResult<()> {
+        let mut call = redis::cmd("HSET");
+        call.arg(self.living.keys.names()).arg(own.slot).arg(&self.world.node);
+        call.query_async(&mut session.control).await
     }
 
     /// What an error says; a lost lease is remembered.
@@ -193,6 +214,13 @@ impl Partition {
             }));
         }
         self.write_counts(live, now);
+        while let Some(post) = self.living.posts.pop_front() {
+            let (mut connection, keys, _) = self.at(live);
+            live.calls.push(Box::pin(async move {
+                post.go(&mut connection, &keys).await;
+                Called::Done(Ok(()))
+            }));
+        }
         while let Some(command) = self.living.commands.pop_front() {
             let (mut connection, keys, _) = self.at(live);
             live.calls.push(Box::pin(async move {

@@ -42,6 +42,7 @@ mod ruling;
 mod scripts;
 mod session;
 mod staying;
+mod tracing;
 mod world;
 
 /// What an engine needs to know.
@@ -50,6 +51,8 @@ pub struct Settings {
     pub link: RedisLink,
     /// What every key and channel begins with. Not empty, no braces.
     pub prefix: String,
+    /// This node's name, for people.
+    pub node: String,
     /// How much a room keeps.
     pub keep: Box<dyn Fn(&RoomName) -> RoomKeep + Send>,
     /// The archive behind Redis, if there is one.

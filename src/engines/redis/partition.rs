@@ -280,6 +280,7 @@ impl Partition {
             Some(Letter::Note(notes)) => self.living.note(notes),
             Some(Letter::Count(sessions)) => self.living.count(&sessions),
             Some(Letter::Command(command)) => self.living.command(command),
+            Some(Letter::Post(post)) => self.living.post(post),
             Some(Letter::Rule(ruling)) => self.on_ruling(ruling),
             Some(Letter::GiveBack(done)) => self.giving_back = Some(done),
             Some(Letter::Close(done)) => self.closing = Some(done),

@@ -15,6 +15,7 @@ use crate::engines::redis::letters::Letter;
 use crate::engines::redis::life;
 use crate::engines::redis::noting::Note;
 use crate::engines::redis::peers::Peers;
+use crate::engines::redis::tracing::Traces;
 use crate::engines::redis::{RoomKeep, Settings};
 use crate::engines::shared::{Says, Sink};
 use crate::redis_link::RedisLink;
@@ -43,6 +44,10 @@ pub struct World {
     pub waiting: Arc<AtomicU64>,
     /// Servers of a Cluster that it spoke of.
     pub hosts: RefCell<Vec<Host>>,
+    /// This node's name, for people.
+    pub node: String,
+    /// Questions to other nodes that are open.
+    pub traces: Traces,
     prefix: String,
     keep: Box<dyn Fn(&RoomName) -> RoomKeep + Send>,
     leaving: Option<LeavingSettings>,
@@ -94,6 +99,8 @@ impl World {
             feed_max,
             waiting,
             hosts: RefCell::new(Vec::new()),
+            node: settings.node,
+            traces: Traces::default(),
             prefix: settings.prefix,
             keep: Box::new(keep),
             leaving: settings.leaving,

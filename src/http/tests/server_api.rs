@@ -292,6 +292,38 @@ async fn a_key_opens_what_its_scopes_and_rooms_say() {
 }
 
 #[actix_web::test]
+async fn what_became_of_an_entry_is_asked_with_what_the_log_has_of_it() {
+    let (house, ..) = Scene::with_key().build_with_all();
+    let call = async |path: &str| {
+        let request = TestRequest::get().uri(&format!("/api/trace/{path}"));
+        let request = request.insert_header((header::AUTHORIZATION, format!("Bearer {KEY}")));
+        json_of(ask(&house, FAR, request).await).await
+    };
+    let told = call("lobby/128?n=7").await;
+    assert_eq!(
+        told,
+        json!({"r": "lobby", "s": 128, "e": "10", "t": "edit", "id": "x", "u": "ann", "ts": 5, "of": 7, "stored": true,
+            "origin": null, "counts": {"acked": 0, "got": 1, "sent": 0, "slow": 0, "gone": 0, "not joined": 0},
+            "list": [{"session": "3v8k-0-7-0", "u": "bob", "state": "got"}], "more": false, "silent": []})
+    );
+    let eve = call("lobby/128?user=eve").await;
+    assert_eq!(eve["list"], json!([{"u": "eve", "state": "not joined"}]));
+    assert_eq!((&eve["counts"]["not joined"], &eve["counts"]["got"]), (&json!(1), &json!(0)));
+    for (path, code, why) in [
+        ("lobby/0", 404, "no-entry"),
+        ("lobby/6", 404, "no-entry"),
+        ("lobby/1000", 404, "no-entry"),
+        ("none/128", 404, "no-room"),
+        ("a*/128", 400, "bad-room"),
+        ("lobby/x", 400, "bad-query"),
+        ("lobby/128?session=s9f2a", 400, "bad-query"),
+        ("lobby/128?user=", 400, "bad-query"),
+    ] {
+        is_refusal(&call(path).await, code, why);
+    }
+}
+
+#[actix_web::test]
 async fn a_connection_is_kept_whatever_is_asked_on_it() {
     let (house, _) = Scene::with_key().build();
     let (address, handle) = serve(house);

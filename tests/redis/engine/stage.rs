@@ -122,8 +122,8 @@ impl Heard {
             }
             Says::Seen { ticket, view } => drop(self.views.insert(ticket, view)),
             Says::Command(command) => self.life.push(format!("{command:?}")),
-            // The stories of rules are told with whole nodes, in tests/cluster.
-            Says::Rules { .. } | Says::Ruled { .. } => {}
+            // The stories of rules and of traces are told with whole nodes, in tests/cluster.
+            Says::Rules { .. } | Says::Ruled { .. } | Says::Trace(..) => {}
         }
     }
 
@@ -174,6 +174,7 @@ impl Node {
         let mut settings = Settings {
             link: RedisLink::parse(url).unwrap(),
             prefix: "chat".into(),
+            node: name.to_string(),
             keep: Box::new(|_| RoomKeep { history: 100_000, keep_ms: 3_600_000, dedup_ms: 600_000 }),
             archive: None,
             leaving: None,

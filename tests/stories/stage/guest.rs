@@ -24,7 +24,7 @@ pub struct Guest {
     pub name: String,
     pub wire: Wire,
     room: String,
-    heard: Vec<String>,
+    pub heard: Vec<String>,
     unclaimed: VecDeque<Line>,
     next: u64,
 }

@@ -40,7 +40,7 @@ impl Keys {
         format!("{}n:{slot}", self.base)
     }
 
-    /// Hash: slot -> who has it. On partition 0 only, as the next four.
+    /// Hash: slot -> who has it. On partition 0 only, as the next five.
     pub fn slots(&self) -> String {
         format!("{}L", self.base)
     }
@@ -48,6 +48,11 @@ impl Keys {
     /// Hash: when somebody last looked after the leases, how many commands there were, and how many changes of rules.
     pub fn pulse(&self) -> String {
         format!("{}P", self.base)
+    }
+
+    /// Hash: slot -> the name of the node that has it or had it last, for people.
+    pub fn names(&self) -> String {
+        format!("{}names", self.base)
     }
 
     /// Stream of the newest commands.

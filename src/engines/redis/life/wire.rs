@@ -23,6 +23,11 @@ pub const COMMAND: u8 = b'C';
 /// Tag of a frame with the rules of a room, which `rules.rs` writes and reads.
 pub const RULES: u8 = b'R';
 
+/// Tag of a frame with a question to other nodes, and of one with the answer; `tracing.rs` writes and reads both.
+pub const QUESTION: u8 = b'Q';
+/// See above.
+pub const ANSWER: u8 = b'A';
+
 /// Kinds of records. The scripts write the first two, and the last three.
 const CAME: u8 = 1;
 const WENT: u8 = 2;
