@@ -22,9 +22,9 @@ use crate::store::record::Lsn;
 
 mod answering;
 
-/// Entries whose origin is remembered, of all rooms together. About 90 bytes each.
+/// Entries whose origin is remembered, of all rooms together. About 100 bytes each.
 const ENTRIES_MAX: usize = 10_000;
-/// Ends of memberships that are remembered. About 150 bytes each.
+/// Ends of memberships that are remembered. About 140 bytes each.
 const LEFT_MAX: usize = 10_000;
 /// Times that a slow reader was left out that are remembered.
 const GAPS_MAX: usize = 1_000;
