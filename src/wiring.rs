@@ -68,6 +68,8 @@ mod sources;
 
 /// Entries of a partition that may wait in Redis for the archive: some 200 bytes each, and more with large messages.
 const FEED_MAX: u64 = 1_000_000;
+/// Read marks and sessions of a partition that may wait in Redis for the archive: some 150 bytes each.
+const NOTES_MAX: u64 = 500_000;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 /// How long an idle HTTP connection is kept.
@@ -444,7 +446,7 @@ fn open_service(
     let mut reading = None;
     if let Some(archive) = shared {
         let reader = archive.reader().map_err(|error| ServeError::System(format!("store.url: {error}")))?;
-        reading = Some(ArchiveSettings { reader, feed_max: FEED_MAX });
+        reading = Some(ArchiveSettings { reader, feed_max: FEED_MAX, notes_max: NOTES_MAX });
         let settings = FillerSettings {
             link: link.clone(),
             prefix: prefix.clone(),

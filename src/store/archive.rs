@@ -110,7 +110,8 @@ pub trait SharedArchive: Send {
     ) -> Result<bool, ArchiveError>;
 
     /// Keeps something beside the logs: all but [`Record::Entry`]. Of two read marks the farther one counts, of two
-    /// notes about a session the later one.
+    /// notes about a session the later one, of two rules of a room the one of the greater version. So records may come
+    /// twice and in any order.
     fn note(&mut self, records: &[Record]) -> Result<(), ArchiveError>;
 
     /// As [`Archive::forget`]. Nodes may call it at the same time; one of them does it.
@@ -259,7 +260,7 @@ pub enum Question {
         /// Most letters.
         n: usize,
     },
-    /// The rules of all rooms that have any.
+    /// The rules of all rooms that have any. Where several write, rules that have ended lately are told too, empty.
     Rules,
 }
 

@@ -74,6 +74,9 @@ pub struct RoomRules {
     pub room: RoomName,
     /// As JSON; empty: it has none (any more).
     pub text: Box<str>,
+    /// Which change made them so, where several programs write: of two the greater one counts. 0 where one writes;
+    /// then the later one counts, and no journal keeps it.
+    pub version: u64,
 }
 
 /// The id of a message that took no place.

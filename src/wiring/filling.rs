@@ -43,6 +43,21 @@ fn write_figures(sheet: &mut Sheet, figures: &FillerFigures) {
         "Entries that left Redis before the archive had them",
         of(&figures.missed),
     );
+    sheet.counter(
+        "roomcast_archive_notes",
+        "Read marks, places of sessions and rules of rooms that this node has brought from Redis to the archive",
+        of(&figures.notes),
+    );
+    sheet.counter(
+        "roomcast_archive_notes_dropped",
+        "Read marks and places of sessions that had no place among those that wait; the archive lacks them",
+        of(&figures.notes_dropped),
+    );
+    sheet.gauge(
+        "roomcast_archive_notes_waiting",
+        "Read marks, places of sessions and rules that wait in Redis for the archive, where this node looks after them",
+        of(&figures.notes_waiting),
+    );
     sheet.gauge(
         "roomcast_archive_waiting",
         "Entries that wait in Redis for the archive, of those that this node looks after",

@@ -25,6 +25,7 @@ mod primaries;
 mod processes;
 mod queues;
 mod redis;
+mod remembering;
 mod rig;
 mod scaling;
 mod secure;

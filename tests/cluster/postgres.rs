@@ -69,6 +69,16 @@ impl Postgres {
         format!("postgres://roomcast@127.0.0.1:{}/postgres", self.port)
     }
 
+    /// What a statement answers, columns with `|` between; none when it does not answer.
+    pub fn sql(&self, sql: &str) -> Option<String> {
+        let told = Command::new(programs().join("psql"))
+            .args(["-X", "-At", "-v", "ON_ERROR_STOP=1", "-c", sql, "-d", &self.url()])
+            .output()
+            .expect("psql can be run");
+        let text = String::from_utf8_lossy(&told.stdout).trim_end().to_owned();
+        told.status.success().then_some(text)
+    }
+
     /// Kills it as a crash of its machine would.
     pub fn kill(&mut self) {
         self.process.take().expect("it runs").kill();

@@ -9,6 +9,7 @@ mod common;
 mod feed;
 mod figures;
 mod outages;
+mod remembering;
 mod schema;
 mod server;
 mod serving;

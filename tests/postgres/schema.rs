@@ -58,11 +58,17 @@ fn a_store_of_an_earlier_program_gets_what_it_lacks() {
     drop(PostgresArchive::open(&database.url()).unwrap());
     database.sql("DROP TABLE roomcast.rules");
     let mut store = Stage::new(database.clone());
-    let rules = |text: &str| RoomRules { room: room("a"), text: text.into() };
+    let rules = |text: &str| RoomRules { room: room("a"), text: text.into(), version: 0 };
     store.put([rules(r#"{"slow":1}"#), rules(r#"{"slow":2}"#)].map(Record::Rules));
     assert_eq!(database.sql("SELECT room, rules FROM roomcast.rules"), r#"a|{"slow":2}"#);
     store.put([Record::Rules(rules(""))]);
     assert_eq!(database.sql("SELECT count(*) FROM roomcast.rules"), "0");
+    drop(store);
+    // One that knew rules, but no order among several writers.
+    database.sql("ALTER TABLE roomcast.rules DROP COLUMN version, DROP COLUMN ts");
+    database.sql("INSERT INTO roomcast.rules VALUES ('a', '{\"slow\":3}')");
+    drop(PostgresArchive::open(&database.url()).unwrap());
+    assert_eq!(database.sql("SELECT * FROM roomcast.rules"), r#"a|{"slow":3}|0|0"#);
 }
 
 #[test]

@@ -1,20 +1,23 @@
 //! What the stories of feeds are played with: a Redis, engines that share rooms through it, and who fills the archive.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use roomcast::chat::entry::{Entry, Kind};
 use roomcast::chat::message::{Epoch, Offset};
-use roomcast::chat::names::MessageId;
+use roomcast::chat::moderation::{Change, Rules};
+use roomcast::chat::names::{MessageId, RoomName};
 use roomcast::engines::engine::Ask;
 use roomcast::engines::redis::filler::{Filler, FillerSettings};
 use roomcast::engines::redis::{ArchiveSettings, RoomKeep, Settings, open};
-use roomcast::engines::shared::{Outcome, Proposal, Safety, Says, Shared};
+use roomcast::engines::shared::{Outcome, Proposal, RuleRefused, Safety, Says, Shared};
 use roomcast::redis_link::RedisLink;
-use roomcast::store::archive::{Answer, Keep, Question, SharedArchive};
+use roomcast::store::archive::{Answer, ArchiveError, ArchiveReader, Keep, Question, SharedArchive};
 use roomcast::store::postgres::PostgresArchive;
+use roomcast::store::record::Record;
 
 use crate::common::{room, user};
 use roomcast_rig::server::free_port;
@@ -95,36 +98,125 @@ fn run_redis(port: u16, folder: &std::path::Path) -> Child {
 
 type Answered = Result<Vec<Answer>, String>;
 
+/// What a node was told beside the answers to its questions.
+#[derive(Default)]
+struct Told {
+    /// How its order about a room has ended.
+    ruled: HashMap<u64, Result<(), RuleRefused>>,
+    /// The rules of all rooms that have any; none before they were told.
+    rules: Option<BTreeMap<String, Rules>>,
+    health: Option<String>,
+}
+
+impl Told {
+    fn take(&mut self, list: Vec<(RoomName, Rules)>, all: bool) {
+        let rules = self.rules.get_or_insert_default();
+        if all {
+            rules.clear();
+        }
+        rules.extend(list.into_iter().map(|(room, rules)| (room.as_str().to_owned(), rules)));
+        rules.retain(|_, rules| !rules.is_empty());
+    }
+}
+
+/// Counts what is asked about that stands beside the logs.
+struct Counting {
+    reader: Box<dyn ArchiveReader>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl ArchiveReader for Counting {
+    fn answer(&mut self, question: &Question) -> Result<Answer, ArchiveError> {
+        let is_beside = matches!(
+            question,
+            Question::Session(_)
+                | Question::RoomsOf { .. }
+                | Question::ReadMarks { .. }
+                | Question::ReadMark { .. }
+                | Question::Rules
+        );
+        self.asked.fetch_add(usize::from(is_beside), Relaxed);
+        self.reader.answer(question)
+    }
+}
+
 /// An engine as a chat server holds it.
 pub struct Node {
     engine: Box<dyn Shared>,
     settled: Arc<Mutex<HashMap<u64, Outcome>>>,
     answers: Arc<Mutex<HashMap<u64, Answered>>>,
+    told: Arc<Mutex<Told>>,
+    asked: Arc<AtomicUsize>,
     tickets: u64,
 }
 
 impl Node {
     pub fn start(redis: &Redis, database: &Database, feed_max: u64) -> Node {
         let archive = PostgresArchive::open_shared(&database.url()).unwrap();
+        Node::with(redis, archive.new_reader(), feed_max)
+    }
+
+    /// One whose archive is open already.
+    pub fn with(redis: &Redis, reader: Box<dyn ArchiveReader>, feed_max: u64) -> Node {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let reader = Box::new(Counting { reader, asked: asked.clone() });
         let settings = Settings {
             link: RedisLink::parse(&redis.url()).unwrap(),
             prefix: PREFIX.into(),
             node: "node".into(),
             keep: Box::new(|_| RoomKeep { history: 100_000, keep_ms: 3_600_000, dedup_ms: 600_000 }),
-            archive: Some(ArchiveSettings { reader: archive.new_reader(), feed_max }),
+            archive: Some(ArchiveSettings { reader, feed_max, notes_max: 1_000 }),
             leaving: None,
         };
         let (settled, answers): (Arc<Mutex<HashMap<_, _>>>, Arc<Mutex<HashMap<_, _>>>) = Default::default();
-        let (outcomes, told) = (settled.clone(), answers.clone());
+        let told: Arc<Mutex<Told>> = Default::default();
+        let (outcomes, answered, heard) = (settled.clone(), answers.clone(), told.clone());
         let sink = move |says| match says {
             Says::Settled(list) => outcomes.lock().unwrap().extend(list),
             Says::Answered { ticket, answers } => {
-                told.lock().unwrap().insert(ticket, answers);
+                answered.lock().unwrap().insert(ticket, answers);
             }
+            Says::Ruled { ticket, settled } => {
+                heard.lock().unwrap().ruled.insert(ticket, settled);
+            }
+            Says::Rules { list, all } => heard.lock().unwrap().take(list, all),
+            Says::Health(health) => heard.lock().unwrap().health = health,
             _ => {}
         };
         let engine = open(settings).unwrap()(Arc::new(sink)).unwrap();
-        Node { engine, settled, answers, tickets: 0 }
+        Node { engine, settled, answers, told, asked, tickets: 0 }
+    }
+
+    /// How often the archive was asked about what stands beside the logs.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Relaxed)
+    }
+
+    pub fn note(&mut self, records: Vec<Record>) {
+        self.engine.note(records);
+    }
+
+    /// Gives an order about a room and waits for what becomes of it.
+    pub fn orders(&mut self, name: &str, change: Change) -> Result<(), RuleRefused> {
+        self.tickets += 1;
+        self.engine.rule(self.tickets, room(name), change);
+        eventually("an order to be settled", || self.told.lock().unwrap().ruled.remove(&self.tickets))
+    }
+
+    /// The rules of all rooms that have any; none: it does not know them.
+    pub fn rules(&self) -> Option<BTreeMap<String, Rules>> {
+        self.told.lock().unwrap().rules.clone()
+    }
+
+    pub fn health(&self) -> Option<String> {
+        self.told.lock().unwrap().health.clone()
+    }
+
+    /// Ends politely.
+    pub fn close(mut self) {
+        let (sender, done) = std::sync::mpsc::channel();
+        self.engine.close(Box::new(move || sender.send(()).unwrap()));
+        done.recv_timeout(std::time::Duration::from_secs(20)).expect("it ends");
     }
 
     pub fn propose(&mut self, name: &str, kind: Kind, of: Offset, words: &str, safety: Safety) -> u64 {
@@ -170,10 +262,19 @@ impl Node {
     }
 
     pub fn ask(&mut self, question: Question) -> Answer {
+        self.try_ask(question).unwrap()
+    }
+
+    /// Asks again while there is no answer: Redis has just come back.
+    pub fn ask_until_answered(&mut self, question: &Question) -> Answer {
+        eventually("Redis to be reached", || self.try_ask(question.clone()).ok())
+    }
+
+    fn try_ask(&mut self, question: Question) -> Result<Answer, String> {
         self.tickets += 1;
         self.engine.ask(Ask { ticket: self.tickets, after: 0, questions: vec![question] });
         let answers = eventually("an answer", || self.answers.lock().unwrap().remove(&self.tickets));
-        answers.unwrap().remove(0)
+        answers.map(|mut answers| answers.remove(0))
     }
 }
 

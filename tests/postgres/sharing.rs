@@ -7,7 +7,7 @@ use roomcast::chat::entry::{Entry, Kind};
 use roomcast::chat::message::{Epoch, Offset};
 use roomcast::store::archive::{Answer, Keep, Position, Question, SharedArchive, StoredRoom};
 use roomcast::store::postgres::PostgresArchive;
-use roomcast::store::record::{Cursor, ReadMark, Record, SessionNote};
+use roomcast::store::record::{Cursor, ReadMark, Record, RoomRules, SessionNote};
 
 use crate::common::{all_of, entry, find, offsets, room, said, user};
 use crate::server::Database;
@@ -185,6 +185,33 @@ fn notes_only_grow() {
     assert_eq!(ask(&one, &mark), Answer::ReadMark(8));
     let error = one.note(&[Record::Entry(said("a", 1, "x"))]).unwrap_err();
     assert!(error.0.contains("append_shared"), "{error}");
+}
+
+#[test]
+fn of_two_rules_of_a_room_those_of_the_later_change_count_in_whatever_order_they_come() {
+    let database = Database::new();
+    let (mut one, mut two) = (open(&database), open(&database));
+    let rules = |name: &str, text: &str, version| RoomRules { room: room(name), text: text.into(), version };
+    let (slow, slower) = (r#"{"slow":1}"#, r#"{"slow":2}"#);
+    one.note(&[rules("a", slower, 7), rules("a", slow, 5), rules("b", slow, 6)].map(Record::Rules)).unwrap();
+    two.note(&[rules("a", slow, 6), rules("b", slower, 8)].map(Record::Rules)).unwrap();
+    let kept = vec![rules("a", slower, 7), rules("b", slower, 8)];
+    assert_eq!(ask(&one, &Question::Rules), Answer::Rules(kept));
+    // Rules that have ended do not come back with an older change that comes late.
+    two.note(&[Record::Rules(rules("b", "", 9))]).unwrap();
+    one.note(&[Record::Rules(rules("b", slower, 8))]).unwrap();
+    let kept = vec![rules("a", slower, 7), rules("b", "", 9)];
+    assert_eq!(ask(&one, &Question::Rules), Answer::Rules(kept));
+    // A day later that need not be known any more.
+    let forget = |archive: &mut PostgresArchive, now: u64| {
+        let keep = |_: &str| Keep { age_ms: u64::MAX, bytes: 0, pin: false, ids_ms: u64::MAX };
+        while SharedArchive::forget(archive, &keep, now).unwrap().more {}
+    };
+    let now = roomcast::clock::wall_ms();
+    forget(&mut one, now);
+    assert_eq!(database.sql("SELECT count(*) FROM roomcast.rules"), "2");
+    forget(&mut one, now + 25 * 3_600_000);
+    assert_eq!(ask(&two, &Question::Rules), Answer::Rules(vec![rules("a", slower, 7)]));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use roomcast::chat::message::Epoch;
 use roomcast::chat::overview::{RoomCount, Shown};
 use roomcast::engines::redis::life::counts::Writing;
 use roomcast::engines::redis::life::lease::State;
-use roomcast::engines::redis::life::{counts, is_lost, notes};
+use roomcast::engines::redis::life::{counts, is_lost, notes, recalls};
 use roomcast::store::archive::UserRoom;
 use roomcast::store::record::{Cursor, ReadMark, SessionNote};
 
@@ -31,17 +31,17 @@ async fn read_marks_only_grow() {
         mark("lobby", "a:b", u64::MAX - 2, 4_002),
         mark("hall", "ann", 1, 5_000),
     ];
-    notes::read(redis, keys, &marks).await.unwrap();
+    notes::read(redis, keys, &marks, 0).await.unwrap();
     notes::read_by(redis, keys, &marks).await.unwrap();
-    notes::read(redis, keys, &[mark("lobby", "ann", 2, 9_000)]).await.unwrap();
+    notes::read(redis, keys, &[mark("lobby", "ann", 2, 9_000)], 0).await.unwrap();
     let read = async |redis: &mut _, room_name, user_name| {
-        notes::read_mark(redis, keys, &room(room_name), &user(user_name)).await.unwrap()
+        recalls::read_mark(redis, keys, &room(room_name), &user(user_name)).await.unwrap().0.unwrap_or(0)
     };
     assert_eq!(read(redis, "lobby", "ann").await, 10);
     assert_eq!(read(redis, "lobby", "a:b").await, u64::MAX);
     assert_eq!(read(redis, "lobby", "nobody").await, 0);
     let newest = async |redis: &mut _, n| {
-        let list = notes::read_marks(redis, keys, &room("lobby"), n).await.unwrap();
+        let list = recalls::read_marks(redis, keys, &room("lobby"), n).await.unwrap().0;
         list.into_iter().map(|(user, offset)| (user.as_str().to_owned(), offset)).collect::<Vec<_>>()
     };
     assert_eq!(newest(redis, 9).await, [("a:b".to_owned(), u64::MAX), ("ann".to_owned(), 10)]);
@@ -58,7 +58,7 @@ async fn a_user_finds_her_rooms_the_newest_first() {
         .await
         .unwrap();
     notes::used(redis, keys, &[(user("bob"), room("@ann+bob"), 3_000)]).await.unwrap();
-    let list = async |redis: &mut _, n| notes::rooms_of(redis, keys, &user("bob"), n).await.unwrap();
+    let list = async |redis: &mut _, n| recalls::rooms_of(redis, keys, &user("bob"), n).await.unwrap().0;
     let of = |name: &str, read| UserRoom { room: room(name), top: 0, read };
     assert_eq!(list(redis, 9).await, [of("@ann+bob", 0), of("hall", 4), of("lobby", 3)]);
     notes::read_by(redis, keys, &[mark("lobby", "bob", 5, 4_000)]).await.unwrap();
@@ -83,16 +83,16 @@ async fn a_session_is_gone_on_with_from_where_it_was_last() {
         let cursor = Cursor { room: room("a:b"), epoch: Epoch(1 << 60), offset, quiet: true };
         SessionNote { session: session.into(), user: user("ann"), ts, rooms: vec![cursor] }
     };
-    notes::note_sessions(redis, keys, &[note("s1", now, 5), note("s2", now, 6)]).await.unwrap();
+    notes::note_sessions(redis, keys, &[note("s1", now, 5), note("s2", now, 6)], 0).await.unwrap();
     assert_eq!(notes::session(redis, keys, "s1").await.unwrap(), Some(note("s1", now, 5)));
     assert_eq!(notes::session(redis, keys, "s3").await.unwrap(), None);
     // A node that learns late of the end, after the session has gone on elsewhere.
-    notes::note_sessions(redis, keys, &[note("s1", now + 1, 9)]).await.unwrap();
-    notes::note_sessions(redis, keys, &[note("s1", now - 60_000, 7)]).await.unwrap();
+    notes::note_sessions(redis, keys, &[note("s1", now + 1, 9)], 0).await.unwrap();
+    notes::note_sessions(redis, keys, &[note("s1", now - 60_000, 7)], 0).await.unwrap();
     assert_eq!(notes::session(redis, keys, "s1").await.unwrap(), Some(note("s1", now + 1, 9)));
     // A node whose clock is an hour ahead does not hold the others off.
-    notes::note_sessions(redis, keys, &[note("s2", now + 3_600_000, 7)]).await.unwrap();
-    notes::note_sessions(redis, keys, &[note("s2", now + 2, 8)]).await.unwrap();
+    notes::note_sessions(redis, keys, &[note("s2", now + 3_600_000, 7)], 0).await.unwrap();
+    notes::note_sessions(redis, keys, &[note("s2", now + 2, 8)], 0).await.unwrap();
     assert_eq!(notes::session(redis, keys, "s2").await.unwrap(), Some(note("s2", now + 2, 8)));
     let left: u64 = redis::cmd("TTL").arg(keys.session("s2")).query_async(redis).await.unwrap();
     assert!((86_000..=86_400).contains(&left), "{left}");

@@ -21,7 +21,9 @@ mod fixtures;
 #[cfg(feature = "pubsub")]
 mod google;
 mod life;
+mod life_due;
 mod life_notes;
+mod life_rules;
 mod lists;
 #[cfg(feature = "nats")]
 mod nats;

@@ -58,7 +58,8 @@ impl ChatServer {
                 let text = rules.to_json().into();
                 let before = self.rulebook.set(&room, rules);
                 if self.keeping.lasts() {
-                    self.keeping.record(Record::Rules(RoomRules { room: room.clone(), text }), false);
+                    self.keeping
+                        .record(Record::Rules(RoomRules { room: room.clone(), text, version: 0 }), false);
                 }
                 self.when_kept(Then::Ruled(Box::new(Ruling { room, before, reply })));
             }
@@ -122,7 +123,7 @@ impl ChatServer {
     }
 
     /// Rules as they were kept when the process before ended.
-    pub(super) fn restore_rules(&mut self, RoomRules { room, text }: RoomRules) {
+    pub(super) fn restore_rules(&mut self, RoomRules { room, text, .. }: RoomRules) {
         let rules = if text.is_empty() { Ok(Rules::default()) } else { Rules::from_json(text.as_bytes()) };
         match rules {
             Ok(rules) => drop(self.rulebook.set(&room, rules)),

@@ -63,6 +63,10 @@ impl Partition {
 
     /// Tells Redis that this node hears of nothing any more.
     pub(super) async fn take_leave(&mut self, live: &mut Live) {
+        if let Err(error) = self.write_notes(live).await {
+            let number = self.number;
+            log::warn!("redis: partition {number}: some read marks and places of sessions are lost: {error}");
+        }
         let rooms: Vec<RoomName> = self.rooms.keys().cloned().collect();
         for some in rooms.chunks(100) {
             let call = self.leaving(some, live.lease.slot);

@@ -2,7 +2,8 @@
 //! on, appends to the archive in batches, and lets Redis forget what the archive has. Which node that is, a small
 //! lease says; that no entry is written twice or left out when two believe it, the archive's own positions see to.
 //! Started and stopped by the wiring beside the engine. While the archive is away the feeds grow up to their limit
-//! (`feed_max`; then nothing more is accepted), and are caught up afterwards.
+//! (`feed_max`; then nothing more is accepted), and are caught up afterwards. What stands beside the logs (`life/due.rs`)
+//! goes the same way.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,12 +14,14 @@ use std::thread;
 use tokio::sync::watch;
 
 use crate::engines::redis::feed::Feed;
+use crate::engines::redis::life::keys::Keys;
 use crate::redis_link::RedisLink;
 use crate::store::archive::{Keep, SharedArchive};
 
 use serving::Server;
 use writer::Writer;
 
+mod noting;
 mod serving;
 mod writer;
 
@@ -34,7 +37,7 @@ pub struct FillerSettings {
     pub keep: Box<dyn Fn(&str) -> Keep + Send>,
 }
 
-/// What a node has brought from feeds to the archive. All but the last two only ever grow.
+/// What a node has brought from Redis to the archive. All but the last three only ever grow.
 #[derive(Debug, Default)]
 pub struct FillerFigures {
     /// Entries that this node has brought to the archive, repeats among them.
@@ -45,10 +48,16 @@ pub struct FillerFigures {
     pub unreadable: AtomicU64,
     /// Entries that left a feed before they were read: the archive lacks them.
     pub missed: AtomicU64,
+    /// Read marks, places of sessions and rules of rooms that this node has brought to the archive, repeats among them.
+    pub notes: AtomicU64,
+    /// Those for which there was no place among those that wait; the archive lacks them until they change again.
+    pub notes_dropped: AtomicU64,
     /// Partitions that this node serves.
     pub served: AtomicU64,
     /// Entries in the feeds that this node serves.
     pub waiting: AtomicU64,
+    /// Read marks, places of sessions and rules that wait in partitions that this node serves.
+    pub notes_waiting: AtomicU64,
 }
 
 /// What the tasks share.
@@ -93,6 +102,7 @@ impl Filler {
     /// Starts two threads: one that reads feeds, one that writes to the archive. Redis and the archive may be away.
     pub fn start(settings: FillerSettings) -> Result<Filler, String> {
         let FillerSettings { link, prefix, archive, keep } = settings;
+        Keys::new(&prefix, 0, false).map_err(|bad| format!("redis.prefix: {bad}"))?;
         let shared = Arc::new(Shared {
             figures: FillerFigures::default(),
             complaints: Mutex::default(),
@@ -156,7 +166,9 @@ async fn serve_all(
     stopped: watch::Receiver<bool>,
 ) {
     let tasks = Feed::all(&link, &prefix).into_iter().zip(0..).map(|(feed, partition)| {
-        let server = Server::new(link.clone(), feed, partition, writer.clone(), shared.clone());
+        let keys = Keys::new(&prefix, u32::from(partition), link.is_cluster());
+        let keys = keys.expect("the prefix was checked at the start");
+        let server = Server::new(link.clone(), feed, keys, partition, writer.clone(), shared.clone());
         tokio::task::spawn_local(server.run(stopped.clone()))
     });
     for task in tasks.collect::<Vec<_>>() {

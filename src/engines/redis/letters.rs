@@ -12,7 +12,7 @@ use crate::engines::redis::living::Lived;
 use crate::engines::redis::noting::Note;
 use crate::engines::redis::outbox::Queued;
 use crate::engines::redis::rejoining::Filling;
-use crate::engines::redis::ruling::Ruling;
+use crate::engines::redis::ruling::{Looked, Ruling};
 use crate::engines::redis::tracing::Post;
 use crate::engines::shared::{Command, News, RuleRefused};
 use crate::store::archive::{Answer, Question, StoredRoom};
@@ -93,8 +93,8 @@ pub enum Called {
     Lived(Lived),
     /// What became of an order about a room.
     Ruled(RedisResult<Result<Option<rules::Told>, RuleRefused>>),
-    /// All rules, if they are other ones than this node knows.
-    Rules(RedisResult<Option<rules::All>>),
+    /// All rules, as far as this node does not know them.
+    Rules(RedisResult<Looked>),
     /// Something without an answer that matters.
     Done(RedisResult<()>),
 }

@@ -209,8 +209,9 @@ impl Partition {
             let call = self.living.noting.take();
             self.living.noted = Some(call.clone());
             let (mut connection, keys, _) = self.at(live);
+            let due_max = self.world.notes_max;
             live.calls.push(Box::pin(async move {
-                Called::Lived(Lived::Noted(call.write(&mut connection, &keys).await))
+                Called::Lived(Lived::Noted(call.write(&mut connection, &keys, due_max).await))
             }));
         }
         self.write_counts(live, now);
@@ -378,6 +379,18 @@ impl Partition {
             live.calls.push(Box::pin(async move {
                 Called::Done(lease::free(&mut connection, &keys, gone).await.map(drop))
             }));
+        }
+        Ok(())
+    }
+
+    /// Writes all notes that wait, those that are under way once more.
+    pub(super) async fn write_notes(&mut self, live: &mut Live) -> RedisResult<()> {
+        if let Some(call) = self.living.noted.take() {
+            self.living.noting.failed(call);
+        }
+        while !self.living.noting.is_empty() {
+            let call = self.living.noting.take();
+            call.write(&mut live.session.control, &self.living.keys, self.world.notes_max).await?;
         }
         Ok(())
     }

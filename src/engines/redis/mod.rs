@@ -35,6 +35,7 @@ mod partition;
 mod peers;
 mod publishing;
 mod reading;
+mod recalling;
 mod rejoining;
 mod repair;
 mod replies;
@@ -78,6 +79,9 @@ pub struct ArchiveSettings {
     pub reader: Box<dyn ArchiveReader>,
     /// Most entries in the feed of a partition. When it is full nothing is accepted until the archive goes on.
     pub feed_max: u64,
+    /// Most read marks and sessions of a partition that wait for the archive. Of those that come when there are so many,
+    /// the archive gets none; they are counted.
+    pub notes_max: u64,
 }
 
 /// An engine that is ready to start. Checks nothing but the settings: it connects in the background, and starts while

@@ -118,19 +118,24 @@ pub struct Call {
 }
 
 impl Call {
-    /// Writes it.
-    pub async fn write(self, connection: &mut MultiplexedConnection, keys: &Keys) -> RedisResult<()> {
+    /// Writes it; for `due_max` see [`notes::read`].
+    pub async fn write(
+        self,
+        connection: &mut MultiplexedConnection,
+        keys: &Keys,
+        due_max: u64,
+    ) -> RedisResult<()> {
         fn values<K, V>(list: Vec<(K, V)>) -> Vec<V> {
             list.into_iter().map(|(_, value)| value).collect()
         }
         if !self.reads.is_empty() {
-            notes::read(connection, keys, &values(self.reads)).await?;
+            notes::read(connection, keys, &values(self.reads), due_max).await?;
         }
         if !self.reads_by.is_empty() {
             notes::read_by(connection, keys, &values(self.reads_by)).await?;
         }
         if !self.sessions.is_empty() {
-            notes::note_sessions(connection, keys, &values(self.sessions)).await?;
+            notes::note_sessions(connection, keys, &values(self.sessions), due_max).await?;
         }
         if !self.uses.is_empty() {
             notes::used(connection, keys, &self.uses).await?;

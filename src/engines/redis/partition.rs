@@ -252,7 +252,7 @@ impl Partition {
             }
             Called::Lived(lived) => self.on_lived(live, lived),
             Called::Ruled(ruled) => self.on_ruled(ruled),
-            Called::Rules(all) => self.on_all_rules(all),
+            Called::Rules(looked) => self.on_looked_at_rules(looked),
             Called::Done(result) => result.map_err(|error| error.to_string()),
         }
     }

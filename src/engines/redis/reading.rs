@@ -14,7 +14,7 @@ use crate::chat::names::{RoomName, UserName};
 use crate::engines::redis::archive::ArchiveThread;
 use crate::engines::redis::folding::{Page, Shown, folded, newest, oldest};
 use crate::engines::redis::keys::Keys;
-use crate::engines::redis::life::{self, notes};
+use crate::engines::redis::life;
 use crate::engines::redis::replies::{self};
 use crate::engines::redis::world::World;
 use crate::store::archive::{Answer, Question, StoredEntry, StoredRoom, StoredState};
@@ -92,22 +92,10 @@ impl Reading {
                 None => Err("search needs an archive; set store.url = postgres://…".into()),
             },
             Question::Room { .. } => Err("a room is joined, not read".into()),
-            Question::Session(session) => {
-                let note = notes::session(&mut self.connection, &self.life, &session).await;
-                note.map(Answer::Session).map_err(unread)
-            }
-            Question::RoomsOf { user, n } => {
-                let rooms = notes::rooms_of(&mut self.connection, &self.life, &user, n).await;
-                rooms.map(Answer::RoomsOf).map_err(unread)
-            }
-            Question::ReadMarks { room, n } => {
-                let marks = notes::read_marks(&mut self.connection, &self.life, &room, n).await;
-                marks.map(Answer::ReadMarks).map_err(unread)
-            }
-            Question::ReadMark { room, user } => {
-                let mark = notes::read_mark(&mut self.connection, &self.life, &room, &user).await;
-                mark.map(Answer::ReadMark).map_err(unread)
-            }
+            Question::Session(session) => Ok(Answer::Session(self.session(&session).await?)),
+            Question::RoomsOf { user, n } => Ok(Answer::RoomsOf(self.rooms_of(&user, n).await?)),
+            Question::ReadMarks { room, n } => Ok(Answer::ReadMarks(self.read_marks(&room, n).await?)),
+            Question::ReadMark { room, user } => Ok(Answer::ReadMark(self.read_mark(&room, &user).await?)),
             // The sources keep their dead letters themselves.
             Question::Dead { .. } => Ok(Answer::Dead(Vec::new())),
             Question::Rules => Err("rules are told, not asked for".into()),

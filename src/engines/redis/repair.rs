@@ -63,6 +63,7 @@ impl Partition {
                 _ => {}
             }
             let staged = self.stage(connection, run_id).await?;
+            self.stage_rules(connection, run_id, node).await?;
             if let Some(fence) = self.finish(connection, run_id, node).await? {
                 log::warn!(
                     "redis: partition {}: {staged} entries of this node were missing at the new server; it was \
@@ -214,6 +215,7 @@ impl Partition {
                 return Ok(false);
             }
         }
+        self.write_rules(connection, run_id).await?;
         Ok(true)
     }
 

@@ -1,10 +1,12 @@
 //! What all partitions of an engine share: its settings, the sink, this node's number, and the board on which each
 //! partition says how it is. Everything here lives on the engine's thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::chat::names::RoomName;
@@ -28,6 +30,11 @@ const META_LIFE_MS: u64 = 2 * EPOCH_LASTS_MS;
 /// The shortest life of the history of an idle room, in milliseconds.
 const HISTORY_LIFE_MS: u64 = 60_000;
 
+/// An archive that did not answer what can be done without is left alone for so long.
+const RECALL_PAUSE: Duration = Duration::from_secs(2);
+/// And the log hears of that so often.
+const WARN_PAUSE: Duration = Duration::from_secs(60);
+
 /// See above.
 pub struct World {
     /// Where Redis is.
@@ -40,6 +47,8 @@ pub struct World {
     pub archive: Option<ArchiveThread>,
     /// Most entries in a partition's feed; 0: there is no feed.
     pub feed_max: u64,
+    /// Most notes of a partition that wait for the archive; 0: there is none.
+    pub notes_max: u64,
     /// Bytes of proposals without an outcome.
     pub waiting: Arc<AtomicU64>,
     /// Servers of a Cluster that it spoke of.
@@ -53,6 +62,10 @@ pub struct World {
     leaving: Option<LeavingSettings>,
     board: RefCell<Board>,
     boxes: RefCell<Vec<UnboundedSender<Letter>>>,
+    /// When the archive last did not answer what can be done without.
+    recall_failed: Cell<Option<Instant>>,
+    rules_known: Cell<bool>,
+    rules_came: Notify,
 }
 
 /// How the partitions are.
@@ -80,9 +93,11 @@ impl World {
     /// `partitions` begin as not connected.
     pub fn new(settings: Settings, partitions: usize, sink: Sink, waiting: Arc<AtomicU64>) -> World {
         let archived = settings.archive.is_some();
-        let (archive, feed_max) = match settings.archive {
-            Some(archive) => (Some(ArchiveThread::start(archive.reader)), archive.feed_max),
-            None => (None, 0),
+        let (archive, feed_max, notes_max) = match settings.archive {
+            Some(archive) => {
+                (Some(ArchiveThread::start(archive.reader)), archive.feed_max, archive.notes_max.max(1))
+            }
+            None => (None, 0, 0),
         };
         let keep = settings.keep;
         let keep = move |room: &RoomName| {
@@ -97,6 +112,7 @@ impl World {
             sink,
             archive,
             feed_max,
+            notes_max,
             waiting,
             hosts: RefCell::new(Vec::new()),
             node: settings.node,
@@ -106,6 +122,9 @@ impl World {
             leaving: settings.leaving,
             boxes: RefCell::new(Vec::new()),
             board: RefCell::new(Board { troubles: vec![None; partitions], told: None }),
+            recall_failed: Cell::new(None),
+            rules_known: Cell::new(false),
+            rules_came: Notify::new(),
         }
     }
 
@@ -153,6 +172,35 @@ impl World {
             };
             let at = partition_of(name, self.partitions() as u32);
             self.post_at(at, Letter::Note(vec![note]));
+        }
+    }
+
+    /// Whether the archive is asked now for what can be done without.
+    pub fn may_recall(&self) -> bool {
+        self.recall_failed.get().is_none_or(|failed| failed.elapsed() > RECALL_PAUSE)
+    }
+
+    /// It did not answer.
+    pub fn recall_failed(&self, why: &str) {
+        if self.recall_failed.replace(Some(Instant::now())).is_none_or(|last| last.elapsed() > WARN_PAUSE) {
+            log::warn!("redis: read marks do not come back from the archive now: {}", why.escape_debug());
+        }
+    }
+
+    /// The sink was told the rules of all rooms.
+    pub fn rules_are_known(&self) {
+        self.rules_known.set(true);
+        self.rules_came.notify_waiters();
+    }
+
+    /// Waits until it was. Before that nobody may come into a room: he may be banned there.
+    pub async fn rules_known(&self) {
+        loop {
+            let next = self.rules_came.notified();
+            if self.rules_known.get() {
+                return;
+            }
+            next.await;
         }
     }
 

@@ -192,7 +192,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, Undecodable> {
         }),
         6 => Record::DeadGone(left.text("letter's id")?),
         7 => Record::Event(event(&mut left)?),
-        8 => Record::Rules(RoomRules { room: left.room()?, text: left.text("rules")? }),
+        8 => Record::Rules(RoomRules { room: left.room()?, text: left.text("rules")?, version: 0 }),
         _ => return Err(Undecodable::Malformed("kind")),
     };
     if left.0.is_empty() { Ok(record) } else { Err(Undecodable::Malformed("end")) }

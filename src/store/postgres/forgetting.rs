@@ -18,6 +18,9 @@ const ROOMS_LOOKED_AT: usize = 2_000;
 /// A session that was not heard of for so long is forgotten: 30 days, in milliseconds.
 const SESSION_AGE_MS: u64 = 30 * 24 * 3_600_000;
 
+/// So long it stays known that rules of a room have ended: a day, in milliseconds. No change comes later than that.
+const ENDED_RULES_AGE_MS: u64 = 24 * 3_600_000;
+
 /// Where the walk stands. Kept in memory: after a restart it begins anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -148,5 +151,12 @@ async fn in_sessions(session: &Session, now: u64) -> Result<Option<Place>, Troub
     let sql = "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE ts < $1 LIMIT $2)";
     let until = stored(now.saturating_sub(SESSION_AGE_MS));
     let gone = session.execute(sql, &[&until, &(ROWS as i64)]).await?;
-    Ok((gone == ROWS as u64).then_some(Place::Sessions))
+    if gone == ROWS as u64 {
+        return Ok(Some(Place::Sessions));
+    }
+    let sql = "DELETE FROM rules WHERE rules = '' AND room IN \
+               (SELECT room FROM rules WHERE rules = '' AND ts < $1 LIMIT $2)";
+    let until = stored(now.saturating_sub(ENDED_RULES_AGE_MS));
+    session.execute(sql, &[&until, &(ROWS as i64)]).await?;
+    Ok(None)
 }

@@ -16,6 +16,9 @@ use crate::store::postgres::rooms::{Rooms, number};
 use crate::store::record::{Letter, ReadMark, RoomRules, Seen, SessionNote};
 use crate::store::rooms::stored;
 
+/// A clock that is ahead of the database's by more than this does not make a note newer than those of others.
+const CLOCKS_MS: i64 = 5_000;
+
 /// Text as PostgreSQL can hold it: it has no place for the character NUL.
 pub fn text(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
@@ -29,7 +32,7 @@ pub struct Notes<'a> {
     seen: Vec<&'a Seen>,
     dead: Vec<&'a Letter>,
     gone: BTreeSet<&'a str>,
-    rules: BTreeMap<&'a RoomName, &'a str>,
+    rules: BTreeMap<&'a RoomName, &'a RoomRules>,
     /// Of two notes the greater one counts, not the newer one: other programs may write too, out of order.
     grow: bool,
 }
@@ -74,7 +77,10 @@ impl<'a> Notes<'a> {
 
     /// A room has these rules now.
     pub fn rules(&mut self, rules: &'a RoomRules) {
-        self.rules.insert(&rules.room, &rules.text);
+        let kept = self.rules.entry(&rules.room).or_insert(rules);
+        if !self.grow || rules.version >= kept.version {
+            *kept = rules;
+        }
     }
 
     /// Writes all. `rooms` has every room that a note is about.
@@ -119,8 +125,9 @@ impl<'a> Notes<'a> {
         let sql = "INSERT INTO sessions AS old (id, u, ts, rooms) \
                    SELECT * FROM unnest($1::text[], $2::text[], $3::int8[], $4::text[]) \
                    ON CONFLICT (id) DO UPDATE SET u = excluded.u, ts = excluded.ts, rooms = excluded.rooms \
-                   WHERE NOT $5::bool OR excluded.ts >= old.ts";
-        session.execute(sql, &[&names, &users, &times, &rooms, &self.grow]).await?;
+                   WHERE NOT $5::bool OR excluded.ts >= old.ts \
+                   OR old.ts > (extract(epoch FROM now()) * 1000)::int8 + $6";
+        session.execute(sql, &[&names, &users, &times, &rooms, &self.grow, &CLOCKS_MS]).await?;
         Ok(())
     }
 
@@ -151,16 +158,25 @@ impl<'a> Notes<'a> {
         if self.rules.is_empty() {
             return Ok(());
         }
-        let (ended, set): (Vec<_>, Vec<_>) = self.rules.iter().partition(|(_, text)| text.is_empty());
+        // Where several write, a room without rules keeps its row for a while: an older change that comes late must not
+        // bring its rules back.
+        let all = self.rules.values().copied();
+        let (ended, set): (Vec<&RoomRules>, Vec<&RoomRules>) =
+            all.partition(|rules| !self.grow && rules.text.is_empty());
         if !ended.is_empty() {
-            let rooms: Vec<&str> = ended.iter().map(|(room, _)| room.as_str()).collect();
+            let rooms: Vec<&str> = ended.iter().map(|rules| rules.room.as_str()).collect();
             session.execute("DELETE FROM rules WHERE room = ANY($1)", &[&rooms]).await?;
         }
-        let rooms: Vec<&str> = set.iter().map(|(room, _)| room.as_str()).collect();
-        let texts: Vec<&str> = set.iter().map(|(_, text)| **text).collect();
-        let sql = "INSERT INTO rules (room, rules) SELECT * FROM unnest($1::text[], $2::text[]) \
-                   ON CONFLICT (room) DO UPDATE SET rules = excluded.rules";
-        session.execute(sql, &[&rooms, &texts]).await?;
+        let rooms: Vec<&str> = set.iter().map(|rules| rules.room.as_str()).collect();
+        let texts: Vec<&str> = set.iter().map(|rules| &*rules.text).collect();
+        let versions: Vec<i64> = set.iter().map(|rules| stored(rules.version)).collect();
+        let sql = "INSERT INTO rules AS old (room, rules, version, ts) \
+                   SELECT room, rules, version, (extract(epoch FROM now()) * 1000)::int8 \
+                   FROM unnest($1::text[], $2::text[], $3::int8[]) AS new (room, rules, version) \
+                   ON CONFLICT (room) DO UPDATE SET rules = excluded.rules, ts = excluded.ts, \
+                   version = greatest(excluded.version, old.version) \
+                   WHERE NOT $4::bool OR excluded.version >= old.version";
+        session.execute(sql, &[&rooms, &texts, &versions, &self.grow]).await?;
         Ok(())
     }
 
@@ -192,11 +208,12 @@ pub async fn session_of(session: &Session, name: &str) -> Result<Option<SessionN
     }))
 }
 
-/// The rules of all rooms.
+/// The rules of all rooms; of those too whose rules one of several programs has ended lately.
 pub async fn all_rules(session: &Session) -> Result<Vec<RoomRules>, Trouble> {
-    let rows = session.query("SELECT room, rules FROM rules ORDER BY room", &[]).await?;
+    let rows = session.query("SELECT room, rules, version FROM rules ORDER BY room", &[]).await?;
     let rules = |row: &Row| {
-        Some(RoomRules { room: RoomName::new(row.get(0)).ok()?, text: row.get::<_, &str>(1).into() })
+        let room = RoomName::new(row.get(0)).ok()?;
+        Some(RoomRules { room, text: row.get::<_, &str>(1).into(), version: number(row, 2) })
     };
     Ok(rows.iter().filter_map(rules).collect())
 }

@@ -107,8 +107,10 @@ CREATE TABLE dead (
     item   bytea NOT NULL
 );
 CREATE TABLE rules (
-    room  text COLLATE "C" PRIMARY KEY,
-    rules text NOT NULL
+    room    text COLLATE "C" PRIMARY KEY,
+    rules   text NOT NULL,
+    version bigint NOT NULL DEFAULT 0,
+    ts      bigint NOT NULL DEFAULT 0
 );
 CREATE TABLE positions (
     part  integer PRIMARY KEY,
@@ -129,7 +131,10 @@ CREATE VIEW unread AS
 "#;
 
 /// What stores of earlier programs do not have yet. Those programs go on with a store that has it.
-const LATER_TABLES: &str = r#"CREATE TABLE rules (room text COLLATE "C" PRIMARY KEY, rules text NOT NULL)"#;
+const LATER_TABLES: &str = r#"
+CREATE TABLE IF NOT EXISTS rules (room text COLLATE "C" PRIMARY KEY, rules text NOT NULL);
+ALTER TABLE rules ADD COLUMN version bigint NOT NULL DEFAULT 0, ADD COLUMN ts bigint NOT NULL DEFAULT 0;
+"#;
 
 /// Makes the tables where there are none; refuses those of somebody else. Several programs may come at once.
 pub async fn prepare(session: &Session, url: &PostgresUrl) -> Result<(), Trouble> {
@@ -151,7 +156,9 @@ pub async fn prepare(session: &Session, url: &PostgresUrl) -> Result<(), Trouble
 }
 
 async fn is_older(session: &Session) -> Result<bool, Trouble> {
-    let row = session.row("SELECT to_regclass('roomcast.rules') IS NULL", &[]).await?;
+    let sql = "SELECT NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('roomcast.rules') \
+               AND attname = 'version')";
+    let row = session.row(sql, &[]).await?;
     Ok(row.is_some_and(|row| row.get(0)))
 }
 

@@ -104,7 +104,7 @@ pub fn all_rules(db: &Connection) -> Result<Vec<RoomRules>, rusqlite::Error> {
     let rules = list.query_map([], |row| {
         let room = RoomName::new(row.get_ref(0)?.as_str()?).ok();
         let text = row.get_ref(1)?.as_str()?.into();
-        Ok(room.map(|room| RoomRules { room, text }))
+        Ok(room.map(|room| RoomRules { room, text, version: 0 }))
     })?;
     rules.filter_map(Result::transpose).collect()
 }

@@ -84,6 +84,7 @@ impl Chance {
                     .choose(&mut self.random)
                     .map_or("", |text| *text)
                     .into(),
+                version: 0,
             }),
             97 => {
                 self.dead += 1;

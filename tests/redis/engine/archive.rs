@@ -70,6 +70,8 @@ impl ArchiveReader for Shelf {
                 let more = list.first().is_some_and(|first| log.range(..first.offset).next().is_some());
                 Answer::Entries { list, more }
             }
+            Question::Rules => Answer::Rules(Vec::new()),
+            Question::ReadMarks { .. } => Answer::ReadMarks(Vec::new()),
             other => return Err(ArchiveError(format!("{other:?} is not asked here"))),
         })
     }
@@ -78,7 +80,8 @@ impl ArchiveReader for Shelf {
 fn start(url: &str, name: u32, shelf: &Shelf) -> Node {
     Node::start_with(url, name, |settings| {
         settings.keep = Box::new(|_| RoomKeep { history: 10, keep_ms: u64::MAX, dedup_ms: 60_000 });
-        settings.archive = Some(ArchiveSettings { reader: Box::new(shelf.clone()), feed_max: 1_000 });
+        settings.archive =
+            Some(ArchiveSettings { reader: Box::new(shelf.clone()), feed_max: 1_000, notes_max: 1_000 });
     })
 }
 
@@ -203,7 +206,8 @@ async fn without_an_archive_it_is_skipped() {
 async fn a_full_feed_refuses_until_the_archive_goes_on() {
     let (server, shelf) = (Server::start(&[]).await, Shelf::default());
     let node = Node::start_with(&server.url(), 1, |settings| {
-        settings.archive = Some(ArchiveSettings { reader: Box::new(shelf.clone()), feed_max: 3 });
+        settings.archive =
+            Some(ArchiveSettings { reader: Box::new(shelf.clone()), feed_max: 3, notes_max: 1_000 });
     });
     for n in 1..=3 {
         node.place(node.say("a", &format!("m{n}"))).await;

@@ -81,7 +81,11 @@ impl Library {
     async fn nodes_at(&self, urls: &[&str], rooms: &[&str]) -> Vec<Rc<Node>> {
         let mut nodes = Vec::new();
         for (name, url) in (1..).zip(urls) {
-            let archive = || ArchiveSettings { reader: Box::new(self.shelf.clone()), feed_max: 100_000 };
+            let archive = || ArchiveSettings {
+                reader: Box::new(self.shelf.clone()),
+                feed_max: 100_000,
+                notes_max: 1_000,
+            };
             let node = Node::start_with(url, name, |settings| settings.archive = Some(archive()));
             for room in rooms {
                 node.join(room).await;

@@ -15,8 +15,9 @@ use super::Shared;
 use super::writer::Writer;
 use crate::chat::entry::Entry;
 use crate::engines::redis::feed::{Feed, Place};
+use crate::engines::redis::life::keys::Keys;
 use crate::redis_link::{RedisLink, check_primary};
-use crate::store::archive::Position;
+use crate::store::archive::{ArchiveError, Position};
 
 /// How long a turn lasts without being renewed, and how often it is renewed.
 const TURN: Duration = Duration::from_secs(3);
@@ -34,24 +35,37 @@ const RESPONSE_MAX: Duration = Duration::from_millis(1_500);
 pub struct Server {
     link: RedisLink,
     feed: Feed,
-    partition: u16,
-    writer: Writer,
-    shared: Arc<Shared>,
+    pub(super) keys: Keys,
+    pub(super) partition: u16,
+    pub(super) writer: Writer,
+    pub(super) shared: Arc<Shared>,
     /// Names this node's turn.
     token: String,
     trouble_told: bool,
 }
 
 /// The connections of a stay at a primary.
-struct Stay {
+pub(super) struct Stay {
     /// For what answers at once.
-    control: MultiplexedConnection,
+    pub(super) control: MultiplexedConnection,
     /// Waits for entries.
     feed: MultiplexedConnection,
 }
 
+/// What a turn knows.
+pub(super) struct Turn {
+    /// When it was last taken.
+    renewed: Instant,
+    /// Entries that it has counted as waiting.
+    waiting: u64,
+    /// The same of notes.
+    pub(super) notes_waiting: u64,
+    /// When notes were last looked for; none: not yet.
+    pub(super) noted: Option<Instant>,
+}
+
 /// Why a turn has ended.
-enum End {
+pub(super) enum End {
     /// Another node has taken it.
     Lost,
     /// The archive takes nothing now.
@@ -62,9 +76,16 @@ enum End {
 
 impl Server {
     /// One that waits for its turn.
-    pub fn new(link: RedisLink, feed: Feed, partition: u16, writer: Writer, shared: Arc<Shared>) -> Server {
+    pub fn new(
+        link: RedisLink,
+        feed: Feed,
+        keys: Keys,
+        partition: u16,
+        writer: Writer,
+        shared: Arc<Shared>,
+    ) -> Server {
         let token = format!("{:032x}", rand::random::<u128>());
-        Server { link, feed, partition, writer, shared, token, trouble_told: false }
+        Server { link, feed, keys, partition, writer, shared, token, trouble_told: false }
     }
 
     /// Serves until it is told to stop.
@@ -100,10 +121,13 @@ impl Server {
                 check_primary(&mut stay.control).await?;
                 continue;
             }
-            self.shared.figures.served.fetch_add(1, Relaxed);
-            let (ended, waiting) = self.serve(&mut stay).await;
-            self.shared.figures.served.fetch_sub(1, Relaxed);
-            self.shared.figures.waiting.fetch_sub(waiting, Relaxed);
+            let figures = &self.shared.figures;
+            figures.served.fetch_add(1, Relaxed);
+            let mut turn = Turn { renewed: Instant::now(), waiting: 0, notes_waiting: 0, noted: None };
+            let ended = self.read_on(&mut stay, &mut turn).await;
+            figures.served.fetch_sub(1, Relaxed);
+            figures.waiting.fetch_sub(turn.waiting, Relaxed);
+            figures.notes_waiting.fetch_sub(turn.notes_waiting, Relaxed);
             match ended? {
                 End::Lost => {}
                 // Somebody else may reach it.
@@ -125,37 +149,33 @@ impl Server {
         self.feed.return_turn(control, &self.token).await
     }
 
-    /// A turn; also how many entries it has counted as waiting.
-    async fn serve(&self, stay: &mut Stay) -> (RedisResult<End>, u64) {
-        let mut waiting = 0;
-        let ended = self.read_on(stay, &mut waiting).await;
-        (ended, waiting)
-    }
-
-    async fn read_on(&self, stay: &mut Stay, waiting: &mut u64) -> RedisResult<End> {
-        let mut renewed = Instant::now();
+    async fn read_on(&self, stay: &mut Stay, turn: &mut Turn) -> RedisResult<End> {
         let mut position = match self.writer.position(self.partition).await {
             Ok(position) => position,
             Err(error) => return Ok(self.archive_fails(error.to_string())),
         };
         self.shared.feel(self.partition, None);
         if position != Position::default() {
-            self.tell_archived(stay, position, waiting).await?;
+            self.tell_archived(stay, position, turn).await?;
         }
         while !self.shared.stopping.load(Relaxed) {
-            if renewed.elapsed() >= RENEW {
+            if turn.renewed.elapsed() >= RENEW {
                 // A primary that has become a replica still answers reads.
                 check_primary(&mut stay.control).await?;
                 if !self.take_turn(&mut stay.control).await? {
                     return Ok(End::Lost);
                 }
-                renewed = Instant::now();
+                turn.renewed = Instant::now();
+            }
+            if let Some(end) = self.bring_notes(stay, turn).await? {
+                return Ok(end);
             }
             let piece = self.read(stay, position).await?;
             let Some(upto) = piece.upto else { continue };
             self.count(&piece);
             let entries = piece.entries.len() as u64;
-            let Some(appended) = self.append(stay, position, upto, piece, &mut renewed).await? else {
+            let appending = self.writer.append(self.partition, position, upto, piece.entries);
+            let Some(appended) = self.keep_turn(stay, turn, appending).await? else {
                 return Ok(End::Lost);
             };
             match appended {
@@ -165,12 +185,14 @@ impl Server {
             }
             position = upto;
             self.shared.figures.archived.fetch_add(entries, Relaxed);
-            self.tell_archived(stay, position, waiting).await?;
+            self.tell_archived(stay, position, turn).await?;
         }
-        Ok(End::Stopped)
+        // What this node's sessions have left behind is among it.
+        turn.noted = None;
+        Ok(self.bring_notes(stay, turn).await?.unwrap_or(End::Stopped))
     }
 
-    fn archive_fails(&self, why: String) -> End {
+    pub(super) fn archive_fails(&self, why: String) -> End {
         self.shared.figures.failures.fetch_add(1, Relaxed);
         self.shared.feel(self.partition, Some(why));
         End::Archive
@@ -202,41 +224,38 @@ impl Server {
         }
     }
 
-    /// Appends, and keeps the turn meanwhile. None: the turn was lost; what the archive did then is found out by
-    /// whoever comes next.
-    async fn append(
+    /// Waits for the archive, and keeps the turn meanwhile. None: the turn was lost; what the archive did then is found
+    /// out by whoever comes next.
+    pub(super) async fn keep_turn<T>(
         &self,
         stay: &mut Stay,
-        after: Position,
-        upto: Position,
-        piece: Piece,
-        renewed: &mut Instant,
-    ) -> RedisResult<Option<Result<bool, String>>> {
-        let appending = self.writer.append(self.partition, after, upto, piece.entries);
-        tokio::pin!(appending);
+        turn: &mut Turn,
+        work: impl Future<Output = Result<T, ArchiveError>>,
+    ) -> RedisResult<Option<Result<T, String>>> {
+        tokio::pin!(work);
         let mut renew = interval(RENEW);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         renew.tick().await;
         loop {
             tokio::select! {
-                appended = &mut appending => return Ok(Some(appended.map_err(|error| error.to_string()))),
+                done = &mut work => return Ok(Some(done.map_err(|error| error.to_string()))),
                 _ = renew.tick() => {
                     if !self.take_turn(&mut stay.control).await? {
                         return Ok(None);
                     }
-                    *renewed = Instant::now();
+                    turn.renewed = Instant::now();
                 }
             }
         }
     }
 
     /// Says to all nodes how far the archive is.
-    async fn tell_archived(&self, stay: &mut Stay, upto: Position, waiting: &mut u64) -> RedisResult<()> {
+    async fn tell_archived(&self, stay: &mut Stay, upto: Position, turn: &mut Turn) -> RedisResult<()> {
         let left = self.feed.reached(&mut stay.control, (upto.epoch, upto.n)).await?;
         let figure = &self.shared.figures.waiting;
         figure.fetch_add(left, Relaxed);
-        figure.fetch_sub(*waiting, Relaxed);
-        *waiting = left;
+        figure.fetch_sub(turn.waiting, Relaxed);
+        turn.waiting = left;
         Ok(())
     }
 }

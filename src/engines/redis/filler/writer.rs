@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use crate::chat::entry::Entry;
 use crate::clock;
 use crate::store::archive::{ArchiveError, Keep, Position, SharedArchive};
+use crate::store::record::Record;
 
 /// Pause between two looks at what is too old.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -21,6 +22,7 @@ type Reply<T> = oneshot::Sender<Result<T, ArchiveError>>;
 enum Call {
     Position(u16, Reply<Position>),
     Append { partition: u16, after: Position, upto: Position, entries: Vec<Entry>, reply: Reply<bool> },
+    Note(Vec<Record>, Reply<()>),
 }
 
 /// The thread; ends when this and all its clones are dropped.
@@ -56,6 +58,11 @@ impl Writer {
         self.call(|reply| Call::Append { partition, after, upto, entries, reply }).await
     }
 
+    /// See [`SharedArchive::note`].
+    pub async fn note(&self, records: Vec<Record>) -> Result<(), ArchiveError> {
+        self.call(|reply| Call::Note(records, reply)).await
+    }
+
     async fn call<T>(&self, call: impl FnOnce(Reply<T>) -> Call) -> Result<T, ArchiveError> {
         let gone = || ArchiveError("the thread of the archive is gone; start the server again".into());
         let (reply, answer) = oneshot::channel();
@@ -76,6 +83,7 @@ fn run(mut archive: Box<dyn SharedArchive>, keep: &dyn Fn(&str) -> Keep, inbox: 
                 let done = archive.append_shared(partition, after, upto, &entries);
                 reply.send(done).unwrap_or_default();
             }
+            Ok(Call::Note(records, reply)) => reply.send(archive.note(&records)).unwrap_or_default(),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }

@@ -45,7 +45,8 @@ impl Keys {
         format!("{}L", self.base)
     }
 
-    /// Hash: when somebody last looked after the leases, how many commands there were, and how many changes of rules.
+    /// Hash: when somebody last looked after the leases, how many commands there were, and how many changes of rules;
+    /// see `rules.rs`.
     pub fn pulse(&self) -> String {
         format!("{}P", self.base)
     }
@@ -63,6 +64,31 @@ impl Keys {
     /// Hash: room -> its rules, as JSON.
     pub fn rules(&self) -> String {
         format!("{}rules", self.base)
+    }
+
+    /// Sorted set: room -> number of the change of its rules that the archive lacks.
+    pub fn rules_due(&self) -> String {
+        format!("{}duer", self.base)
+    }
+
+    /// What the names of hashes start with in which nodes put together the rules that they remember; the slot follows.
+    pub fn rules_staged(&self) -> String {
+        format!("{}rulesR:", self.base)
+    }
+
+    /// Sorted set: which read mark or session -> number of the note that the archive lacks.
+    pub fn due(&self) -> String {
+        format!("{}due", self.base)
+    }
+
+    /// Hash: `n` notes that were ever due, `dropped` how many of them had no place.
+    pub fn due_count(&self) -> String {
+        format!("{}duen", self.base)
+    }
+
+    /// What all names of the partition start with.
+    pub fn base(&self) -> &str {
+        &self.base
     }
 
     /// Hash: slot -> stamp of the lease that may write here under it, or `F` and the stamp of the last one.
@@ -96,7 +122,7 @@ impl Keys {
         format!("{}k:{}", self.base, room.as_str())
     }
 
-    /// Hash: user -> offset.
+    /// Hash: user -> offset; and without a name, what is known of the others, see `recalls.rs`.
     pub fn reads(&self, room: &RoomName) -> String {
         format!("{}r:{}", self.base, room.as_str())
     }
@@ -116,7 +142,7 @@ impl Keys {
         format!("{}u:{}", self.base, user.as_str())
     }
 
-    /// Hash: room -> offset, for the rooms of a user. In the partition of the user's name.
+    /// Hash: room -> offset, for the rooms of a user; and without a name, as above. In the partition of the user's name.
     pub fn reads_of_user(&self, user: &UserName) -> String {
         format!("{}v:{}", self.base, user.as_str())
     }

@@ -21,13 +21,16 @@
 pub mod bytes;
 pub mod commands;
 pub mod counts;
+pub mod due;
 pub mod keys;
 pub mod lease;
 pub mod nodes;
 pub mod notes;
 mod pages;
 pub mod reaping;
+pub mod recalls;
 pub mod roster;
+pub mod rule_repair;
 pub mod rules;
 pub mod telling;
 pub mod wire;

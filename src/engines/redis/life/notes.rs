@@ -9,10 +9,10 @@ use redis::aio::ConnectionLike;
 use redis::{RedisResult, Script};
 
 use super::bytes::{Left, Unreadable, put_name, put_text};
+use super::due;
 use super::keys::Keys;
 use crate::chat::message::{Epoch, Offset};
 use crate::chat::names::{RoomName, UserName};
-use crate::store::archive::UserRoom;
 use crate::store::record::{Cursor, ReadMark, SessionNote};
 
 /// A session that was not heard of for so long is forgotten.
@@ -20,19 +20,25 @@ pub const SESSION_KEPT: Duration = Duration::from_secs(24 * 3_600);
 /// The read marks of a room or a user in which nothing was read for so long are forgotten.
 pub const READS_KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
 /// Most rooms that are known of a user; those that were used longest ago are forgotten.
-const ROOMS_PER_USER: usize = 1_000;
+pub const ROOMS_PER_USER: usize = 1_000;
 /// A clock of a node that is ahead by more than this does not make its notes newer than those of others.
 const CLOCKS_MS: u64 = 5_000;
 /// First byte of a session's note: how the rest is written.
 const VERSION: u8 = 1;
 
 /// Keeps how far users have read rooms of this partition. [`read_by`] belongs to each, in the partitions of the
-/// users.
-pub async fn read(redis: &mut impl ConnectionLike, keys: &Keys, marks: &[ReadMark]) -> RedisResult<()> {
-    let mut call = READ.arg(READS_KEPT.as_secs());
+/// users. The archive is to have them too, as one of at most `due_max` notes that wait for it; 0: there is none.
+pub async fn read(
+    redis: &mut impl ConnectionLike,
+    keys: &Keys,
+    marks: &[ReadMark],
+    due_max: u64,
+) -> RedisResult<()> {
+    let mut call = READ.key(keys.due());
+    call.key(keys.due_count()).arg(READS_KEPT.as_secs()).arg(due_max);
     for mark in marks {
         call.key(keys.reads(&mark.room)).key(keys.read_times(&mark.room));
-        call.arg(mark.user.as_str()).arg(mark.offset).arg(mark.ts);
+        call.arg(mark.room.as_str()).arg(mark.user.as_str()).arg(mark.offset).arg(mark.ts);
     }
     call.invoke_async(redis).await
 }
@@ -67,56 +73,17 @@ async fn use_rooms<'a>(
     call.invoke_async(redis).await
 }
 
-/// The newest read marks of a room, newest first.
-pub async fn read_marks(
-    redis: &mut impl ConnectionLike,
-    keys: &Keys,
-    room: &RoomName,
-    n: usize,
-) -> RedisResult<Vec<(UserName, Offset)>> {
-    let mut call = MARKS.key(keys.reads(room));
-    let list: Vec<(String, Offset)> = call.key(keys.read_times(room)).arg(n).invoke_async(redis).await?;
-    // Only nodes write here, and they write names only.
-    Ok(list.into_iter().filter_map(|(user, offset)| Some((UserName::new(&user).ok()?, offset))).collect())
-}
-
-/// How far a user has read a room; 0 for nothing.
-pub async fn read_mark(
-    redis: &mut impl ConnectionLike,
-    keys: &Keys,
-    room: &RoomName,
-    user: &UserName,
-) -> RedisResult<Offset> {
-    let mark: Option<Offset> =
-        redis::cmd("HGET").arg(keys.reads(room)).arg(user.as_str()).query_async(redis).await?;
-    Ok(mark.unwrap_or(0))
-}
-
-/// The rooms that a user has read or owns, most recently used first. `top` is 0 in all of them: it stands in the
-/// partitions of the rooms, and the caller looks it up.
-pub async fn rooms_of(
-    redis: &mut impl ConnectionLike,
-    keys: &Keys,
-    user: &UserName,
-    n: usize,
-) -> RedisResult<Vec<UserRoom>> {
-    let mut call = MARKS.key(keys.reads_of_user(user));
-    let list: Vec<(String, Offset)> = call.key(keys.rooms_of_user(user)).arg(n).invoke_async(redis).await?;
-    let room =
-        |(room, read): (String, Offset)| Some(UserRoom { room: RoomName::new(&room).ok()?, top: 0, read });
-    Ok(list.into_iter().filter_map(room).collect())
-}
-
-/// Keeps where sessions of this partition stand.
+/// Keeps where sessions of this partition stand. `due_max` as above.
 pub async fn note_sessions(
     redis: &mut impl ConnectionLike,
     keys: &Keys,
     notes: &[SessionNote],
+    due_max: u64,
 ) -> RedisResult<()> {
-    let mut call = SESSION.arg(SESSION_KEPT.as_secs());
-    call.arg(CLOCKS_MS);
+    let mut call = SESSION.key(keys.due());
+    call.key(keys.due_count()).arg(SESSION_KEPT.as_secs()).arg(due_max).arg(CLOCKS_MS);
     for note in notes {
-        call.key(keys.session(&note.session)).arg(note.ts).arg(encode(note));
+        call.key(keys.session(&note.session)).arg(note.ts).arg(encode(note)).arg(&*note.session);
     }
     call.invoke_async(redis).await
 }
@@ -128,15 +95,20 @@ pub async fn session(
     session: &str,
 ) -> RedisResult<Option<SessionNote>> {
     let note: Option<Vec<u8>> = redis::cmd("GET").arg(keys.session(session)).query_async(redis).await?;
-    let Some(note) = note else { return Ok(None) };
-    match decode(session, &note) {
-        Ok(note) => Ok(Some(note)),
-        Err(why) => {
-            // A session that cannot be gone on with begins anew; that is better than no answer at all.
-            log::warn!("the note of session {} is not used: {why}", session.escape_debug());
-            Ok(None)
-        }
+    Ok(note.and_then(|note| read_note(session, &note)))
+}
+
+/// A session's note as it stands in Redis; nothing: it has none (any more).
+pub(super) fn read_note(session: &str, note: &[u8]) -> Option<SessionNote> {
+    if note.is_empty() {
+        return None;
     }
+    let read = decode(session, note);
+    if let Err(why) = &read {
+        // A session that cannot be gone on with begins anew; that is better than no answer at all.
+        log::warn!("the note of session {} is not used: {why}", session.escape_debug());
+    }
+    read.ok()
 }
 
 /// The time stands first, where the script finds it.
@@ -173,24 +145,25 @@ fn decode(session: &str, bytes: &[u8]) -> Result<SessionNote, Unreadable> {
 }
 
 /// Compares offsets as texts: numbers of Lua are exact only up to 2^53.
-const LESS: &str = "
+pub(super) const LESS: &str = "
 local function less(a, b) return #a < #b or #a == #b and a < b end";
 
-/// KEYS for each mark the reads and their times. ARGV 1 seconds that they are kept, then for each mark user, offset,
-/// ms.
+/// KEYS 1 due, 2 count, then for each mark the reads and their times. ARGV 1 seconds that they are kept, 2 most that are
+/// due, then for each mark room, user, offset, ms.
 static READ: LazyLock<Script> = LazyLock::new(|| {
     let body = "
-for k = 1, #KEYS, 2 do
-  local a = 2 + (k - 1) / 2 * 3
-  local user, offset = ARGV[a], ARGV[a + 1]
+for k = 3, #KEYS, 2 do
+  local a = 3 + (k - 3) * 2
+  local room, user, offset = ARGV[a], ARGV[a + 1], ARGV[a + 2]
   if less(redis.call('HGET', KEYS[k], user) or '0', offset) then
     redis.call('HSET', KEYS[k], user, offset)
-    redis.call('ZADD', KEYS[k + 1], 'GT', ARGV[a + 2], user)
+    redis.call('ZADD', KEYS[k + 1], 'GT', ARGV[a + 3], user)
     redis.call('EXPIRE', KEYS[k], ARGV[1])
     redis.call('EXPIRE', KEYS[k + 1], ARGV[1])
+    is_due('r' .. #room .. ':' .. room .. user)
   end
 end";
-    Script::new(&format!("{LESS}{body}"))
+    Script::new(&format!("{LESS}{}{body}", due::MARK))
 });
 
 /// KEYS for each use the rooms of the user and her reads. ARGV 1 seconds that they are kept, 2 most rooms, then for
@@ -217,35 +190,23 @@ end";
     Script::new(&format!("{LESS}{body}"))
 });
 
-/// KEYS 1 hash of offsets, 2 sorted set of the same members by time. ARGV 1 how many. Returns member and offset of
-/// the newest.
-static MARKS: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "
-local list = {}
-if tonumber(ARGV[1]) < 1 then return list end
-for i, member in ipairs(redis.call('ZREVRANGE', KEYS[2], 0, ARGV[1] - 1)) do
-  list[i] = {member, redis.call('HGET', KEYS[1], member) or '0'}
-end
-return list",
-    )
-});
-
-/// KEYS the sessions. ARGV 1 seconds that they are kept, 2 how far clocks may be apart in ms, then for each session
-/// ms and the note. A note that is older than the one that is kept is left out: a node may learn late that a
-/// session has gone on elsewhere.
+/// KEYS 1 due, 2 count, then the sessions. ARGV 1 seconds that they are kept, 2 most that are due, 3 how far clocks may be
+/// apart in ms, then for each session ms, the note and its name. A note that is older than the one that is kept is left
+/// out: a node may learn late that a session has gone on elsewhere.
 static SESSION: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "
+    let body = "
 local time = redis.call('TIME')
-local latest = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2]
-for k = 1, #KEYS do
-  local ms, note = ARGV[1 + 2 * k], ARGV[2 + 2 * k]
+local latest = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[3]
+for k = 3, #KEYS do
+  local a = 4 + (k - 3) * 3
   local old = redis.call('GETRANGE', KEYS[k], 0, 7)
   local newer = #old == 8 and struct.unpack('>I8', old) or 0
-  if newer <= tonumber(ms) or newer > latest then redis.call('SET', KEYS[k], note, 'EX', ARGV[1]) end
-end",
-    )
+  if newer <= tonumber(ARGV[a]) or newer > latest then
+    redis.call('SET', KEYS[k], ARGV[a + 1], 'EX', ARGV[1])
+    is_due('s' .. ARGV[a + 2])
+  end
+end";
+    Script::new(&format!("{}{body}", due::MARK))
 });
 
 #[cfg(test)]

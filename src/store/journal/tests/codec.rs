@@ -83,7 +83,7 @@ pub(super) fn record() -> impl Strategy<Value = Record> {
             .prop_map(|(id, ts, source, reason, item)| Record::Dead(Letter { id, ts, source, reason, item })),
         text().prop_map(Record::DeadGone),
         event(),
-        (room(), text()).prop_map(|(room, text)| Record::Rules(RoomRules { room, text })),
+        (room(), text()).prop_map(|(room, text)| Record::Rules(RoomRules { room, text, version: 0 })),
     ]
 }
 

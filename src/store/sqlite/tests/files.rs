@@ -27,7 +27,7 @@ fn a_store_of_an_earlier_program_gets_what_it_lacks() {
     store.archive.db.execute_batch("DROP TABLE rules").unwrap();
     store.archive = SqliteArchive::open(&store.path()).unwrap();
     assert_eq!(store.ask(&Question::Rules), Answer::Rules(Vec::new()));
-    let rules = |text: &str| RoomRules { room: room("a"), text: text.into() };
+    let rules = |text: &str| RoomRules { room: room("a"), text: text.into(), version: 0 };
     store.put([rules(r#"{"slow":1}"#), rules(r#"{"slow":2}"#)].map(Record::Rules));
     store.archive = SqliteArchive::open(&store.path()).unwrap();
     assert_eq!(store.ask(&Question::Rules), Answer::Rules(vec![rules(r#"{"slow":2}"#)]));
