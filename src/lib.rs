@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 #[cfg(any(feature = "sqs", feature = "pubsub"))]
 pub mod clouds;
+pub mod collector;
 pub mod config;
 pub mod engines;
 pub mod forwards;
@@ -25,6 +26,7 @@ pub mod redis_link;
 pub mod server_settings;
 pub mod sources;
 pub mod store;
+pub mod traces;
 pub mod transports;
 pub mod units;
 pub mod wiring;

@@ -11,6 +11,8 @@ use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record};
 use serde::{Deserialize, Serialize};
 
+use crate::traces;
+
 /// The `[log]` table.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -25,6 +27,9 @@ pub struct LogSettings {
 
 /// The target of lines about requests and sessions; see [`LogSettings::access`].
 pub const ACCESS: &str = "access";
+
+/// Where Google looks for the trace of a line.
+const GOOGLES_TRACE: &str = "logging.googleapis.com/trace";
 
 /// What JSON lines call this node.
 static NODE: OnceLock<String> = OnceLock::new();
@@ -133,6 +138,9 @@ fn text_line(record: &Record<'_>, time: &str) -> String {
     escape_into(&mut line, &record.args().to_string());
     // Writing to a string cannot fail, and a value that fails to show itself has said so in its place.
     record.key_values().visit(&mut TextFields(&mut line)).ok();
+    if let Some(trace) = traces::current().filter(|_| record.target() != ACCESS) {
+        write!(line, " trace={trace}").expect("a string takes every write");
+    }
     line
 }
 
@@ -192,6 +200,9 @@ fn json_line(record: &Record<'_>, time: &str) -> Vec<u8> {
     record.key_values().visit(&mut JsonFields(&mut fields)).ok();
     if record.target() == ACCESS {
         shape_for_google(&mut fields);
+    } else if let Some(trace) = traces::current() {
+        fields.insert("trace".into(), trace.as_str().into());
+        fields.insert(GOOGLES_TRACE.into(), trace.as_str().into());
     }
     if let Some(node) = NODE.get() {
         fields.insert("node".into(), node.as_str().into());
@@ -210,7 +221,7 @@ fn json_line(record: &Record<'_>, time: &str) -> Vec<u8> {
 /// stay for everybody else.
 fn shape_for_google(fields: &mut serde_json::Map<String, serde_json::Value>) {
     if let Some(trace) = fields.get("trace").cloned() {
-        fields.insert("logging.googleapis.com/trace".into(), trace);
+        fields.insert(GOOGLES_TRACE.into(), trace);
     }
     let mut request = serde_json::Map::new();
     for (ours, theirs) in [

@@ -51,13 +51,15 @@ use crate::metrics::Metrics;
 use crate::store::archive::{Keep, OpenError, SharedArchive};
 use crate::store::postgres::address::PostgresUrl;
 use crate::store::postgres::{PostgresArchive, apart};
+use crate::traces::Tracer;
 use crate::transports::entrance::Entry;
 use crate::transports::websocket::Door;
 
 use alone::Claim;
 use forwards::{Exit, Forwards};
 use hooks::Hooks;
-use queues::Queues;
+use queues::{Queues, Watchers};
+use traces::Traces;
 
 mod alone;
 mod filling;
@@ -65,6 +67,7 @@ mod forwards;
 mod hooks;
 mod queues;
 mod sources;
+mod traces;
 
 /// Entries of a partition that may wait in Redis for the archive: some 200 bytes each, and more with large messages.
 const FEED_MAX: u64 = 1_000_000;
@@ -199,6 +202,7 @@ struct Plan {
     handlers: Mutex<Option<Handlers>>,
     opened: Mutex<Option<Opening>>,
     hooks: Hooks,
+    tracer: Tracer,
     telling: Mutex<Option<Telling>>,
     searchable: bool,
     /// Where copies of entries leave rooms that live in memory.
@@ -254,6 +258,7 @@ impl Plan {
             rooms: self.config.rooms.clone(),
             limits: limits.clone(),
             metrics: self.metrics.clone(),
+            tracer: self.tracer.clone(),
             questions: self.hooks.questions().map(Rc::new),
         });
         let ready = self.ready.clone();
@@ -300,6 +305,7 @@ impl Plan {
             handshake: self.config.limits.handshake.duration(),
             metrics: self.metrics.clone(),
             ready: self.ready.clone(),
+            tracer: self.tracer.clone(),
             publish: worker.house.chat.clone().recipient(),
             orders: worker.house.chat.clone().recipient(),
             erase: worker.house.chat.clone().recipient(),
@@ -321,7 +327,8 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
     let (up, all_up) = mpsc::unbounded_channel();
     let port = addresses.first().map_or(0, SocketAddr::port);
     let node = config.server.node_name(port);
-    let hooks = Hooks::open(&config, &node)?;
+    let (tracer, traces) = Traces::open(&config, &node)?;
+    let hooks = Hooks::open(&config, &node, &tracer)?;
     let telling = Mutex::new(hooks.telling()?);
     let Behind { opening, has_graves, searchable, filler, exit } = open_rooms(&config, &hooks, &node)?;
     let plan = Arc::new(Plan {
@@ -337,6 +344,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
         keeps_sessions: opening.is_some(),
         opened: Mutex::new(opening),
         hooks,
+        tracer,
         telling,
         searchable,
         memory_exit: exit.memory().cloned(),
@@ -364,8 +372,11 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
     crate::log::set_node(&node);
     let pushes = chat.clone().recipient();
     let graves = has_graves.then(|| chat.clone().recipient());
-    let queues = queues::start(&plan.config, &pushes, graves.as_ref(), &node, &plan.metrics, &plan.ready)?;
-    let forwards = forwards::start(&plan.config, &exit, graves.as_ref(), &plan.metrics, &plan.hooks)?;
+    let tracing = traces.start(&plan.metrics);
+    let watchers = Watchers { metrics: &plan.metrics, ready: &plan.ready, tracer: &plan.tracer };
+    let queues = queues::start(&plan.config, &pushes, graves.as_ref(), &node, &watchers)?;
+    let forwards =
+        forwards::start(&plan.config, &exit, graves.as_ref(), &plan.metrics, &plan.hooks, &plan.tracer)?;
     let posting = plan.hooks.start(&plan.metrics)?;
     greet(&startup_lines(&plan.config, &addresses, queues.door_address), plan.config.log.format);
     wait_for_signal().await?;
@@ -373,6 +384,7 @@ async fn run(roomcast: Roomcast) -> Result<(), ServeError> {
     if let Some(posting) = posting {
         posting.stop(plan.config.hooks.timeout.duration()).await;
     }
+    tracing.stop(FINISH_TIME_MIN).await;
     if let Some(filler) = filler {
         let ended = tokio::task::spawn_blocking(move || Arc::into_inner(filler).map(Filler::stop));
         if timeout(FINISH_TIME_MIN, ended).await.is_err() {

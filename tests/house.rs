@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms and files of `src/` with their floors. A folder stands for all files in it.
-const FLOORS: [(&str, u8); 24] = [
+const FLOORS: [(&str, u8); 26] = [
     ("main", 9),
     ("cli", 8),
     ("wiring", 7),
@@ -16,6 +16,7 @@ const FLOORS: [(&str, u8); 24] = [
     ("actors", 4),
     ("engines", 3),
     ("hooks", 3),
+    ("collector", 3),
     ("store", 2),
     ("protocols", 2),
     ("sources", 2),
@@ -30,6 +31,7 @@ const FLOORS: [(&str, u8); 24] = [
     ("http_client", 0),
     ("log", 1),
     ("clock", 0),
+    ("traces", 0),
     ("units", 0),
 ];
 

@@ -42,6 +42,7 @@ use crate::metrics::Metrics;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::websocket::frame::{Opcode, encode_frame, payload_of};
 use crate::store::record::{Cursor, Happened, Lsn, Record};
+use crate::traces::Span;
 
 use altering::Erasing;
 use behind::{Behind, Fed};
@@ -64,6 +65,7 @@ mod peers;
 mod proposing;
 mod restoring;
 mod saying;
+mod spreading;
 mod state;
 mod telling;
 mod tracing;
@@ -315,7 +317,8 @@ impl ChatServer {
     /// `last`: the frame's offset; 0 when it has no place in the log.
     fn broadcast(&mut self, room: RoomKey, frame: &Bytes, last: Offset, except: Option<ConnectionId>) {
         for worker in self.rooms.get(room).workers() {
-            self.mail(worker, ToHub::Deliver { room, frames: frame.clone(), count: 1, last, except });
+            let (frames, span) = (frame.clone(), Span::default());
+            self.mail(worker, ToHub::Deliver { room, frames, count: 1, last, except, span });
         }
     }
 

@@ -13,6 +13,7 @@ use crate::forwards::counters::ForwardCounters;
 use crate::forwards::feed::Feed;
 use crate::forwards::target::Target;
 use crate::sources::dead_letters::MemoryDeadLetters;
+use crate::traces::Tracer;
 
 use work::Work;
 
@@ -32,6 +33,8 @@ pub struct ForwarderParts {
     pub dead: Arc<MemoryDeadLetters>,
     /// Where it counts.
     pub counters: Arc<ForwardCounters>,
+    /// Notes what is sent.
+    pub tracer: Tracer,
 }
 
 /// See above. Starts at once and keeps trying while its target is away. [`Drain`] ends it: what waits is sent as far as

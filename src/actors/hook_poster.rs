@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -16,6 +17,7 @@ use crate::hooks::post::Post;
 use crate::hooks::settings::shown;
 use crate::store::archive::ArchiveError;
 use crate::store::spool::{Spool, Waiting};
+use crate::traces::Tracer;
 
 /// First and longest wait before a request is made again, each shortened by up to half at random.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -39,6 +41,8 @@ pub struct HookPosterParts {
     pub keep_ms: u64,
     /// What is counted.
     pub figures: Arc<PostFigures>,
+    /// Notes the requests.
+    pub tracer: Tracer,
 }
 
 /// See above.
@@ -115,7 +119,11 @@ impl HookPoster {
     async fn request(&self, id: &str, batch: &[Waiting]) -> Outcome {
         let newest = batch.last().map_or(0, |last| last.ts);
         let body = body_of(batch.iter().map(|event| event.body.as_str()), newest);
-        Outcome::of(self.parts.post.send(&self.parts.url, id, body).await, &self.parts.url)
+        let span = self.parts.tracer.of_entries("post events", batch.iter().filter_map(key_of));
+        span.number("roomcast.events", i64::try_from(batch.len()).unwrap_or(i64::MAX));
+        let url = &self.parts.url;
+        let sent = span.over(self.parts.post.send(url, id, body, &span)).await;
+        Outcome::of(sent, url).noted(&span)
     }
 
     fn was_taken(&mut self, events: usize) {
@@ -170,6 +178,16 @@ impl HookPoster {
         let called = tokio::task::spawn_blocking(move || call(&spool)).await;
         called.unwrap_or_else(|error| Err(ArchiveError(format!("a call of the spool ended: {error}"))))
     }
+}
+
+/// The id of the entry that an event tells of, as traces know it; none for other events.
+fn key_of(event: &Waiting) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Key {
+        key: String,
+    }
+    let is_entry = event.body.starts_with("{\"event\":\"on_message\"");
+    is_entry.then(|| serde_json::from_str::<Key>(&event.body).ok()).flatten().map(|event| event.key)
 }
 
 /// What is waited for.

@@ -30,6 +30,7 @@ use crate::chat::message::Offset;
 use crate::chat::rooms::RoomKey;
 use crate::chat::settings::SlowReader;
 use crate::metrics::WorkerCounters;
+use crate::traces::Span;
 
 use lateness::Lateness;
 
@@ -45,6 +46,8 @@ mod tests;
 
 /// Largest batch of one room, in bytes; above it the room is flushed within the turn.
 const BATCH_BYTES_MAX: usize = 256 << 10;
+/// Steps of giving out that are noted at the same time.
+const SPANS_MAX: usize = 1_024;
 /// Members written to before others get their turn.
 const SLICE_MEMBERS: usize = 512;
 /// Largest replay that is copied into the outbox; a larger one is shared with the room's history.
@@ -261,6 +264,8 @@ pub struct Core {
     listed: Vec<u32>,
     leaving: Vec<u32>,
     spare: Vec<Vec<u8>>,
+    /// Steps of giving out that are noted: they end when everything is written.
+    spans: Vec<Span>,
     /// What the chat server hears at the end of the turn.
     reports: Vec<Report>,
     /// What is asked about connections, until what this turn has for them is written.
@@ -287,6 +292,7 @@ impl Core {
             listed: Vec::new(),
             leaving: Vec::new(),
             spare: Vec::new(),
+            spans: Vec::new(),
             reports: Vec::new(),
             sightings: Vec::new(),
             wheel: Wheel::new(0),
@@ -336,8 +342,11 @@ impl Core {
 
     fn carry_out(&mut self, item: ToHub) {
         match item {
-            ToHub::Deliver { room, frames, count, last, except } => {
+            ToHub::Deliver { room, frames, count, last, except, span } => {
                 self.deliver(room, Run { frames: &frames, count, last }, except);
+                if span.is_on() {
+                    self.spans.push(span);
+                }
             }
             ToHub::Joined { connection, room, stay, frames, after, slow } => {
                 self.join(connection, Entrance { room, stay, after, slow }, &frames);
@@ -398,7 +407,12 @@ impl Core {
         }
         self.answer_sightings();
         self.publish_tally();
-        !self.dirty.is_empty() || !self.listed.is_empty()
+        let is_more = !self.dirty.is_empty() || !self.listed.is_empty();
+        // Under a load that never ends the steps that are noted end all the same.
+        if !is_more || self.spans.len() > SPANS_MAX {
+            self.spans.clear();
+        }
+        is_more
     }
 
     /// What the turn has to report.

@@ -27,6 +27,7 @@ use crate::protocols::cursor::Moved;
 use crate::protocols::native::{Join, Reference, RequestNumber};
 use crate::protocols::native_frames::PlaceFinder;
 use crate::store::record::Letter;
+use crate::traces::Span;
 
 /// A connection of this process: the worker thread it lives on, its place there, and a number that tells
 /// it from those that had the place before.
@@ -340,6 +341,8 @@ pub enum ToHub {
         last: Offset,
         /// A member who does not get them.
         except: Option<ConnectionId>,
+        /// The step of giving them out, if it is noted; let go when they are written.
+        span: Span,
     },
     /// A connection becomes a live member, after these frames (joined, replay, live) and before all later
     /// ones: the first time, again, or after it was behind.

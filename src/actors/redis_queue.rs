@@ -22,6 +22,7 @@ use crate::redis_link::RedisLink;
 use crate::sources::counters::QueueCounters;
 use crate::sources::list_keys::ListKeys;
 use crate::sources::payload::PayloadLimits;
+use crate::traces::Tracer;
 
 /// The spans of the protocol between nodes. All nodes of a list must agree on them. The defaults are for nodes
 /// that do not take turns.
@@ -97,6 +98,8 @@ pub struct RedisQueueParts {
     pub chat: Recipient<PublishBatch>,
     /// Where it counts.
     pub counters: Arc<QueueCounters>,
+    /// Begins the spans of items.
+    pub tracer: Tracer,
 }
 
 /// One list's queue. Starts at once and keeps trying while Redis is away. [`Drain`] ends it: the batch

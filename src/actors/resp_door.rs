@@ -32,6 +32,7 @@ use crate::sources::resp::{Decoder, ProtocolError, RequestLimits};
 use crate::sources::resp_door::{DoorRules, DoorSession};
 use crate::sources::settings::{DoorSettings, ListSettings};
 use crate::store::record::Letter;
+use crate::traces::{Kind, Tracer};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
@@ -60,6 +61,8 @@ pub struct RespDoorParts {
     pub graves: Option<Recipient<Bury>>,
     /// Where it counts.
     pub counters: Arc<QueueCounters>,
+    /// Begins the spans of items.
+    pub tracer: Tracer,
 }
 
 /// The door. [`Drain`] closes it: what came before is answered, then the connections end.
@@ -80,6 +83,7 @@ struct House {
     graves: Option<Recipient<Bury>>,
     dead_ids: EntryIds,
     counters: Arc<QueueCounters>,
+    tracer: Tracer,
     next_id: AtomicU64,
 }
 
@@ -108,6 +112,7 @@ impl RespDoor {
             graves: parts.graves,
             dead_ids: EntryIds::new(ProcessMark::of_this_process().nonce()),
             counters: parts.counters,
+            tracer: parts.tracer,
             next_id: AtomicU64::new(1),
         };
         let (stop, ended) = (watch::Sender::new(false), watch::Sender::new(false));
@@ -230,11 +235,16 @@ impl House {
         let since = Instant::now();
         let mut wait = Duration::from_millis(2);
         loop {
-            let (places, drafts) = turn.open(self.limits, |push, poison| self.bury(push, poison, buried));
+            let (places, mut drafts) = turn.open(self.limits, |push, poison| self.bury(push, poison, buried));
             if drafts.is_empty() {
                 return;
             }
             self.counters.count_taken(drafts.len() as u64);
+            if self.tracer.is_on() {
+                drafts
+                    .iter_mut()
+                    .for_each(|draft| draft.span = self.tracer.begin("push at the door", Kind::Server));
+            }
             let Ok(answers) = self.chat.send(PublishBatch(drafts, Door::RESP)).await else {
                 return turn.give_up(&Refused::Draining);
             };

@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::Reference;
 use crate::protocols::websocket::codec::Decoder;
+use crate::traces::Tracer;
 
 mod asking;
 mod errands;
@@ -74,6 +75,8 @@ pub struct SessionHouse {
     pub limits: Limits,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Begins the spans of what clients say.
+    pub tracer: Tracer,
     /// Asks a backend before something happens; none when nothing is asked.
     pub questions: Option<Rc<Questions>>,
 }

@@ -19,6 +19,7 @@ use crate::sources::counters::QueueCounters;
 use crate::sources::dead_letters::MemoryDeadLetters;
 use crate::sources::payload::PayloadLimits;
 use crate::sources::source::Source;
+use crate::traces::Tracer;
 
 /// What it needs beside the source.
 #[derive(Clone)]
@@ -41,6 +42,8 @@ pub struct SourceQueueParts {
     pub dead: Arc<MemoryDeadLetters>,
     /// Where it counts.
     pub counters: Arc<QueueCounters>,
+    /// Begins the spans of items.
+    pub tracer: Tracer,
 }
 
 /// One source's queue. Starts at once and keeps trying while its server is away. [`Drain`] ends it: the batch under

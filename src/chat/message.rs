@@ -3,6 +3,7 @@
 
 use crate::chat::data::Data;
 use crate::chat::names::{Mark, MessageId, RoomName, UserName};
+use crate::traces::Span;
 
 /// Place in a room's log: 1, 2, 3 … with no holes. 0 is the place before the first message.
 pub type Offset = u64;
@@ -62,6 +63,8 @@ pub struct Draft {
     pub keep: bool,
     /// Through which door it came.
     pub via: Via,
+    /// Its way through the server, if that is noted. A program of its own writes `Span::default()`.
+    pub span: Span,
 }
 
 /// A change to an entry as its sender asks for it. It becomes an entry of its own.

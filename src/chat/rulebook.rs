@@ -135,6 +135,7 @@ mod tests {
             reply_to: None,
             keep: true,
             via: Via::Session,
+            span: Default::default(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::collector::settings::TRACES_PATH;
 use crate::config::Config;
 use crate::config::explain::{self, ConfigError};
 
@@ -13,6 +14,21 @@ use crate::config::explain::{self, ConfigError};
 pub const USUAL_FILE: &str = "config.toml";
 /// How the variables of the environment begin that stand for keys.
 const PREFIX: &str = "ROOMCAST__";
+
+/// The variables of OpenTelemetry, their keys, and what is put behind the value. The later one wins.
+/// <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>
+const TRACES: [(&str, &str, &str); 6] = [
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "traces.url", TRACES_PATH),
+    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "traces.url", ""),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "traces.headers", ""),
+    ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "traces.headers", ""),
+    ("OTEL_SERVICE_NAME", "traces.service", ""),
+    ("OTEL_RESOURCE_ATTRIBUTES", "traces.attributes", ""),
+];
+
+/// Says in OpenTelemetry's words which part of the traces is sampled; a number stands in a variable of its own.
+/// <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/#general-sdk-configuration>
+const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
 
 /// What the program was started with.
 #[derive(Debug, Default)]
@@ -111,6 +127,19 @@ fn overrides(given: &Given) -> Vec<Override> {
     .into_iter()
     .flatten()
     .collect();
+    // Platforms give them to every program; one that was built without traces has no use for them.
+    let traces = TRACES.iter().filter(|_| cfg!(feature = "otel"));
+    all.extend(traces.filter_map(|(name, key, end)| of_platform(name, key, &|text| joined(text, end))));
+    all.extend(variable(SAMPLER).filter(|_| cfg!(feature = "otel")).and_then(|(_, sampler)| {
+        match sampler.trim_start_matches("parentbased_") {
+            "always_on" => of_platform(SAMPLER, "traces.sample", &|_| "1".to_owned()),
+            "always_off" => of_platform(SAMPLER, "traces.sample", &|_| "0".to_owned()),
+            "traceidratio" => of_platform("OTEL_TRACES_SAMPLER_ARG", "traces.sample", &as_it_is)
+                // So says its page where there is no number.
+                .or_else(|| of_platform(SAMPLER, "traces.sample", &|_| "1".to_owned())),
+            _ => None,
+        }
+    }));
     let named = given.environment.iter().filter_map(|(name, value)| {
         let key = name.strip_prefix(PREFIX)?.to_lowercase().replace("__", ".");
         Some(Override { origin: format!("environment variable {name}"), key, value: value.clone() })
@@ -123,6 +152,14 @@ fn overrides(given: &Given) -> Vec<Override> {
     });
     all.extend(flags);
     all
+}
+
+/// An address with a path behind it.
+fn joined(text: &str, path: &str) -> String {
+    match path {
+        "" => text.to_owned(),
+        path => format!("{}{path}", text.trim_end_matches('/')),
+    }
 }
 
 fn set(table: &mut Table, one: &Override, known: &Table) -> Result<(), ConfigError> {
@@ -350,5 +387,47 @@ mod tests {
     fn a_file_that_is_not_there_is_an_error_only_when_it_was_named() {
         let given = Given { file: Some("no/such/config.toml".into()), ..Given::default() };
         assert!(load(&given).unwrap_err().0.starts_with("cannot read no/such/config.toml: "));
+    }
+
+    #[test]
+    fn what_opentelemetry_calls_its_variables_stands_for_our_keys() {
+        let given = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=1"),
+            ("OTEL_SERVICE_NAME", "chat"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "a=b"),
+        ];
+        let traces = merge("config.toml", "", &environment(&given)).unwrap().traces;
+        if !cfg!(feature = "otel") {
+            return assert_eq!(traces, Config::default().traces, "nothing to a program without traces");
+        }
+        assert_eq!(traces.url, "http://collector:4318/v1/traces");
+        assert_eq!((traces.service.as_str(), traces.attributes.as_str()), ("chat", "a=b"));
+        assert_eq!(traces.headers.expose(), "api-key=1");
+        let both = [given[0], ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://other/traces")];
+        assert_eq!(merge("config.toml", "", &environment(&both)).unwrap().traces.url, "http://other/traces");
+        let own = [given[0], ("ROOMCAST__TRACES__URL", "http://own:1"), ("ROOMCAST__TRACES__SAMPLE", "1")];
+        let traces = merge("config.toml", "", &environment(&own)).unwrap().traces;
+        assert_eq!((traces.url.as_str(), traces.sample), ("http://own:1", 1.0));
+        let sample = |given: &[(&str, &str)]| {
+            merge("config.toml", "", &environment(given)).map(|config| config.traces.sample)
+        };
+        let (sampler, number) = ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG");
+        for (name, part) in [("always_on", 1.0), ("parentbased_always_off", 0.0), ("traceidratio", 0.25)] {
+            assert_eq!(sample(&[(number, "0.25"), (sampler, name)]).unwrap(), part, "{name}");
+        }
+        assert_eq!(sample(&[(sampler, "parentbased_traceidratio")]).unwrap(), 1.0);
+        let usual = Config::default().traces.sample;
+        assert_eq!(sample(&[(number, "0.25")]).unwrap(), usual, "it counts with its sampler alone");
+        assert_eq!(sample(&[(number, "endpoint=x"), (sampler, "jaeger_remote")]).unwrap(), usual);
+        let wrong = sample(&[(number, "7"), (sampler, "traceidratio")]).unwrap_err();
+        assert!(
+            wrong.0.starts_with("environment variable OTEL_TRACES_SAMPLER_ARG: traces.sample: "),
+            "{wrong:?}"
+        );
+        let wrong = environment(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector")]);
+        assert!(
+            error("", &wrong).starts_with("environment variable OTEL_EXPORTER_OTLP_ENDPOINT: traces.url: ")
+        );
     }
 }

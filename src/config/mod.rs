@@ -5,6 +5,7 @@
 pub mod backing;
 pub mod explain;
 pub mod layers;
+mod loops;
 pub mod report;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use crate::auth::settings::{AuthSettings, Secret};
 use crate::auth::token::Verifier;
 use crate::auth::visitor::Proxies;
 use crate::chat::settings::RoomsSettings;
+use crate::collector::settings::TracesSettings;
 use crate::forwards::settings::ForwardSettings;
 use crate::hooks::settings::HooksSettings;
 use crate::limits::Limits;
@@ -52,6 +54,8 @@ pub struct Config {
     pub forward: ForwardSettings,
     /// `[limits]`: how much one client, one address and one node may take.
     pub limits: Limits,
+    /// `[traces]`: where the ways of messages are shown.
+    pub traces: TracesSettings,
     /// `[log]`: what is written about the server's own life.
     pub log: LogSettings,
     /// `[[apps]]`: applications that speak the Pusher protocol.
@@ -128,13 +132,14 @@ impl Config {
         self.hooks.check()?;
         self.check_forward()?;
         self.limits.check()?;
-        Ok(())
+        self.traces.check()
     }
 
     fn check_forward(&self) -> Result<(), String> {
         let common = self.redis.link()?;
         let is_taken = |at: &RedisLink, key: &str| self.takes_from(common.as_ref(), at, key);
         self.forward.check(common.as_ref(), &is_taken)?;
+        loops::complaint(&self.forward.targets, &self.queue.sources).map_or(Ok(()), Err)?;
         self.forward.check_names("rooms.forward", &self.rooms.forward)?;
         let named = self.rooms.rule.iter().filter_map(|rule| rule.forward.as_ref());
         named.into_iter().try_for_each(|names| self.forward.check_names("rooms.rule.forward", names))
@@ -234,5 +239,28 @@ mod tests {
         }
         let rule = "[[rooms.rule]]\nmatch = \"*\"\nforward = [\"outs\"]\n";
         assert!(check(&list("audit"), rule).unwrap_err().starts_with("rooms.rule.forward: no target"));
+    }
+
+    #[cfg(feature = "sqs")]
+    #[test]
+    fn what_goes_to_a_queue_of_a_cloud_does_not_come_back_in() {
+        let queue = |name: &str| {
+            let url = format!("https://sqs.eu-west-1.amazonaws.com/1/{name}");
+            format!("kind = \"sqs\"\nregion = \"eu-west-1\"\nurl = \"{url}\"\n")
+        };
+        let check = |target: &str| {
+            let (source, target) = (queue("jobs"), queue(target));
+            let text = format!(
+                "[[queue.sources]]\nname = \"in\"\n{source}[rooms]\nforward = [\"out\"]\n[[forward.targets]]\n\
+                 name = \"out\"\n{target}"
+            );
+            toml::from_str::<Config>(&text).unwrap().check()
+        };
+        assert_eq!(check("audit"), Ok(()));
+        let error = check("jobs").unwrap_err();
+        assert!(
+            error.contains("forward.targets: \"out\"") && error.contains("queue.sources \"in\""),
+            "{error}"
+        );
     }
 }

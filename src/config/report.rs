@@ -12,7 +12,7 @@ use crate::server_settings::DemoAccess;
 use crate::store::place::StorePlace;
 
 /// The keys whose values are not shown.
-const SECRET_KEYS: [&str; 3] = ["secret", "password", "api_keys"];
+const SECRET_KEYS: [&str; 4] = ["secret", "password", "api_keys", "headers"];
 
 /// One key that was set to something else than its default.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::hooks::post::Answer;
 use crate::hooks::settings::shown;
+use crate::traces::Span;
 
 /// Most bytes of events in one request; one event that is larger goes alone.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -22,6 +23,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The same; a request that was not taken is noted as failed.
+    pub fn noted(self, span: &Span) -> Outcome {
+        match &self {
+            Outcome::Taken => {}
+            Outcome::Later(..) => span.fail("not taken now"),
+            Outcome::Refused(..) => span.fail("refused"),
+        }
+        self
+    }
+
     /// What follows from an answer, or from none.
     pub fn of(answered: Result<Answer, String>, url: &str) -> Outcome {
         match answered {

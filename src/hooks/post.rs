@@ -13,6 +13,7 @@ use crate::clock;
 use crate::hooks::settings::shown;
 use crate::hooks::signature::Keys;
 use crate::http_client::{self, Reach};
+use crate::traces::Span;
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -43,29 +44,40 @@ impl Post {
         Post { client: http_client::client_for(patience, reach), keys, patience }
     }
 
-    /// Posts a body of JSON under an id. The error is for people and names the address without its query.
-    pub async fn send(&self, url: &str, id: &str, body: Bytes) -> Result<Answer, String> {
-        match timeout(self.patience, self.exchange(url, id, body)).await {
+    /// Posts a body of JSON under an id, as a step of a trace. The error is for people and names the address without its
+    /// query.
+    pub async fn send(&self, url: &str, id: &str, body: Bytes, span: &Span) -> Result<Answer, String> {
+        match timeout(self.patience, self.exchange(url, id, body, span)).await {
             Ok(answer) => answer,
             Err(_) => Err(format!("{} gave no answer within {:?}", shown(url), self.patience)),
         }
     }
 
-    async fn exchange(&self, url: &str, id: &str, body: Bytes) -> Result<Answer, String> {
+    async fn exchange(&self, url: &str, id: &str, body: Bytes, span: &Span) -> Result<Answer, String> {
         // Of the attempt, not of the event: a receiver refuses what is older than some minutes.
         let timestamp = clock::wall_ms() / 1_000;
         let signature = self.keys.sign(id, timestamp, &body);
-        let request = self
+        let mut request = self
             .client
             .post(url)
             .insert_header(("content-type", "application/json"))
             .insert_header(("webhook-id", id))
             .insert_header(("webhook-timestamp", timestamp.to_string()))
             .insert_header(("webhook-signature", signature));
+        if span.is_on() {
+            span.text("http.request.method", "POST");
+            span.text("url.full", shown(url));
+            for (name, value) in [("traceparent", span.traceparent()), ("tracestate", span.tracestate())] {
+                if let Some(value) = value {
+                    request = request.insert_header((name, value));
+                }
+            }
+        }
         let sent = request.send_body(body).await;
         let mut answer =
             sent.map_err(|error| format!("{} cannot be reached: {}", shown(url), causes(&error)))?;
         let (status, retry_after) = (answer.status().as_u16(), retry_after(answer.headers()));
+        span.number("http.response.status_code", status.into());
         let body = match says_its_length(status, answer.headers()) {
             true => answer
                 .body()

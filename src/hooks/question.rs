@@ -15,6 +15,7 @@ use crate::chat::names::{MessageId, Pattern, RoomName, UserName};
 use crate::hooks::figures::{AllAskFigures, AskFigures};
 use crate::hooks::post::Post;
 use crate::hooks::settings::{AskSettings, OnFailure, patterns, shown};
+use crate::traces::Span;
 
 /// Longest words of a refusal that are shown to a client, in bytes.
 const WORDS_MAX: usize = 512;
@@ -177,7 +178,7 @@ impl Questions {
     }
 
     /// Asks, and waits as long as the settings say.
-    pub async fn ask(&self, question: Question) -> Verdict {
+    pub async fn ask(&self, question: Question, span: &Span) -> Verdict {
         let (url, on_failure, figures) = self.about(&question);
         // Taken first and given back, so that no two take the last place.
         let open = Open::new(&self.figures);
@@ -186,7 +187,7 @@ impl Questions {
             return Verdict::NotNow("the application has too many questions to answer; try again");
         }
         let began = Instant::now();
-        let told = self.told(url, &question).await;
+        let told = self.told(url, &question, span).await;
         let waited = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         figures.waited_us.fetch_add(waited, Relaxed);
         match told {
@@ -195,10 +196,12 @@ impl Questions {
                 Verdict::Yes(changes)
             }
             Ok(verdict) => {
+                span.text("roomcast.verdict", "refused");
                 figures.refused.fetch_add(1, Relaxed);
                 verdict
             }
             Err(why) => {
+                span.fail("no answer");
                 let before = figures.failed.fetch_add(1, Relaxed);
                 // The first, and then ever more seldom: a backend that is down would fill the log.
                 if (before + 1).is_power_of_two() {
@@ -222,10 +225,10 @@ impl Questions {
         }
     }
 
-    async fn told(&self, url: &str, question: &Question) -> Result<Verdict, String> {
+    async fn told(&self, url: &str, question: &Question, span: &Span) -> Result<Verdict, String> {
         let number = self.next.replace(self.next.get() + 1);
         let id = format!("ask_{:016x}_{number}", self.prefix);
-        let answer = self.post.send(url, &id, write(question)?.into()).await?;
+        let answer = self.post.send(url, &id, write(question)?.into(), span).await?;
         if !(200..300).contains(&answer.status) {
             return Err(format!("{} answered a question with status {}", shown(url), answer.status));
         }

@@ -15,6 +15,7 @@ use crate::hooks::figures::PostFigures;
 use crate::hooks::post::Post;
 use crate::hooks::settings::shown;
 use crate::store::spool::Spool;
+use crate::traces::Tracer;
 
 /// What it needs to know.
 pub struct HookTargetParts {
@@ -30,6 +31,8 @@ pub struct HookTargetParts {
     pub spool: Arc<Spool>,
     /// What is counted.
     pub figures: Arc<PostFigures>,
+    /// Notes the requests.
+    pub tracer: Tracer,
 }
 
 /// See above.
@@ -51,7 +54,11 @@ impl HookTarget {
     async fn request(&self, events: &[Event]) -> Outcome {
         let newest = events.last().map_or(0, |last| last.ts);
         let body = body_of(events.iter().map(|event| event.body.as_str()), newest);
-        Outcome::of(self.parts.post.send(&self.parts.url, &id_of(events), body).await, &self.parts.url)
+        let span = self.parts.tracer.of_entries("post events", events.iter().map(|event| &event.key));
+        span.number("roomcast.events", i64::try_from(events.len()).unwrap_or(i64::MAX));
+        let url = &self.parts.url;
+        let sent = span.over(self.parts.post.send(url, &id_of(events), body, &span)).await;
+        Outcome::of(sent, url).noted(&span)
     }
 
     /// Keeps what can never be posted. An error: it has to be offered again.

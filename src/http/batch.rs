@@ -12,7 +12,9 @@ use crate::http::answer::{Refusal, told, told_lines};
 use crate::http::api::{Caller, admit, answer};
 use crate::http::house::House;
 use crate::http::publish::{Told, draft, read_data, read_draft, read_id, read_user, say_all};
+use crate::http::traceparent::within;
 use crate::protocols::codes::Problem;
+use crate::traces::Span;
 
 /// Most lines of a batch, and most rooms of a call.
 pub const MANY_MAX: usize = 1_000;
@@ -35,12 +37,20 @@ enum LineTold<'a> {
 pub async fn batch(request: HttpRequest, payload: web::Payload, house: web::Data<House>) -> HttpResponse {
     let limit = house.message_bytes.saturating_mul(BATCH_MESSAGES);
     match admit(&request, payload, &house, Scope::Publish, limit).await {
-        Ok((caller, body)) => answer(&house, say_lines(&caller, &body, &house).await),
+        Ok((caller, body)) => {
+            let saying = async |span: &Span| say_lines(&caller, &body, &house, span).await;
+            answer(&house, within(&request, &house, "POST /api/batch", saying).await)
+        }
         Err(refusal) => refusal,
     }
 }
 
-async fn say_lines(caller: &Caller<'_>, body: &[u8], house: &House) -> Result<HttpResponse, Problem> {
+async fn say_lines(
+    caller: &Caller<'_>,
+    body: &[u8],
+    house: &House,
+    span: &Span,
+) -> Result<HttpResponse, Problem> {
     if body.is_empty() {
         return Err(Problem::bad_json("write one message per line: {\"r\":\"room\",\"d\":any JSON}"));
     }
@@ -57,7 +67,7 @@ async fn say_lines(caller: &Caller<'_>, body: &[u8], house: &House) -> Result<Ht
     let (mut drafts, mut refused) = (Vec::with_capacity(read.len()), Vec::new());
     for line in read {
         match line {
-            Ok(draft) => drafts.push(draft),
+            Ok(draft) => drafts.push(Draft { span: span.clone(), ..draft }),
             Err(problem) => refused.push(problem),
         }
     }
@@ -126,12 +136,20 @@ pub async fn broadcast(request: HttpRequest, payload: web::Payload, house: web::
     // Names of a thousand rooms are larger than a message may be.
     let limit = house.message_bytes.saturating_mul(BATCH_MESSAGES);
     match admit(&request, payload, &house, Scope::Publish, limit).await {
-        Ok((caller, body)) => answer(&house, say_everywhere(&caller, &body, &house).await),
+        Ok((caller, body)) => {
+            let saying = async |span: &Span| say_everywhere(&caller, &body, &house, span).await;
+            answer(&house, within(&request, &house, "POST /api/broadcast", saying).await)
+        }
         Err(refusal) => refusal,
     }
 }
 
-async fn say_everywhere(caller: &Caller<'_>, body: &[u8], house: &House) -> Result<HttpResponse, Problem> {
+async fn say_everywhere(
+    caller: &Caller<'_>,
+    body: &[u8],
+    house: &House,
+    span: &Span,
+) -> Result<HttpResponse, Problem> {
     let ask: Broadcast<'_> = serde_json::from_slice(body).map_err(|error| {
         Problem::bad_json(format!(
             "write {{\"rooms\":[\"a\",\"b\"],\"d\":any JSON}}, optional \"u\" and \"id\": {error}"
@@ -142,8 +160,8 @@ async fn say_everywhere(caller: &Caller<'_>, body: &[u8], house: &House) -> Resu
     }
     let (user, id, data) = (read_user(ask.u.as_deref())?, read_id(ask.id.as_deref())?, read_data(ask.d)?);
     let rooms = read_rooms(caller, &ask.rooms)?;
-    let drafts =
-        rooms.iter().map(|room| draft(room.clone(), user.clone(), id.clone(), data.clone())).collect();
+    let draft = |room: &RoomName| draft(room.clone(), user.clone(), id.clone(), data.clone());
+    let drafts = rooms.iter().map(|room| Draft { span: span.clone(), ..draft(room) }).collect();
     let said = say_all(house, caller, drafts).await?;
     let outcomes = rooms.iter().zip(said.into_iter().map(|said| said.map_err(Problem::from)));
     let outcomes: Vec<_> = outcomes.collect();

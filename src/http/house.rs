@@ -14,6 +14,7 @@ use crate::auth::visitor;
 use crate::http::readiness::Readiness;
 use crate::metrics::Metrics;
 use crate::server_settings::{DemoAccess, DemoSettings};
+use crate::traces::Tracer;
 
 /// What the routes share.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct House {
     pub metrics: Arc<Metrics>,
     /// Whether new visitors are wanted.
     pub ready: Arc<Readiness>,
+    /// Begins the spans of requests that say something.
+    pub tracer: Tracer,
     /// The chat server.
     pub publish: Recipient<PublishBatch>,
     /// The same, for what operators have all nodes do.

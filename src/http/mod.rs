@@ -19,6 +19,7 @@ pub mod readiness;
 pub mod rooms;
 pub mod routes;
 pub mod trace;
+pub mod traceparent;
 pub mod v1;
 
 #[cfg(test)]

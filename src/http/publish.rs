@@ -13,7 +13,9 @@ use crate::chat::names::{MessageId, RoomName, UserName};
 use crate::http::answer::told;
 use crate::http::api::{Caller, admit, answer};
 use crate::http::house::House;
+use crate::http::traceparent::within;
 use crate::protocols::codes::Problem;
+use crate::traces::Span;
 
 #[derive(Deserialize)]
 struct Ask<'a> {
@@ -44,13 +46,16 @@ impl<'a> Told<'a> {
 /// `POST /api/publish`.
 pub async fn publish(request: HttpRequest, payload: web::Payload, house: web::Data<House>) -> HttpResponse {
     match admit(&request, payload, &house, Scope::Publish, house.message_bytes).await {
-        Ok((caller, body)) => answer(&house, say(&caller, &body, &house).await),
+        Ok((caller, body)) => {
+            let saying = async |span: &Span| say(&caller, &body, &house, span).await;
+            answer(&house, within(&request, &house, "POST /api/publish", saying).await)
+        }
         Err(refusal) => refusal,
     }
 }
 
-async fn say(caller: &Caller<'_>, body: &[u8], house: &House) -> Result<HttpResponse, Problem> {
-    let draft = read_draft(body)?;
+async fn say(caller: &Caller<'_>, body: &[u8], house: &House, span: &Span) -> Result<HttpResponse, Problem> {
+    let draft = Draft { span: span.clone(), ..read_draft(body)? };
     caller.room(&draft.room)?;
     let room = draft.room.clone();
     let answer = say_all(house, caller, vec![draft]).await?.remove(0);
@@ -106,5 +111,15 @@ pub fn read_data(d: &RawValue) -> Result<Data, Problem> {
 
 /// A message of a backend.
 pub fn draft(room: RoomName, user: Option<UserName>, id: Option<MessageId>, data: Data) -> Draft {
-    Draft { room, user, id, data, kind: None, reply_to: None, keep: true, via: Via::Api }
+    Draft {
+        room,
+        user,
+        id,
+        data,
+        kind: None,
+        reply_to: None,
+        keep: true,
+        via: Via::Api,
+        span: Span::default(),
+    }
 }

@@ -218,6 +218,7 @@ impl Scene {
             handshake: self.handshake,
             metrics: Metrics::new(1),
             ready: Arc::new(Readiness::default()),
+            tracer: Default::default(),
             publish: listener.clone().recipient(),
             orders: listener.clone().recipient(),
             erase: listener.clone().recipient(),

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::sources::source::{Batch, Source, SourceError, Taken};
 use crate::sources::source_settings::shown;
+use crate::traces::Parent;
 
 /// The bucket with the places of all sources.
 const BUCKET: &str = "roomcast";
@@ -327,7 +328,9 @@ fn taken(message: Message, life: i64) -> Result<Taken<u64>, SourceError> {
         let info = message.info().map_err(SourceError::new)?;
         (info.stream_sequence, info.published.unix_timestamp_nanos() / 1_000_000)
     };
-    let own = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Id")).map(|id| id.as_str());
+    let header = |name: &str| message.headers.as_ref()?.get(name).map(|value| value.as_str());
+    let own = header("Nats-Msg-Id");
+    let parent = Parent::read(header("traceparent"), header("tracestate"));
     let fits =
         |id: &&str| id.len() <= OWN_ID_BYTES_MAX && !id.is_empty() && !id.chars().any(char::is_control);
     let id = match own.filter(fits) {
@@ -339,6 +342,7 @@ fn taken(message: Message, life: i64) -> Result<Taken<u64>, SourceError> {
         item: message.message.payload,
         room: Ok(None),
         pushed_ms: u64::try_from(published).ok(),
+        parent,
         receipt: sequence,
     })
 }

@@ -11,6 +11,7 @@ use crate::chat::data::Data;
 use crate::chat::message::{Draft, Via};
 use crate::chat::names::{MessageId, NAME_BYTES_MAX, RoomName, UserName};
 use crate::sources::poison::{Poison, Reason};
+use crate::traces::Span;
 
 /// What an item may be at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +100,17 @@ impl<'a> Keys<'a> {
             let text = format!("nested deeper than {} levels; flatten it", crate::chat::data::DEPTH_MAX);
             Poison::new(Reason::TooDeep, text)
         })?;
-        Ok(Draft { room, user, id, data, kind, reply_to: None, keep: true, via: Via::Queue })
+        Ok(Draft {
+            room,
+            user,
+            id,
+            data,
+            kind,
+            reply_to: None,
+            keep: true,
+            via: Via::Queue,
+            span: Span::default(),
+        })
     }
 }
 

@@ -6,7 +6,7 @@
 //! would be nobody's until their time runs out. A stream is silent where nothing comes, so another request is made now
 //! and then to see that the server is there.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -22,7 +22,11 @@ use crate::clouds::google::messages::{
 use crate::clouds::google::pubsub::{PubSubServer, seconds};
 use crate::sources::poison::{Poison, Reason};
 use crate::sources::source::{Batch, Source, SourceError, Taken};
+use crate::traces::Parent;
 
+/// The attributes that say to which trace a message belongs; Google's own libraries put a word of theirs before.
+const TRACE: [&str; 2] = ["traceparent", "googclient_traceparent"];
+const TRACE_STATE: [&str; 2] = ["tracestate", "googclient_tracestate"];
 /// Most messages taken in one step, and most that the server gives out before some are acknowledged.
 const TAKE_ITEMS_MAX: usize = 128;
 /// Most bytes that it gives out before; one message has 10 MB at most.
@@ -200,6 +204,12 @@ impl Source for PubSub {
     }
 }
 
+fn parent_of(attributes: &HashMap<String, String>) -> Parent {
+    let attribute =
+        |names: [&str; 2]| names.iter().find_map(|name| attributes.get(*name)).map(String::as_str);
+    Parent::read(attribute(TRACE), attribute(TRACE_STATE))
+}
+
 /// A message without content has at least no JSON in it, and is a dead letter for that.
 fn taken(received: ReceivedMessage) -> Taken<String> {
     let PubsubMessage { data, attributes, message_id, publish_time, .. } =
@@ -215,7 +225,15 @@ fn taken(received: ReceivedMessage) -> Taken<String> {
             .map_err(|error| Poison::new(Reason::BadRoom, format!("room: {error}")))
     });
     let pushed_ms = publish_time.and_then(|time| u64::try_from(time.seconds).ok()?.checked_mul(1_000));
-    Taken { id: Some(id.into()), item: data, room: room.transpose(), pushed_ms, receipt: received.ack_id }
+    let parent = parent_of(&attributes);
+    Taken {
+        id: Some(id.into()),
+        item: data,
+        room: room.transpose(),
+        pushed_ms,
+        parent,
+        receipt: received.ack_id,
+    }
 }
 
 #[cfg(test)]
@@ -254,5 +272,24 @@ mod tests {
     fn what_is_no_message_is_poison_and_not_a_panic() {
         let nothing = taken(ReceivedMessage { ack_id: "a".into(), message: None });
         assert!(nothing.item.is_empty());
+    }
+
+    #[cfg(feature = "otel")]
+    #[test]
+    fn the_trace_of_a_message_stands_in_its_attributes() {
+        use crate::traces::{Kind, Recording, Tracer};
+
+        let recording = Recording { sample: 0.0, queue: 1, resource: Vec::new(), remembers: false };
+        let (tracer, _recorded) = Tracer::new(recording);
+        let trace = |attributes: &[(&str, &str)]| {
+            let span = tracer.go_on(&of(attributes).parent, "take from a queue", Kind::Consumer);
+            span.trace_id().map(|id| id.to_string())
+        };
+        let named = |digit: &str| format!("00-{}-b7ad6b7169203331-01", digit.repeat(32));
+        assert_eq!(trace(&[("traceparent", &named("a"))]), Some("a".repeat(32)));
+        assert_eq!(trace(&[("googclient_traceparent", &named("b"))]), Some("b".repeat(32)));
+        let both = [("googclient_traceparent", named("b")), ("traceparent", named("a"))];
+        assert_eq!(trace(&[(both[0].0, &both[0].1), (both[1].0, &both[1].1)]), Some("a".repeat(32)));
+        assert_eq!(trace(&[]), None);
     }
 }

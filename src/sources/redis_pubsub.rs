@@ -19,6 +19,7 @@ use crate::sources::door_commands::room_of_channel;
 use crate::sources::poison::{Poison, Reason};
 use crate::sources::redis_turn::{LOOK, RENEW, RedisTurn};
 use crate::sources::source::{Batch, Source, SourceError, Taken};
+use crate::traces::Parent;
 
 /// Most messages that wait for the rooms; further ones are dropped and counted.
 const WAITING_MAX: usize = 4_096;
@@ -111,7 +112,8 @@ impl RedisPubSub {
     }
 
     fn taken(&self, channel: &[u8], item: Bytes) -> Taken<()> {
-        Taken { id: None, item, room: self.room_of(channel).map(Some), pushed_ms: None, receipt: () }
+        let (room, parent) = (self.room_of(channel).map(Some), Parent::default());
+        Taken { id: None, item, room, pushed_ms: None, parent, receipt: () }
     }
 
     fn room_of(&self, channel: &[u8]) -> Result<RoomName, Poison> {

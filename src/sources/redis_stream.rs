@@ -17,6 +17,7 @@ use crate::sources::door_commands::item_of_fields;
 use crate::sources::list_keys::ListKeys;
 use crate::sources::redis_turn::{LOOK, RENEW, RedisTurn};
 use crate::sources::source::{Batch, Source, SourceError, Taken};
+use crate::traces::Parent;
 
 /// Most entries read in one step.
 const TAKE_ITEMS_MAX: usize = 128;
@@ -214,6 +215,21 @@ fn waiting_of(group: Value, name: &str) -> Option<u64> {
     (found == name).then(|| number("lag")).flatten().map(|lag| lag + number("pending").unwrap_or(0))
 }
 
+/// The fields of an entry without those that say to which trace it belongs (W3C Trace Context), and that trace.
+fn without_trace(fields: Vec<Bytes>) -> (Vec<Bytes>, Parent) {
+    let value = |name: &str| {
+        let field = fields.chunks_exact(2).find(|field| field[0] == name)?;
+        std::str::from_utf8(&field[1]).ok()
+    };
+    let (trace, state) = (value("traceparent"), value("tracestate"));
+    if trace.is_none() && state.is_none() {
+        return (fields, Parent::default());
+    }
+    let parent = Parent::read(trace, state);
+    let is_other = |field: &&[Bytes]| field[0] != "traceparent" && field[0] != "tracestate";
+    (fields.chunks_exact(2).filter(is_other).flatten().cloned().collect(), parent)
+}
+
 fn entries_of(entries: Value) -> RedisResult<Vec<Taken<String>>> {
     let Value::Array(entries) = entries else { return Ok(Vec::new()) };
     let mut taken = Vec::with_capacity(entries.len());
@@ -227,8 +243,24 @@ fn entries_of(entries: Value) -> RedisResult<Vec<Taken<String>>> {
             fields.into_iter().map(|field| redis::from_redis_value::<Vec<u8>>(field).map(Bytes::from));
         let fields: Vec<Bytes> = fields.collect::<Result<_, _>>()?;
         let pushed_ms = id.split_once('-').and_then(|(ms, _)| ms.parse().ok());
-        let item = item_of_fields(&fields);
-        taken.push(Taken { id: Some(id.as_str().into()), item, room: Ok(None), pushed_ms, receipt: id });
+        let (fields, parent) = without_trace(fields);
+        let (item, own) = (item_of_fields(&fields), Some(id.as_str().into()));
+        taken.push(Taken { id: own, item, room: Ok(None), pushed_ms, parent, receipt: id });
     }
     Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trace_of_an_entry_is_no_part_of_the_item() {
+        let fields =
+            |texts: &[&str]| texts.iter().map(|text| Bytes::copy_from_slice(text.as_bytes())).collect();
+        let plain: Vec<Bytes> = fields(&["data", "\"hi\""]);
+        let traced = fields(&["traceparent", "00-1-2-01", "data", "\"hi\"", "tracestate", "a=1"]);
+        assert_eq!(without_trace(traced).0, plain);
+        assert_eq!(item_of_fields(&without_trace(plain.clone()).0), item_of_fields(&plain));
+    }
 }

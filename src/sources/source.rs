@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::chat::names::RoomName;
 use crate::sources::poison::Poison;
+use crate::traces::Parent;
 
 /// An item in somebody's hands.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Taken<R> {
     pub room: Result<Option<RoomName>, Poison>,
     /// When it was pushed, Unix milliseconds, where the source tells.
     pub pushed_ms: Option<u64>,
+    /// The trace that its sender has begun, where the source hands such things over.
+    pub parent: Parent,
     /// What the source needs back to forget it.
     pub receipt: R,
 }

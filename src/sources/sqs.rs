@@ -2,6 +2,7 @@
 //! side. A FIFO queue gives out nothing more of a message group while some of it is open, so the order of a group is
 //! kept whoever takes; a standard queue has no order. Messages are known again by SQS's own ids.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::clouds::aws::sqs::{ITEMS_MAX, SqsParts, SqsQueue};
 use crate::sources::source::{Batch, Source, SourceError, Taken};
+use crate::traces::Parent;
 
 /// How long SQS waits for a message before it answers that there is none.
 const WAIT_SECONDS: u64 = 2;
@@ -36,6 +38,15 @@ struct SqsMessage {
     body: String,
     #[serde(default)]
     attributes: Attributes,
+    #[serde(default)]
+    message_attributes: HashMap<String, OwnAttribute>,
+}
+
+/// What whoever has sent a message says of it.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct OwnAttribute {
+    string_value: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -115,12 +126,15 @@ impl Source for Sqs {
     }
 
     async fn take(&mut self) -> Result<Batch<String>, SourceError> {
-        let asked = json!({
+        let mut asked = json!({
             "MaxNumberOfMessages": ITEMS_MAX,
             "WaitTimeSeconds": WAIT_SECONDS,
             "VisibilityTimeout": self.hidden.as_secs(),
             "MessageSystemAttributeNames": ["SentTimestamp"],
         });
+        if cfg!(feature = "otel") {
+            asked["MessageAttributeNames"] = json!(["traceparent", "tracestate"]);
+        }
         let answer = self.queue.call("ReceiveMessage", asked).await?;
         let received: Received =
             serde_json::from_slice(&answer).map_err(|error| failed("ReceiveMessage", error))?;
@@ -165,12 +179,33 @@ impl Source for Sqs {
 
 impl SqsMessage {
     fn taken(self) -> Taken<String> {
+        let own = |name: &str| self.message_attributes.get(name)?.string_value.as_deref();
+        let parent = Parent::read(own("traceparent"), own("tracestate"));
         Taken {
             id: Some(self.message_id.into()),
             item: self.body.into(),
             room: Ok(None),
             pushed_ms: self.attributes.sent_timestamp.and_then(|text| text.parse().ok()),
+            parent,
             receipt: self.receipt_handle,
         }
+    }
+}
+
+#[cfg(all(test, feature = "otel"))]
+mod tests {
+    use super::*;
+    use crate::traces::{Kind, Recording, Tracer};
+
+    #[test]
+    fn the_trace_of_a_message_stands_in_its_attributes() {
+        let text = r#"{"Messages":[{"MessageId":"m","ReceiptHandle":"r","Body":"1","MessageAttributes":{"traceparent":
+            {"StringValue":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","DataType":"String"}}}]}"#;
+        let received: Received = serde_json::from_str(text).unwrap();
+        let taken = received.messages.into_iter().map(SqsMessage::taken).next().unwrap();
+        let recording = Recording { sample: 0.0, queue: 1, resource: Vec::new(), remembers: false };
+        let (tracer, _recorded) = Tracer::new(recording);
+        let span = tracer.go_on(&taken.parent, "take from a queue", Kind::Consumer);
+        assert_eq!(span.trace_id().unwrap().as_str(), "0af7651916cd43dd8448eb211c80319c");
     }
 }

@@ -36,6 +36,7 @@ use crate::metrics::sheet::Sheet;
 use crate::redis_link::RedisLink;
 use crate::sources::counters::QueueCounters;
 use crate::store::outgoing::{Leaves, Listener};
+use crate::traces::Tracer;
 use crate::wiring::ServeError;
 use crate::wiring::hooks::Hooks;
 use crate::wiring::queues::{Graves, open_graves};
@@ -115,10 +116,11 @@ pub fn start(
     graves: Option<&Recipient<Bury>>,
     metrics: &Metrics,
     hooks: &Hooks,
+    tracer: &Tracer,
 ) -> Result<Forwards, ServeError> {
     let (mut started, mut counted) = (Vec::new(), Vec::new());
     for target in &config.forward.targets {
-        let floor = Floor::new(config, target, graves)?;
+        let floor = Floor::new(config, target, graves, tracer)?;
         counted.push(Counted {
             name: target.name.clone(),
             counters: floor.counters.clone(),
@@ -148,6 +150,8 @@ pub fn start(
                 graves: None,
                 dead: Arc::default(),
                 counters: counters.clone(),
+                // Its requests are noted where they are made.
+                tracer: Tracer::default(),
             };
             started.push(Forwarder::new(feed, hooks.target()?, parts).start().recipient());
         }
@@ -172,6 +176,7 @@ struct Floor<'a> {
     counters: Arc<ForwardCounters>,
     graves: Option<Recipient<Bury>>,
     graves_counters: Arc<QueueCounters>,
+    tracer: Tracer,
 }
 
 impl<'a> Floor<'a> {
@@ -179,6 +184,7 @@ impl<'a> Floor<'a> {
         config: &Config,
         target: &'a TargetSettings,
         store: Option<&Recipient<Bury>>,
+        tracer: &Tracer,
     ) -> Result<Floor<'a>, ServeError> {
         let common = config.redis.link().map_err(ServeError::Config)?;
         let shared = config.backing().map_err(ServeError::Config)?.foundations().shared;
@@ -188,7 +194,8 @@ impl<'a> Floor<'a> {
             None => store.map_or(Graves::Memory, Graves::Store),
         };
         let graves = open_graves(config, graves, &graves_counters)?;
-        Ok(Floor { target, common, counters: Arc::default(), graves, graves_counters })
+        let (counters, tracer) = (Arc::default(), tracer.clone());
+        Ok(Floor { target, common, counters, graves, graves_counters, tracer })
     }
 
     fn serve<F: Feed>(&self, feed: F) -> Result<Recipient<Drain>, ServeError> {
@@ -239,6 +246,7 @@ impl<'a> Floor<'a> {
             graves: self.graves.clone(),
             dead: Arc::default(),
             counters: self.counters.clone(),
+            tracer: self.tracer.clone(),
         };
         Forwarder::new(feed, target, parts).start().recipient()
     }

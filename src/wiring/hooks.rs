@@ -29,6 +29,7 @@ use crate::metrics::sheet::Sheet;
 use crate::store::archive::ArchiveError;
 use crate::store::record::Record;
 use crate::store::spool::{Spool, Wants};
+use crate::traces::Tracer;
 use crate::wiring::ServeError;
 
 /// Bytes of records on their way to a spool in memory; what comes beyond it is dropped and counted.
@@ -46,6 +47,7 @@ pub struct Hooks {
     message_bytes: usize,
     /// Records that did not get into a spool in memory.
     untapped: Arc<AtomicU64>,
+    tracer: Tracer,
 }
 
 /// How events get into the spool.
@@ -69,7 +71,7 @@ pub struct Posting {
 
 impl Hooks {
     /// Opens the spool, if something is to be posted.
-    pub fn open(config: &Config, node: &str) -> Result<Hooks, ServeError> {
+    pub fn open(config: &Config, node: &str, tracer: &Tracer) -> Result<Hooks, ServeError> {
         let settings = config.hooks.clone();
         let filled = match config.backing().map_err(ServeError::Config)? {
             Backing::Store(_) => Filled::ByJournal,
@@ -90,6 +92,7 @@ impl Hooks {
             settings,
             message_bytes: config.limits.message_bytes,
             untapped: Arc::default(),
+            tracer: tracer.clone(),
         })
     }
 
@@ -118,6 +121,7 @@ impl Hooks {
             keep_ms: keep.millis(),
             spool,
             figures: self.figures.clone(),
+            tracer: self.tracer.clone(),
         }))
     }
 
@@ -168,6 +172,7 @@ impl Hooks {
             batch: *batch,
             keep_ms: keep.millis(),
             figures: self.figures.clone(),
+            tracer: self.tracer.clone(),
         };
         let (figures, untapped) = (self.figures.clone(), self.untapped.clone());
         metrics.add(Box::new(move |sheet| write_posted(sheet, &figures, untapped.load(Relaxed))));

@@ -22,6 +22,7 @@ use crate::sources::counters::QueueCounters;
 use crate::sources::dead_letters::MemoryDeadLetters;
 use crate::sources::list_keys::ListKeys;
 use crate::sources::payload::PayloadLimits;
+use crate::traces::Tracer;
 use crate::wiring::sources::Floor;
 use crate::wiring::{ServeError, sources};
 
@@ -34,15 +35,26 @@ pub struct Queues {
     pub door_address: Option<SocketAddr>,
 }
 
+/// Who watches what queues do.
+#[derive(Clone, Copy)]
+pub struct Watchers<'a> {
+    /// What is counted.
+    pub metrics: &'a Metrics,
+    /// Whether new visitors are wanted.
+    pub ready: &'a Readiness,
+    /// Begins the spans of items.
+    pub tracer: &'a Tracer,
+}
+
 /// Opens the door and starts taking from the lists. `node` is this node's name, the same after a restart.
 pub fn start(
     config: &Config,
     chat: &Recipient<PublishBatch>,
     graves: Option<&Recipient<Bury>>,
     node: &str,
-    metrics: &Metrics,
-    ready: &Readiness,
+    watchers: &Watchers<'_>,
 ) -> Result<Queues, ServeError> {
+    let Watchers { metrics, ready, tracer } = *watchers;
     let room = RoomName::new(&config.rooms.default)
         .map_err(|bad| ServeError::Config(format!("rooms.default: {bad}")))?;
     let mut all = Vec::new();
@@ -54,8 +66,9 @@ pub fn start(
         Some(link) => Graves::Redis(link),
         None => graves.map_or(Graves::Memory, Graves::Store),
     };
-    let (door, door_address) = open_door(config, chat, graves, &room, &mut all)?;
-    let floor = Floor { config, chat, graves, room: &room, node, shared: turns, link: link.as_ref(), ready };
+    let (door, door_address) = open_door(config, chat, graves, (&room, tracer), &mut all)?;
+    let floor =
+        Floor { config, chat, graves, room: &room, node, shared: turns, link: link.as_ref(), ready, tracer };
     let sources = sources::start(&floor, &mut all)?;
     let mut lists = Vec::new();
     if let Some(link) = link {
@@ -75,6 +88,7 @@ pub fn start(
                 timing,
                 chat: chat.clone(),
                 counters,
+                tracer: tracer.clone(),
             };
             lists.push(RedisQueue::new(parts).start());
         }
@@ -124,7 +138,7 @@ fn open_door(
     config: &Config,
     chat: &Recipient<PublishBatch>,
     graves: Graves<'_>,
-    room: &RoomName,
+    (room, tracer): (&RoomName, &Tracer),
     all: &mut Counted,
 ) -> Result<(Option<Addr<RespDoor>>, Option<SocketAddr>), ServeError> {
     let listen = &config.queue.door.listen;
@@ -148,6 +162,7 @@ fn open_door(
         dead: Arc::new(MemoryDeadLetters::default()),
         graves: open_graves(config, graves, &counters)?,
         counters,
+        tracer: tracer.clone(),
     })
     .map_err(cannot)?;
     let address = door.address().map_err(cannot)?;

@@ -28,6 +28,7 @@ use crate::sources::source::Source;
 use crate::sources::source_settings::{SourceKind, SourceSettings};
 #[cfg(feature = "sqs")]
 use crate::sources::sqs::Sqs;
+use crate::traces::Tracer;
 use crate::wiring::ServeError;
 use crate::wiring::queues::{Counted, Graves, limits, open_graves, watch};
 
@@ -46,6 +47,7 @@ pub(super) struct Floor<'a> {
     /// `redis.url`.
     pub link: Option<&'a RedisLink>,
     pub ready: &'a Readiness,
+    pub tracer: &'a Tracer,
 }
 
 /// Starts all of them.
@@ -130,6 +132,7 @@ impl Floor<'_> {
             graves: open_graves(self.config, self.graves, &counters)?,
             dead: Arc::default(),
             counters,
+            tracer: self.tracer.clone(),
         };
         Ok(SourceQueue::new(source, parts).start().recipient())
     }

@@ -42,6 +42,7 @@ pub async fn open_door(rooms: &Rooms, change: impl FnOnce(&mut DoorSettings)) ->
         dead: dead.clone(),
         graves: None,
         counters: counters.clone(),
+        tracer: Default::default(),
     })
     .unwrap();
     let port = door.address().unwrap().port();
@@ -299,6 +300,7 @@ async fn a_taken_port_is_told_at_once() {
         dead: Arc::default(),
         graves: None,
         counters: Arc::default(),
+        tracer: Default::default(),
     };
     let error = RespDoor::bind(parts).err().unwrap();
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);

@@ -70,6 +70,7 @@ impl<P: Place> House<P> {
             graves: Some(graves.dig()),
             dead: Arc::default(),
             counters: counters.clone(),
+            tracer: Default::default(),
         };
         let forwarder = Forwarder::new(exit.feed("it", Arc::new(|_| true)), place.target(), parts).start();
         House { exit, forwarder, counters, graves, said: 0 }

@@ -224,6 +224,7 @@ fn report(effects: &mut Effects, who: &Peer, text: String) {
         reply_to: None,
         keep: true,
         via: Via::Api,
+        span: Default::default(),
     });
 }
 

@@ -33,5 +33,7 @@ mod server_api;
 mod slow_rooms;
 mod starts;
 mod streaming;
+#[cfg(feature = "otel")]
+mod traces;
 mod tracing;
 mod unread;

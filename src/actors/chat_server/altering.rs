@@ -17,6 +17,7 @@ use crate::clock;
 use crate::protocols::codes::Problem;
 use crate::protocols::native_frames as frames;
 use crate::store::record::Record;
+use crate::traces::Span;
 
 /// An entry that an operator wants to be blanked, and who waits for that.
 #[derive(Debug)]
@@ -69,6 +70,7 @@ impl ChatServer {
                 reply_to: None,
                 keep: true,
                 via: Via::Session,
+                span: Span::default(),
             };
             // An edit must not say what a message may not.
             *data = self.ask_handler(Some(connection), draft)?.data;
@@ -181,7 +183,8 @@ impl ChatServer {
             Altering::Delete => Some(Change { of, data: None, replaces }),
             Altering::React { .. } => None,
         };
-        let shown = Shown { key, place, frame, id, change, user: None, via, to };
+        let (span, keep) = (Span::default(), Span::default());
+        let shown = Shown { key, place, frame, id, change, user: None, via, to, span, keep };
         self.keep_entry(key, Record::Entry(entry), shown);
     }
 

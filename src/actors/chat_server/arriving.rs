@@ -76,7 +76,8 @@ impl ChatServer {
         self.rooms.promise(key, entry.ts, 0, None);
         self.rooms.show(key, Hot { ts: entry.ts, lsn: 0, frame: frame.clone() });
         self.apply_change(key, &entry);
-        self.broadcast(key, &frame, entry.offset, None);
+        let origin = self.span_of(&entry);
+        self.spread(key, &frame, entry.offset, &origin);
     }
 
     /// A new life of a log begins, and nothing was taken back.

@@ -25,6 +25,7 @@ use crate::engines::shared::Shared;
 use crate::protocols::native_frames as frames;
 use crate::protocols::websocket::frame::payload_of;
 use crate::store::record::{Item, Lsn, Record};
+use crate::traces::Span;
 
 /// How long a sender should wait while the store keeps nothing, in milliseconds.
 const NOT_STORED_WAIT_MS: u64 = 1_000;
@@ -58,7 +59,7 @@ pub(super) enum Then {
     /// An entry becomes visible.
     Show(Box<Shown>),
     /// An entry is visible already; should it not be kept, it has to be tried again.
-    Keep(Box<Record>),
+    Keep(Box<Record>, Span),
     /// A message without a place goes out.
     Pass(Box<Passing>),
     /// An answer that must not come before others.
@@ -86,6 +87,9 @@ pub(super) struct Shown {
     pub(super) user: Option<UserName>,
     pub(super) via: Via,
     pub(super) to: AckTo,
+    /// The way of the message, and the step of keeping it.
+    pub(super) span: Span,
+    pub(super) keep: Span,
 }
 
 /// A message without a place on its way.
@@ -96,6 +100,7 @@ pub(super) struct Passing {
     pub(super) id: Option<IdKey>,
     pub(super) via: Via,
     pub(super) to: AckTo,
+    pub(super) span: Span,
 }
 
 /// What an entry does to an earlier one.
@@ -330,21 +335,23 @@ impl ChatServer {
         match what {
             Then::Show(shown) => self.show(lsn, *shown),
             Then::Pass(passing) => {
-                self.broadcast(passing.key, &passing.frame, 0, None);
-                self.count_accepted(passing.via);
-                self.tell(passing.to, Ok(passing.place));
+                let Passing { key, place, frame, via, to, span, .. } = *passing;
+                self.spread(key, &frame, 0, &span.to_ref());
+                self.count_accepted(via);
+                self.tell(to, Ok(place));
             }
             Then::Answer(to, answer) => self.tell(to, answer),
             Then::Frame(connection, frame) => self.send_at_last(connection, frame),
             Then::Finish(done) => tell_if_there(done, true),
             Then::Ruled(ruling) => self.ruling_kept(*ruling),
-            Then::Keep(_) | Then::Session(_) | Then::Read(..) => {}
+            Then::Keep(..) | Then::Session(_) | Then::Read(..) => {}
         }
     }
 
     /// An entry becomes part of what readers see.
     pub(super) fn show(&mut self, lsn: Lsn, shown: Shown) {
-        let Shown { key, place, frame, change, user, via, to, .. } = shown;
+        let Shown { key, place, frame, change, user, via, to, span, keep, .. } = shown;
+        keep.end();
         if change.is_none() {
             self.end_typing(key, user.as_ref());
         }
@@ -356,7 +363,7 @@ impl ChatServer {
         if let Some(change) = change {
             self.change_hot(key, offset, &change);
         }
-        self.broadcast(key, &frame, offset, None);
+        self.spread(key, &frame, offset, &span.to_ref());
         self.count_accepted(via);
         self.tell(to, Ok(place));
     }
@@ -404,10 +411,20 @@ impl ChatServer {
         let refused = Refused::NotStored { wait_ms: NOT_STORED_WAIT_MS };
         for step in lost {
             match step.what {
-                Then::Show(shown) => self.tell(shown.to, Err(refused.clone())),
-                Then::Pass(passing) => self.tell(passing.to, Err(refused.clone())),
+                Then::Show(shown) => {
+                    shown.keep.fail("not stored");
+                    shown.span.fail("not stored");
+                    self.tell(shown.to, Err(refused.clone()));
+                }
+                Then::Pass(passing) => {
+                    passing.span.fail("not stored");
+                    self.tell(passing.to, Err(refused.clone()));
+                }
                 Then::Answer(to, Ok(_)) => self.tell(to, Err(refused.clone())),
-                Then::Keep(record) => self.keeping.unsaved.push(*record),
+                Then::Keep(record, keep) => {
+                    keep.fail("not stored");
+                    self.keeping.unsaved.push(*record);
+                }
                 Then::Session(connection) => self.note_session(connection),
                 Then::Read(room, user, offset) => {
                     self.unkept_reads.entry((room, user)).or_insert(offset);
@@ -430,7 +447,7 @@ impl ChatServer {
         }
         for record in std::mem::take(&mut self.keeping.unsaved) {
             let lsn = self.keeping.record(record.clone(), false);
-            self.when(lsn, Then::Keep(Box::new(record)));
+            self.when(lsn, Then::Keep(Box::new(record), Span::default()));
         }
     }
 }

@@ -7,6 +7,7 @@ use ahash::RandomState;
 
 use super::ChatServer;
 use super::keeping::Link;
+use super::spreading::Awaited;
 use super::tracing::Kept;
 use super::work::AckTo;
 use crate::chat::entry::Entry;
@@ -16,6 +17,7 @@ use crate::chat::names::{MessageId, RoomName, UserName};
 use crate::chat::settings::AckLevel;
 use crate::clock;
 use crate::engines::shared::{Command, News, Outcome, Proposal, Safety};
+use crate::traces::Span;
 
 /// Proposals under way.
 #[derive(Default)]
@@ -26,6 +28,8 @@ pub(super) struct Proposals {
     open: BTreeMap<u64, Open>,
     /// Messages that have their place, and whose pointers into inboxes have not.
     calling: HashMap<u64, Calling, RandomState>,
+    /// Sampled messages that have not arrived yet.
+    pub(super) awaited: Awaited,
 }
 
 /// A proposal without an outcome.
@@ -38,6 +42,14 @@ struct Open {
     calls: Option<Box<Calls>>,
     /// The ticket of the message to which this pointer belongs.
     part_of: Option<u64>,
+    /// The way of a sampled message, and the step of keeping it.
+    way: Option<Box<Way>>,
+}
+
+/// See above.
+struct Way {
+    span: Span,
+    keep: Span,
 }
 
 /// Whom a message calls by name.
@@ -90,8 +102,9 @@ impl ChatServer {
         let safety = self.safety_of(&draft.room);
         let calls = draft.keep.then(|| self.calls_of(&draft, safety)).flatten();
         let (entry, _) = self.entry_of(&draft, &place);
-        let room = draft.room.clone();
-        let open = Open { room, safety, to, via: draft.via, calls, part_of: None };
+        self.await_entry(&entry, &draft.span);
+        let (room, way) = (draft.room.clone(), self.way_of(&draft));
+        let open = Open { room, safety, to, via: draft.via, calls, part_of: None, way };
         self.propose(entry, key, draft.keep, open);
     }
 
@@ -101,7 +114,8 @@ impl ChatServer {
         let key = key_of(entry.user.as_ref(), &id);
         entry.id.get_or_insert(id);
         let safety = self.safety_of(&entry.room);
-        let open = Open { room: entry.room.clone(), safety, to, via, calls: None, part_of: None };
+        let room = entry.room.clone();
+        let open = Open { room, safety, to, via, calls: None, part_of: None, way: None };
         self.propose(entry, key, true, open);
     }
 
@@ -155,7 +169,8 @@ impl ChatServer {
     }
 
     fn message_settled(&mut self, ticket: u64, open: Open, outcome: Outcome) {
-        let Open { to, via, calls, .. } = open;
+        let Open { room, to, via, calls, way, .. } = open;
+        self.way_settled(way, &room, &outcome);
         let place = match outcome {
             Outcome::Placed(place) => place,
             Outcome::Gone => return self.tell(to, Err(Refused::NoEntry)),
@@ -173,9 +188,26 @@ impl ChatServer {
             let mut draft = super::saying::pointer(inbox, &room, place.offset, by.as_ref());
             draft.id = Some(made_id());
             let (entry, _) = self.entry_of(&draft, &Accepted { ts: clock::wall_ms(), ..NOWHERE });
-            let (to, part_of) = (AckTo::Nobody, Some(ticket));
-            let open = Open { room: entry.room.clone(), safety, to, via: Via::Session, calls: None, part_of };
+            let (to, via, part_of) = (AckTo::Nobody, Via::Session, Some(ticket));
+            let open = Open { room: entry.room.clone(), safety, to, via, calls: None, part_of, way: None };
             self.propose(entry, key_of_pointer(&room, &place), true, open);
+        }
+    }
+
+    fn way_of(&self, draft: &Draft) -> Option<Box<Way>> {
+        let (room, span) = (&draft.room, &draft.span);
+        let way = || Way { span: span.clone(), keep: self.begin_keeping(span, room) };
+        span.is_on().then(|| Box::new(way()))
+    }
+
+    fn way_settled(&self, way: Option<Box<Way>>, room: &RoomName, outcome: &Outcome) {
+        let Some(way) = way else { return };
+        match outcome {
+            Outcome::Placed(place) => self.remember_way(&way.span, room, place),
+            Outcome::Gone | Outcome::Refused(_) => {
+                way.keep.fail("refused");
+                way.span.fail("refused");
+            }
         }
     }
 

@@ -21,6 +21,7 @@ use crate::protocols::codes::Problem;
 use crate::protocols::native::Reference;
 use crate::protocols::native_frames as frames;
 use crate::store::record::{Record, Seen};
+use crate::traces::Span;
 
 /// Rooms that are asked to give something up when memory is short.
 const SHORT_ROOMS: usize = 64;
@@ -38,6 +39,7 @@ pub(super) fn pointer(inbox: RoomName, room: &RoomName, offset: Offset, by: Opti
         reply_to: None,
         keep: true,
         via: Via::Session,
+        span: Span::default(),
     }
 }
 
@@ -57,6 +59,7 @@ impl ChatServer {
         let key = self.find_or_open(&draft.room)?;
         let id = draft.id.as_ref().map(|id| self.keys.key(draft.user.as_ref(), id));
         if let Some(before) = id.and_then(|id| self.rooms.repeat_of(key, id, clock::cautious_ms())) {
+            draft.span.number("roomcast.duplicate", 1);
             self.repeat(before, key, to);
             return Ok(());
         }
@@ -116,8 +119,10 @@ impl ChatServer {
         let Place { accepted: place, .. } = self.next_place(key);
         let (entry, frame) = self.entry_of(&draft, &place);
         let called = line::mentions_in(draft.data.as_bytes());
-        let Draft { user, via, .. } = draft;
-        let shown = Shown { key, place, frame, id, change: None, user: user.clone(), via, to };
+        let Draft { room, user, via, span, .. } = draft;
+        self.remember_way(&span, &room, &place);
+        let keep = self.begin_keeping(&span, &room);
+        let shown = Shown { key, place, frame, id, change: None, user: user.clone(), via, to, span, keep };
         self.keep_entry(key, Record::Entry(entry), shown);
         for called in called {
             self.tell_inbox(key, &called, user.as_ref(), &place);
@@ -130,7 +135,7 @@ impl ChatServer {
         self.keep_entry_with(key, record, shown, false);
     }
 
-    fn keep_entry_with(&mut self, key: RoomKey, record: Record, shown: Shown, with_last: bool) {
+    fn keep_entry_with(&mut self, key: RoomKey, record: Record, mut shown: Shown, with_last: bool) {
         let (ts, id) = (shown.place.ts, shown.id);
         self.expect_ack(&shown.to);
         if !self.keeping.lasts() {
@@ -147,8 +152,9 @@ impl ChatServer {
         debug_assert_eq!(place, shown.place);
         match again {
             Some(record) => {
+                let keep = std::mem::take(&mut shown.keep);
                 self.show(lsn, shown);
-                self.when(lsn, Then::Keep(Box::new(record)));
+                self.when(lsn, Then::Keep(Box::new(record), keep));
             }
             None => self.when(lsn, Then::Show(Box::new(shown))),
         }
@@ -183,8 +189,8 @@ impl ChatServer {
         let draft = pointer(inbox, &name, place.offset, by);
         let Place { accepted: place, .. } = self.next_place(key);
         let (entry, frame) = self.entry_of(&draft, &place);
-        let (via, to) = (Via::Session, AckTo::Nobody);
-        let shown = Shown { key, place, frame, id: None, change: None, user: None, via, to };
+        let (via, to, span, keep) = (Via::Session, AckTo::Nobody, Span::default(), Span::default());
+        let shown = Shown { key, place, frame, id: None, change: None, user: None, via, to, span, keep };
         self.keep_entry_with(key, Record::Entry(entry), shown, true);
     }
 
@@ -206,7 +212,8 @@ impl ChatServer {
         let frame = self.frame(|out| frames::message(out, &draft, &place));
         self.expect_ack(&to);
         self.rooms.get_mut(key).note_record(lsn);
-        self.when(lsn, Then::Pass(Box::new(Passing { key, place, frame, id, via: draft.via, to })));
+        let Draft { via, span, .. } = draft;
+        self.when(lsn, Then::Pass(Box::new(Passing { key, place, frame, id, via, to, span })));
         Ok(())
     }
 
@@ -261,8 +268,12 @@ impl ChatServer {
         draft: Draft,
         to: AckTo,
     ) -> Result<(), Refused> {
-        let draft = self.ask_handler(from, draft)?;
-        self.publish(draft, to)
+        let span = draft.span.clone();
+        let said = self.ask_handler(from, draft).and_then(|draft| self.publish(draft, to));
+        if said.is_err() {
+            span.fail("refused");
+        }
+        said
     }
 
     /// What a handler says. It does not come back to it.

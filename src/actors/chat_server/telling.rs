@@ -72,7 +72,7 @@ impl ChatServer {
         // It has happened whether it is kept or not, so it is tried again should the disk fail.
         let again = record.clone();
         let lsn = self.keeping.record(record, false);
-        self.when(lsn, Then::Keep(Box::new(again)));
+        self.when(lsn, Then::Keep(Box::new(again), Default::default()));
     }
 
     /// An entry has its place, and no engine keeps it.

@@ -19,6 +19,7 @@ use crate::forwards::counters::ForwardCounters;
 use crate::forwards::memory::{MemoryExit, MemoryFeed};
 use crate::forwards::target::{Outgoing, Target, TargetError};
 use crate::sources::dead_letters::MemoryDeadLetters;
+use crate::traces::Tracer;
 
 /// What the target does at a call; without a word it takes all.
 enum Does {
@@ -85,6 +86,10 @@ struct Story {
 impl Story {
     /// With `n` entries that wait, and a target with a script.
     fn begin(n: u64, script: impl IntoIterator<Item = Does>) -> Story {
+        Story::begin_with(n, script, Tracer::default())
+    }
+
+    fn begin_with(n: u64, script: impl IntoIterator<Item = Does>, tracer: Tracer) -> Story {
         let exit = MemoryExit::new(1_000, ["one".to_owned()], Arc::new(|_| true));
         (1..=n).for_each(|offset| exit.push(&entry(offset)));
         let shelf = Rc::new(RefCell::new(Shelf { script: script.into_iter().collect(), ..Shelf::default() }));
@@ -97,6 +102,7 @@ impl Story {
             graves: None,
             dead: dead.clone(),
             counters: counters.clone(),
+            tracer,
         };
         let feed = exit.feed("one", Arc::new(|_| true));
         let target = Scripted { shelf: shelf.clone(), told };
@@ -170,4 +176,28 @@ async fn a_target_that_takes_nothing_without_a_word_counts_as_away() {
     assert_eq!(story.ends_with(2).await, [1, 2]);
     assert_eq!(counters.retries(), 1);
     assert!(counters.is_connected(), "what has ended troubles nobody");
+}
+
+#[cfg(feature = "otel")]
+#[actix_rt::test]
+async fn what_is_sent_is_a_step_in_the_trace_of_its_message() {
+    use crate::traces::{Kind, Recording};
+
+    let recording = Recording { sample: 1.0, queue: 100, resource: Vec::new(), remembers: true };
+    let (tracer, mut recorded) = Tracer::new(recording);
+    let said: Vec<_> = (1..=2).map(|_| tracer.begin("publish", Kind::Server)).collect();
+    for (span, id) in said.iter().zip(["lobby@1-2", "lobby@1-3"]) {
+        span.remember(|| id.to_owned());
+    }
+    let story = Story::begin_with(3, [Does::Refuses(1)], tracer);
+    assert_eq!(story.ends_with(2).await, [1, 3]);
+    let spans: Vec<_> = std::iter::from_fn(|| recorded.spans.try_recv().ok()).collect();
+    let told: Vec<_> =
+        spans.iter().map(|span| (&*span.name, span.span_context.trace_id().to_string())).collect();
+    let traces: Vec<String> = said.iter().map(|span| span.trace_id().unwrap().to_string()).collect();
+    assert_eq!(told, [("forward", traces[0].clone()), ("forward", traces[1].clone())]);
+    let linked = spans[0].links.iter().map(|link| link.span_context.trace_id().to_string());
+    assert_eq!(linked.collect::<Vec<_>>(), [traces[1].clone()]);
+    assert_eq!(spans[0].status, opentelemetry::trace::Status::error("not taken"));
+    assert_eq!(spans[1].status, opentelemetry::trace::Status::Unset);
 }

@@ -17,6 +17,7 @@ use crate::redis_link::backoff::Backoff;
 use crate::sources::dead_letters::{DeadLetter, preview};
 use crate::sources::poison::{Poison, Reason};
 use crate::store::record::Letter;
+use crate::traces::Span;
 
 /// How often it is looked how many entries wait.
 const MEASURE: Duration = Duration::from_secs(5);
@@ -158,8 +159,11 @@ impl<F: Feed, T: Target> Work<F, T> {
         let mut done = 0;
         while done < entries.len() {
             let left = &entries[done..];
-            let (taken, error) = working(&mut self.feed, self.target.send(left)).await?;
+            let span = self.parts.tracer.of_entries("forward", left.iter().map(Outgoing::id));
+            let sending = span.over(self.target.send(left));
+            let (taken, error) = working(&mut self.feed, sending).await?;
             let taken = taken.min(left.len());
+            self.note_sent(&span, taken, error.is_some());
             done += taken;
             self.parts.counters.count_forwarded(taken as u64);
             let refused = match error {
@@ -182,6 +186,17 @@ impl<F: Feed, T: Target> Work<F, T> {
             self.note_done(&marks, done).await?;
         }
         Ok(())
+    }
+
+    fn note_sent(&self, span: &Span, taken: usize, is_trouble: bool) {
+        if !span.is_on() {
+            return;
+        }
+        span.text("roomcast.target", &*self.parts.name);
+        span.number("roomcast.entries", i64::try_from(taken).unwrap_or(i64::MAX));
+        if is_trouble {
+            span.fail("not taken");
+        }
     }
 
     async fn note_done(&mut self, marks: &[F::Mark], done: usize) -> Result<(), FeedError> {

@@ -51,7 +51,14 @@ fn join(connection: &SharedConnection, room: RoomKey, stay: u32, after: Offset, 
 }
 
 fn say(room: RoomKey, last: Offset, bytes: usize) -> ToHub {
-    ToHub::Deliver { room, frames: text(&"x".repeat(bytes)), count: 1, last, except: None }
+    ToHub::Deliver {
+        room,
+        frames: text(&"x".repeat(bytes)),
+        count: 1,
+        last,
+        except: None,
+        span: Default::default(),
+    }
 }
 
 /// Runs random letters and reads, then lets everybody catch up.
@@ -283,7 +290,14 @@ async fn a_member_is_cut_also_where_a_letter_makes_its_batch_due_before_the_end_
     }
     assert_eq!(core.take_reports(), [], "they go out at the end of the turn");
     let frames = text("typing");
-    core.carry_out(ToHub::Deliver { room, frames, count: 1, last: 0, except: Some(id) });
+    core.carry_out(ToHub::Deliver {
+        room,
+        frames,
+        count: 1,
+        last: 0,
+        except: Some(id),
+        span: Default::default(),
+    });
     assert_eq!(core.take_reports(), [Report::Behind { connection: id, room, stay: 4, after: last }]);
     core.carry_out(say(room, last + 3, 5_000));
     core.flush();

@@ -10,6 +10,7 @@ use crate::sources::dead_letters::{DeadLetter, preview};
 use crate::sources::payload::decode;
 use crate::sources::poison::{Poison, Reason};
 use crate::sources::redis_list::Entry;
+use crate::traces::Kind;
 use tokio::time::sleep;
 
 /// Dead letters written in one step hold at most so many bytes, one more letter not counted.
@@ -86,6 +87,10 @@ impl Queue {
         if draft.id.is_none() {
             // Should it come again after a crash, the room knows it by this.
             draft.id = MessageId::new(&entry.id).ok();
+        }
+        draft.span = self.parts.tracer.begin("take from a queue", Kind::Consumer);
+        if draft.span.is_on() {
+            draft.span.text("roomcast.queue", self.list.keys().list());
         }
         Ok(draft)
     }

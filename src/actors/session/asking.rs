@@ -12,11 +12,13 @@ use crate::chat::client::TooFast;
 use crate::chat::message::{Alteration, Altering, Draft, Offset, Via};
 use crate::chat::names::{MessageId, RoomName};
 use crate::chat::permission::Identity;
+use crate::log::user_hash;
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native;
 use crate::protocols::native::{Join, Publish, Reference, Request};
 use crate::protocols::native_frames as frames;
 use crate::protocols::websocket::frame::{Opcode, encode_frame};
+use crate::traces::Kind;
 
 impl Session {
     pub(super) fn lines(&mut self, text: &str) {
@@ -256,7 +258,11 @@ impl Session {
         self.may_say(&identity, &room, now)?;
         let granted = identity.lists(&room);
         let user = Some(identity.user.clone());
-        let draft = Draft { room, user, id, data, kind: None, reply_to, keep, via: Via::Session };
+        let span = self.house.tracer.begin("publish", Kind::Server);
+        if span.is_on() {
+            span.text("roomcast.user_hash", user_hash(identity.user.as_str()));
+        }
+        let draft = Draft { room, user, id, data, kind: None, reply_to, keep, via: Via::Session, span };
         Ok(What::Publish { draft, granted })
     }
 }

@@ -14,6 +14,7 @@ use crate::chat::permission::Identity;
 use crate::hooks::question::{Changes, Question, Verdict};
 use crate::protocols::codes::{Goodbye, Problem};
 use crate::protocols::native::{Join, Reference, Request, RequestNumber};
+use crate::traces::{Kind, Span};
 
 /// When to try again what got no answer, in milliseconds.
 const NO_ANSWER_WAIT_MS: u64 = 1_000;
@@ -139,12 +140,25 @@ impl Session {
     pub(super) fn ask_backend(&mut self, ctx: &mut Context<Session>) {
         let Some(questions) = self.house.questions.clone() else { return };
         let Some(question) = self.gate().and_then(|gate| gate.question.take()) else { return };
+        let span = self.span_of_question();
         // Dropped with the session: what is asked for somebody who has gone needs no answer.
-        let asking = async move { questions.ask(question).await };
+        let asking = async move { span.over(questions.ask(question, &span)).await };
         ctx.spawn(asking.into_actor(self).map(|verdict, session, ctx| {
             session.guarded(|session| session.answered(verdict));
             session.ask_backend(ctx);
         }));
+    }
+
+    /// A step in the way of what is to be said; a trace of its own for who comes in.
+    fn span_of_question(&mut self) -> Span {
+        const NAME: &str = "ask the application";
+        match self.gate().map(|gate| &gate.first) {
+            Some(First::What(asked)) => match &asked.1 {
+                What::Publish { draft, .. } => draft.span.child(NAME, Kind::Client),
+                _ => self.house.tracer.begin(NAME, Kind::Client),
+            },
+            _ => self.house.tracer.begin(NAME, Kind::Client),
+        }
     }
 
     /// The answer is there: what has waited goes on, as far as nothing else has to be asked.
@@ -240,6 +254,9 @@ impl Session {
 
 /// What is passed on after an answer.
 fn changed(mut what: What, verdict: Verdict) -> What {
+    if let (What::Publish { draft, .. }, Verdict::No(_) | Verdict::NotNow(_)) = (&what, &verdict) {
+        draft.span.fail("refused by the application");
+    }
     match verdict {
         Verdict::Yes(Changes { data, .. }) => {
             match (&mut what, data) {

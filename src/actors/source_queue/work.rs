@@ -19,6 +19,7 @@ use crate::sources::payload::decode;
 use crate::sources::poison::{Poison, Reason};
 use crate::sources::source::{Batch, Source, SourceError, Taken};
 use crate::store::record::Letter;
+use crate::traces::Kind;
 
 /// How often the queue is measured.
 const MEASURE: Duration = Duration::from_secs(5);
@@ -222,6 +223,8 @@ impl<S: Source> Work<S> {
             // By this the rooms know it when it comes again. It fits: a queue's name has 20 bytes at most, ids have 41.
             draft.id = MessageId::new(&format!("{}:{id}", self.parts.name)).ok();
         }
+        draft.span = self.parts.tracer.go_on(&taken.parent, "take from a queue", Kind::Consumer);
+        draft.span.text("roomcast.queue", &*self.parts.name);
         Ok(draft)
     }
 

@@ -30,6 +30,7 @@ fn draft() -> Draft {
         reply_to: None,
         keep: true,
         via: Via::Session,
+        span: Default::default(),
     }
 }
 

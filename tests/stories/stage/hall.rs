@@ -40,7 +40,9 @@ pub fn program(path: impl AsRef<OsStr>, home: &Path) -> Command {
     let mut command = Command::new(path);
     command.current_dir(home).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for (name, _) in std::env::vars_os() {
-        let theirs = name.to_str().is_some_and(|name| name.starts_with("ROOMCAST__") || name == "RUST_LOG");
+        let is_read =
+            |name: &str| name == "RUST_LOG" || name.starts_with("ROOMCAST__") || name.starts_with("OTEL_");
+        let theirs = name.to_str().is_some_and(is_read);
         if theirs {
             command.env_remove(name);
         }

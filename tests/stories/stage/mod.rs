@@ -1,6 +1,8 @@
 //! What the stories are played with: the hall (a server process), guests (chat users), wires (raw
 //! WebSocket clients), tokens and views of a log. Knows nothing of any single story.
 
+#[cfg(feature = "otel")]
+pub mod collector;
 pub mod events;
 pub mod guest;
 pub mod hall;

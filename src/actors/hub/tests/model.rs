@@ -228,7 +228,14 @@ impl Model {
         }
         let except = except.map(|seat| self.id(seat));
         let frames = frames.into();
-        self.to_hub.push_back(ToHub::Deliver { room: RoomKey(room as u32), frames, count, last, except });
+        self.to_hub.push_back(ToHub::Deliver {
+            room: RoomKey(room as u32),
+            frames,
+            count,
+            last,
+            except,
+            span: Default::default(),
+        });
     }
 
     /// The client joins, or joins again, with some of what was said before.
