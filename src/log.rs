@@ -102,6 +102,8 @@ pub fn init(settings: &LogSettings, directives: Option<&str>) {
     builder.filter_module("actix_server", LevelFilter::from(settings.level).min(LevelFilter::Warn));
     // Strangers who send what is no HTTP would fill the log, a line each; they get their 400 and are forgotten.
     builder.filter_module("actix_http", LevelFilter::Off);
+    // The database's remarks about tables that are there already, or not any more.
+    builder.filter_module("tokio_postgres", LevelFilter::from(settings.level).min(LevelFilter::Warn));
     if !settings.access {
         builder.filter_module(ACCESS, LevelFilter::Off);
     }

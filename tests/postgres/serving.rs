@@ -301,7 +301,8 @@ async fn the_environment_names_the_database_and_the_commands_work_on_it() {
     server.is_ready().await;
     let told =
         format!("data/roomcast.journal and then in postgres://postgres@127.0.0.1:{}", database.server.port);
-    assert!(server.log().contains(&told), "{}", server.log());
+    // The server greets when everything has begun, which is after its first answers.
+    eventually(&told, async || server.log().contains(&told).then_some(())).await;
     server.stop().await;
     assert!(folder.path().join("data/roomcast.journal").is_dir());
 }
