@@ -25,7 +25,8 @@ const ITEMS_PER_LIFE: u64 = 9;
 const ROOMS: u64 = 3;
 /// How long the server is waited for before the service takes back what it may have given to one that was dead.
 const MISSED: Duration = Duration::from_millis(500);
-/// A moment by chance lies so soon after the server has got something new: while it says it, keeps it, says so.
+/// A moment by chance lies so soon after the server has got something new, most often sooner: while it says it, keeps it,
+/// says so.
 const CHANCE_MICROS: u64 = 15_000;
 /// The exit of a process that was killed.
 const SIGKILL: i32 = 9;
@@ -235,7 +236,10 @@ fn moment_of(life: u64) -> Moment {
         0 => Moment::GivenOut,
         1 => Moment::Kept,
         2 => Moment::Forgotten,
-        _ => Moment::Later(Duration::from_micros(rand::rng().random_range(0..CHANCE_MICROS))),
+        _ => {
+            let latest = rand::rng().random_range(1..=CHANCE_MICROS);
+            Moment::Later(Duration::from_micros(rand::rng().random_range(0..latest)))
+        }
     }
 }
 
