@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use crate::relay::{Acks, Moment, Relay, mark};
 use crate::verdict::{Heard, Verdict, judge};
 
-/// Kills where `ROOMCAST_SOURCE_KILLS` says nothing else.
-const KILLS: u64 = 6;
+/// Kills where `ROOMCAST_SOURCE_KILLS` says nothing else: two at each kind of moment.
+const KILLS: u64 = 8;
 /// Pushed for each life of the server.
 const ITEMS_PER_LIFE: u64 = 9;
 /// The items go to so many rooms in turn.
