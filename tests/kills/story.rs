@@ -172,13 +172,19 @@ impl<Q: Queue> Stage<Q> {
         Stage { queue, relay, server, reader, pushed: 0, unread: None, _home: home }
     }
 
-    /// One life of the server.
-    async fn lives_until(&mut self, moment: Moment) {
+    /// Something new for the next life of the server: its first number.
+    async fn pushes(&mut self) -> u64 {
         let new_from = self.pushed;
         self.pushed += ITEMS_PER_LIFE;
         for number in new_from..self.pushed {
             self.queue.push(&item(number)).await;
         }
+        new_from
+    }
+
+    /// One life of the server.
+    async fn lives_until(&mut self, moment: Moment) {
+        let new_from = self.pushes().await;
         self.begins(moment, new_from).await;
         let status = with_what_comes_back(&self.queue, self.server.is_dead()).await;
         assert_eq!(status.signal(), Some(SIGKILL), "the server ended by itself: {status}");
@@ -206,10 +212,12 @@ impl<Q: Queue> Stage<Q> {
         }
     }
 
-    /// The last server has all the time that it wants, and finds out by itself that the others are dead.
-    async fn ends(mut self) -> (u64, Verdict) {
+    /// The last server has all the time that it wants, and finds out by itself that the others are dead. How many items
+    /// there were, and how many of them came again.
+    async fn ends(mut self) -> (u64, u64, Verdict) {
         self.queue.takes_back().await;
-        self.begins(Moment::Never, self.pushed).await;
+        let new_from = self.pushes().await;
+        self.begins(Moment::Never, new_from).await;
         let Stage { queue, relay, mut server, mut reader, pushed, .. } = self;
         let is_there = eventually("all items in the rooms", async || {
             reader.reads_on(&server).await;
@@ -226,7 +234,7 @@ impl<Q: Queue> Stage<Q> {
         if !Q::IS_ORDERED {
             late.heard.values_mut().for_each(|numbers| numbers.sort_unstable());
         }
-        (relay.seen().given_out - pushed, judge(&late.heard, pushed, room_of))
+        (pushed, relay.seen().given_out - pushed, judge(&late.heard, pushed, room_of))
     }
 }
 
@@ -255,12 +263,7 @@ pub async fn kills<Q: Queue>() {
             stage.queue.is_missed().await;
         }
     }
-    let (again, verdict) = stage.ends().await;
-    println!(
-        "{}: {kills} kills, {} items, {again} came again, {verdict}, {:.1?}",
-        Q::NAME,
-        kills * ITEMS_PER_LIFE,
-        began.elapsed()
-    );
+    let ((pushed, again, verdict), took) = (stage.ends().await, began.elapsed());
+    println!("{}: {kills} kills, {pushed} items, {again} came again, {verdict}, {took:.1?}", Q::NAME);
     assert_eq!(verdict, Verdict::default(), "{}", Q::NAME);
 }
