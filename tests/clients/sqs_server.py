@@ -8,15 +8,18 @@ moment, the later one may be given out because the earlier one was still waiting
 reader is answered, and what is hidden no more is free before he is.
 
     sqs_server.py -H 127.0.0.1 -p PORT
+
+SIGUSR1 ends the time for which what was taken is hidden.
 """
 
 import functools
+import signal
 import threading
 import time
 
 from moto.server import main
 from moto.sqs import models
-from moto.sqs.models import SQSBackend
+from moto.sqs.models import SQSBackend, sqs_backends
 
 LOOK_SECONDS = 0.02
 in_turn = threading.RLock()
@@ -58,6 +61,14 @@ def receive_message(self, queue_name, count, wait_seconds_timeout, visibility_ti
         time.sleep(LOOK_SECONDS)
 
 
+def show_all(*_):
+    with in_turn:
+        backends = [backend for regions in sqs_backends.values() for backend in regions.values()]
+        for queue in [queue for backend in backends for queue in backend.queues.values()]:
+            for message in queue._messages:
+                message.visible_at = 0.0
+
+
 for name in (
     "create_queue",
     "send_message",
@@ -74,4 +85,5 @@ models.unix_time_millis = now
 SQSBackend.receive_message = receive_message
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGUSR1, show_all)
     main()

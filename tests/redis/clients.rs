@@ -5,18 +5,15 @@
 //! the directory of ROOMCAST_TEST_TOOLS (default `target/test-tools`): `python3 -m venv venv`,
 //! `venv/bin/pip install redis`, `npm install ioredis redis`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
+
+use roomcast_rig::tools;
 
 use crate::door::{PASSWORD, open_door};
 use crate::fixtures::node::Node;
 use crate::fixtures::rooms::Rooms;
 use crate::fixtures::servers::Server;
-
-pub fn tools() -> PathBuf {
-    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools");
-    std::env::var_os("ROOMCAST_TEST_TOOLS").map_or_else(default, PathBuf::from)
-}
 
 fn script(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name).display().to_string()

@@ -8,17 +8,15 @@ use roomcast::actors::source_queue::SourceQueueParts;
 use roomcast::forwards::pubsub::{PubSubTarget, PubSubTopic};
 use roomcast::sources::pubsub::{PubSub, PubSubParts};
 use roomcast::sources::source::Source;
+use roomcast_rig::google::{Google, Published, SUBSCRIPTION};
 use serde_json::Value;
 
 use crate::exactness::{House, Queue};
 use crate::fixtures::eventually;
-use crate::fixtures::google::Google;
 use crate::fixtures::relay::Relay;
 use crate::fixtures::rooms::Rooms;
 use crate::fixtures::source_node::{SourceNode, parts};
 use crate::targets::Place;
-
-const SUBSCRIPTION: &str = "projects/p/subscriptions/node";
 
 async fn google(is_ordered: bool) -> Google {
     let google = Google::start().await;
@@ -264,7 +262,7 @@ impl Place for TopicPlace {
             (ids.len() >= count).then(|| published.clone())
         })
         .await;
-        let entry = |message: &crate::fixtures::google::Published| {
+        let entry = |message: &Published| {
             let entry: Value = serde_json::from_str(&message.data).unwrap();
             assert_eq!(
                 (entry["r"].as_str().unwrap(), &message.attributes["room"]),

@@ -1,7 +1,5 @@
 //! A stream of NATS JetStream as a source, with a real server: in order, each once, whatever dies.
 
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -9,77 +7,38 @@ use async_nats::jetstream::{self, Context, stream};
 use roomcast::actors::source_queue::SourceQueueParts;
 use roomcast::forwards::nats::NatsTarget;
 use roomcast::sources::nats::{Nats, NatsParts};
+use roomcast_rig::nats::NatsServer;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::exactness::{House, Queue};
 use crate::fixtures::eventually;
 use crate::fixtures::rooms::Rooms;
-use crate::fixtures::servers::free_port;
 use crate::fixtures::source_node::{Graves, SourceNode, parts};
 use crate::targets::Place;
 
-struct Server {
-    port: u16,
-    files: TempDir,
-    process: Child,
-}
-
-fn spawn(port: u16, files: &Path) -> Child {
-    let mut command = Command::new("nats-server");
-    command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(files);
-    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().expect("nats-server is on the path")
-}
-
-impl Server {
-    fn start() -> Server {
-        let (port, files) = (free_port(), tempfile::tempdir().unwrap());
-        Server { port, process: spawn(port, files.path()), files }
-    }
-
-    fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
-    }
-
-    /// With the stream `ORDERS` of the subjects `orders.>`.
-    async fn with_stream() -> (Server, Context) {
-        let server = Server::start();
-        let context = server.connect().await;
-        let config = stream::Config {
-            name: "ORDERS".into(),
-            subjects: vec!["orders.>".into()],
-            duplicate_window: Duration::from_millis(100),
-            ..Default::default()
-        };
-        eventually("the stream", async || context.create_stream(&config).await.ok()).await;
-        (server, context)
-    }
-
-    async fn connect(&self) -> Context {
-        let client = eventually("a connection", async || async_nats::connect(self.url()).await.ok()).await;
-        jetstream::new(client)
-    }
-
-    fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.process = spawn(self.port, self.files.path());
+fn orders() -> stream::Config {
+    stream::Config {
+        name: "ORDERS".into(),
+        subjects: vec!["orders.>".into()],
+        duplicate_window: Duration::from_millis(100),
+        ..Default::default()
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may be dead already, by the story's own hand.
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
+/// A server with the stream `ORDERS` of the subjects `orders.>`.
+async fn with_stream() -> (NatsServer, Context) {
+    let server = NatsServer::start();
+    let context = connect(&server).await;
+    eventually("the stream", async || context.create_stream(&orders()).await.ok()).await;
+    (server, context)
 }
 
-fn source(server: &Server, node: &str) -> Nats {
+async fn connect(server: &NatsServer) -> Context {
+    let client = eventually("a connection", async || async_nats::connect(server.url()).await.ok()).await;
+    jetstream::new(client)
+}
+
+fn source(server: &NatsServer, node: &str) -> Nats {
     let [url, stream, group] = [&server.url(), "ORDERS", "roomcast"].map(str::to_owned);
     Nats::new(NatsParts { url, stream, group, subject: String::new(), node: node.into() })
 }
@@ -110,7 +69,7 @@ async fn is_read_up_to(context: &Context, sequence: u64) {
 
 #[actix_rt::test]
 async fn what_was_there_and_what_comes_later_is_heard_in_order() {
-    let ((server, context), rooms) = (Server::with_stream().await, Rooms::open());
+    let ((server, context), rooms) = (with_stream().await, Rooms::open());
     push_all(&context, 0..400).await;
     let node = SourceNode::start(source(&server, "a"), &rooms);
     rooms.hear(400).await;
@@ -133,7 +92,7 @@ async fn what_was_there_and_what_comes_later_is_heard_in_order() {
 
 #[actix_rt::test]
 async fn what_is_pushed_twice_under_one_id_is_heard_once() {
-    let ((server, context), rooms) = (Server::with_stream().await, Rooms::open());
+    let ((server, context), rooms) = (with_stream().await, Rooms::open());
     let node = SourceNode::start(source(&server, "a"), &rooms);
     let with_id = async || {
         let mut headers = HeaderMap::new();
@@ -151,7 +110,7 @@ async fn what_is_pushed_twice_under_one_id_is_heard_once() {
 
 #[actix_rt::test]
 async fn a_reader_that_hung_does_no_harm_when_it_goes_on() {
-    let ((server, context), rooms) = (Server::with_stream().await, Rooms::open());
+    let ((server, context), rooms) = (with_stream().await, Rooms::open());
     let hanging = SourceNode::start(source(&server, "hanging"), &rooms);
     hanging.is_taking().await;
     let heir = SourceNode::start(source(&server, "heir"), &rooms);
@@ -172,7 +131,7 @@ async fn a_reader_that_hung_does_no_harm_when_it_goes_on() {
 
 #[actix_rt::test]
 async fn poison_is_passed_when_it_is_kept_and_not_before() {
-    let ((server, context), rooms, graves) = (Server::with_stream().await, Rooms::open(), Graves::default());
+    let ((server, context), rooms, graves) = (with_stream().await, Rooms::open(), Graves::default());
     graves.be_full(true);
     let with_graves = || SourceQueueParts { graves: Some(graves.dig()), ..parts(&rooms) };
     let node = SourceNode::start_with(source(&server, "a"), with_graves());
@@ -194,8 +153,8 @@ async fn poison_is_passed_when_it_is_kept_and_not_before() {
 
 #[actix_rt::test]
 async fn a_stream_that_drops_what_is_not_acknowledged_is_refused() {
-    let (server, rooms) = (Server::start(), Rooms::open());
-    let context = server.connect().await;
+    let (server, rooms) = (NatsServer::start(), Rooms::open());
+    let context = connect(&server).await;
     let config = stream::Config {
         name: "ORDERS".into(),
         retention: stream::RetentionPolicy::WorkQueue,
@@ -210,7 +169,7 @@ async fn a_stream_that_drops_what_is_not_acknowledged_is_refused() {
 
 /// A stream whose server keeps what it has acknowledged over a kill.
 pub struct NatsQueue {
-    server: Server,
+    server: NatsServer,
     context: Context,
     pushed: u64,
 }
@@ -221,7 +180,7 @@ impl Queue for NatsQueue {
     const IS_ORDERED: bool = true;
 
     async fn open() -> NatsQueue {
-        let (server, context) = Server::with_stream().await;
+        let (server, context) = with_stream().await;
         NatsQueue { server, context, pushed: 0 }
     }
 
@@ -252,14 +211,14 @@ impl Queue for NatsQueue {
 
     async fn comes_back(&mut self) {
         self.server.restart();
-        self.context = self.server.connect().await;
+        self.context = connect(&self.server).await;
         eventually("the stream", async || self.context.get_stream("ORDERS").await.ok().map(drop)).await;
     }
 }
 
 /// The stream that takes the subject `orders.log`.
 pub struct NatsPlace {
-    server: Server,
+    server: NatsServer,
     context: Context,
 }
 
@@ -271,8 +230,8 @@ impl Place for NatsPlace {
     const TOO_BIG: usize = 2 << 20;
 
     async fn open() -> NatsPlace {
-        let server = Server::start();
-        let context = server.connect().await;
+        let server = NatsServer::start();
+        let context = connect(&server).await;
         let config =
             stream::Config { name: "LOG".into(), subjects: vec!["orders.>".into()], ..Default::default() };
         eventually("the stream", async || context.create_stream(&config).await.ok()).await;
@@ -306,6 +265,6 @@ impl Place for NatsPlace {
 
     async fn comes_back(&mut self) {
         self.server.restart();
-        self.context = self.server.connect().await;
+        self.context = connect(&self.server).await;
     }
 }

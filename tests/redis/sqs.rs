@@ -1,120 +1,28 @@
 //! Queues of Amazon SQS as sources, with moto's server in place of Amazon's.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use roomcast::actors::source_queue::SourceQueueParts;
 use roomcast::clouds::aws::sqs::SqsParts;
 use roomcast::forwards::sqs::SqsTarget;
 use roomcast::sources::sqs::Sqs;
+use roomcast_rig::moto::{Moto, REGION};
 use serde_json::{Value, json};
 
 use crate::exactness::{House, Queue};
+use crate::fixtures::eventually;
 use crate::fixtures::relay::Relay;
 use crate::fixtures::rooms::Rooms;
-use crate::fixtures::servers::free_port;
 use crate::fixtures::source_node::{Graves, SourceNode, parts};
-use crate::fixtures::{PATIENCE, eventually};
 use crate::targets::Place;
-
-/// The Python that has moto: beside the program that `MOTO_SERVER` names, or the one on the path.
-fn python() -> PathBuf {
-    let beside = |moto: OsString| Path::new(&moto).with_file_name("python3");
-    std::env::var_os("MOTO_SERVER").map_or_else(|| "python3".into(), beside)
-}
-
-const REGION: &str = "eu-west-1";
-
-struct Server {
-    port: u16,
-    process: Child,
-}
-
-impl Server {
-    async fn start() -> Server {
-        let port = free_port();
-        let mut command = Command::new(python());
-        let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/sqs_server.py");
-        command.arg(server).args(["-H", "127.0.0.1", "-p", &port.to_string()]);
-        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let process =
-            command.spawn().expect("python3 with moto is on the path, or MOTO_SERVER stands beside it");
-        let server = Server { port, process };
-        eventually("moto to answer", async || server.ask("ListQueues", json!({})).await).await;
-        server
-    }
-
-    fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    /// As a backend's library asks; moto checks no signatures.
-    async fn ask(&self, action: &str, body: Value) -> Option<Value> {
-        let scope = format!(
-            "AWS4-HMAC-SHA256 Credential=key/20260101/{REGION}/sqs/aws4_request, SignedHeaders=host, Signature=0"
-        );
-        let request = awc::Client::default()
-            .post(self.endpoint())
-            .timeout(PATIENCE)
-            .insert_header(("content-type", "application/x-amz-json-1.0"))
-            .insert_header(("x-amz-target", format!("AmazonSQS.{action}")))
-            .insert_header(("authorization", scope));
-        let mut answer = request.send_body(body.to_string()).await.ok()?;
-        let body = answer.body().await.ok()?;
-        answer.status().is_success().then(|| serde_json::from_slice(&body).unwrap())
-    }
-
-    async fn queue(&self, name: &str) -> String {
-        let attributes = if name.ends_with(".fifo") { json!({"FifoQueue": "true"}) } else { json!({}) };
-        let made =
-            self.ask("CreateQueue", json!({"QueueName": name, "Attributes": attributes})).await.unwrap();
-        made["QueueUrl"].as_str().unwrap().to_owned()
-    }
-
-    async fn push(&self, queue: &str, body: &str) {
-        self.ask("SendMessage", json!({"QueueUrl": queue, "MessageBody": body})).await.unwrap();
-    }
-
-    async fn push_in_group(&self, queue: &str, group: &str, id: &str, body: &str) {
-        let message = json!({
-            "QueueUrl": queue, "MessageBody": body, "MessageGroupId": group, "MessageDeduplicationId": id,
-        });
-        self.ask("SendMessage", message).await.unwrap();
-    }
-
-    /// Waits until the queue has nothing, hidden or not.
-    async fn is_empty(&self, queue: &str) {
-        eventually("the queue to be empty", async || {
-            let names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"];
-            let said =
-                self.ask("GetQueueAttributes", json!({"QueueUrl": queue, "AttributeNames": names})).await?;
-            names.iter().all(|name| said["Attributes"][name] == "0").then_some(())
-        })
-        .await;
-    }
-
-    fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.process.id().to_string()]).status();
-        assert!(sent.unwrap().success());
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
 
 fn environment(name: &str) -> Option<String> {
     matches!(name, "AWS_ACCESS_KEY_ID" | "AWS_SECRET_ACCESS_KEY").then(|| "test".to_owned())
 }
 
 /// A node that takes from a queue; its source is made on its own thread.
-fn start(server: &Server, queue: &str, parts: SourceQueueParts) -> SourceNode<Sqs> {
+fn start(server: &Moto, queue: &str, parts: SourceQueueParts) -> SourceNode<Sqs> {
     let sqs = SqsParts {
         queue_url: queue.to_owned(),
         region: REGION.into(),
@@ -126,7 +34,7 @@ fn start(server: &Server, queue: &str, parts: SourceQueueParts) -> SourceNode<Sq
 
 #[actix_rt::test]
 async fn each_message_of_a_standard_queue_is_heard_once_whoever_takes_it() {
-    let (server, rooms) = (Server::start().await, Rooms::open());
+    let (server, rooms) = (Moto::start().await, Rooms::open());
     let queue = server.queue("jobs").await;
     for number in 0..60 {
         server.push(&queue, &number.to_string()).await;
@@ -152,7 +60,7 @@ async fn each_message_of_a_standard_queue_is_heard_once_whoever_takes_it() {
 
 #[actix_rt::test]
 async fn a_fifo_queue_keeps_the_order_of_each_group_over_two_nodes() {
-    let (server, rooms) = (Server::start().await, Rooms::open());
+    let (server, rooms) = (Moto::start().await, Rooms::open());
     let queue = server.queue("orders.fifo").await;
     let _nodes = [(); 2].map(|()| start(&server, &queue, parts(&rooms)));
     for number in 0..60 {
@@ -177,7 +85,7 @@ async fn a_fifo_queue_keeps_the_order_of_each_group_over_two_nodes() {
 
 #[actix_rt::test]
 async fn what_a_dead_node_had_taken_comes_again_and_is_known() {
-    let (server, rooms) = (Server::start().await, Rooms::open());
+    let (server, rooms) = (Moto::start().await, Rooms::open());
     let queue = server.queue("jobs").await;
     for number in 0..10 {
         server.push(&queue, &number.to_string()).await;
@@ -198,7 +106,7 @@ async fn what_a_dead_node_had_taken_comes_again_and_is_known() {
 
 #[actix_rt::test]
 async fn a_node_that_drains_gives_back_what_the_rooms_do_not_take() {
-    let (server, deaf, rooms) = (Server::start().await, Rooms::open(), Rooms::open());
+    let (server, deaf, rooms) = (Moto::start().await, Rooms::open(), Rooms::open());
     let queue = server.queue("jobs").await;
     server.push(&queue, "1").await;
     deaf.be_busy(true);
@@ -213,7 +121,7 @@ async fn a_node_that_drains_gives_back_what_the_rooms_do_not_take() {
 
 #[actix_rt::test]
 async fn poison_is_deleted_when_it_is_kept_with_its_reason() {
-    let (server, rooms, graves) = (Server::start().await, Rooms::open(), Graves::default());
+    let (server, rooms, graves) = (Moto::start().await, Rooms::open(), Graves::default());
     let queue = server.queue("jobs").await;
     let node = start(&server, &queue, SourceQueueParts { graves: Some(graves.dig()), ..parts(&rooms) });
     for body in ["1", "no json", "2"] {
@@ -228,7 +136,7 @@ async fn poison_is_deleted_when_it_is_kept_with_its_reason() {
 
 #[actix_rt::test]
 async fn a_server_that_hangs_for_some_seconds_is_waited_for() {
-    let (server, rooms) = (Server::start().await, Rooms::open());
+    let (server, rooms) = (Moto::start().await, Rooms::open());
     let queue = server.queue("jobs").await;
     let node = start(&server, &queue, parts(&rooms));
     server.push(&queue, "1").await;
@@ -244,7 +152,7 @@ async fn a_server_that_hangs_for_some_seconds_is_waited_for() {
 
 #[actix_rt::test]
 async fn a_queue_that_is_not_there_is_told() {
-    let server = Server::start().await;
+    let server = Moto::start().await;
     let queue_url = format!("{}/123456789012/nothing", server.endpoint());
     let parts = SqsParts { queue_url, region: REGION.into(), endpoint: String::new(), environment };
     let mut source = Sqs::new(parts).unwrap();
@@ -255,7 +163,7 @@ async fn a_queue_that_is_not_there_is_told() {
 /// A queue whose server keeps all it has while nobody reaches it. What is taken is hidden for a second only, so that a
 /// story of many kills is short.
 struct Stand {
-    server: Server,
+    server: Moto,
     relay: Relay,
     queue: String,
     pushed: u64,
@@ -263,7 +171,7 @@ struct Stand {
 
 impl Stand {
     async fn open(name: &str) -> Stand {
-        let server = Server::start().await;
+        let server = Moto::start().await;
         let (relay, queue) = (Relay::start(server.port).await, server.queue(name).await);
         Stand { server, relay, queue, pushed: 0 }
     }

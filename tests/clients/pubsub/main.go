@@ -6,6 +6,7 @@
 //	PUT  /topics/T?subscription=S&ordered=true  makes a topic with a subscription, both of the project "p"
 //	POST /topics/T?key=K                        publishes the body; each other parameter is an attribute
 //	GET  /messages                              everything that was ever published, oldest first, as JSON
+//	DELETE /leases?subscription=S               ends the time for which what was given out is somebody's
 package main
 
 import (
@@ -46,6 +47,7 @@ func main() {
 	stage := stage{server: pstest.NewServerWithPort(port)}
 	http.HandleFunc("/topics/", stage.topics)
 	http.HandleFunc("/messages", stage.messages)
+	http.HandleFunc("/leases", stage.leases)
 	log.Fatal(http.ListenAndServe("127.0.0.1:"+os.Args[2], nil))
 }
 
@@ -89,6 +91,23 @@ func (s stage) make(w http.ResponseWriter, r *http.Request, topic string) {
 		EnableMessageOrdering: asked.Get("ordered") == "true",
 	}
 	if _, err := s.server.GServer.CreateSubscription(context.Background(), subscription); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	}
+}
+
+// leases takes back what is not acknowledged. Of what is, or was never given out, nothing changes.
+func (s stage) leases(w http.ResponseWriter, r *http.Request) {
+	ids := []string{}
+	for _, m := range s.server.Messages() {
+		if m.Acks == 0 {
+			ids = append(ids, m.ID)
+		}
+	}
+	request := &pb.ModifyAckDeadlineRequest{
+		Subscription: project + "subscriptions/" + r.URL.Query().Get("subscription"),
+		AckIds:       ids,
+	}
+	if _, err := s.server.GServer.ModifyAckDeadline(context.Background(), request); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 	}
 }

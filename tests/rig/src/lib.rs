@@ -1,6 +1,6 @@
 //! What the crash and fault tests are played with: a server process that can be killed, clients that write
-//! down all they send and receive, a backend that is told of events, and a judge who reads nothing but what they wrote. Used by tests alone;
-//! knows the native protocol (docs/protocol.md) and nothing of the server's insides.
+//! down all they send and receive, a backend that is told of events, and a judge who reads nothing but what they wrote. Beside them
+//! the servers that others keep queues on. Used by tests alone; knows the native protocol (docs/protocol.md) and nothing of the server's insides.
 
 pub mod backend;
 pub mod checker;
@@ -8,10 +8,15 @@ pub mod client;
 pub mod crowd;
 pub mod diary;
 pub mod frame;
+pub mod google;
+pub mod http;
+pub mod moto;
+pub mod nats;
 pub mod reader;
 pub mod server;
 pub mod writer;
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Longest wait for one thing to happen. Far more than it takes, because the machine may be busy.
@@ -37,4 +42,10 @@ pub async fn within<T>(patience: Duration, mut look: impl AsyncFnMut() -> Option
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Where the programs and packages of other languages are: `ROOMCAST_TEST_TOOLS`, or else `target/test-tools`.
+pub fn tools() -> PathBuf {
+    let usual = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-tools");
+    std::env::var_os("ROOMCAST_TEST_TOOLS").map_or_else(usual, PathBuf::from)
 }
