@@ -15,6 +15,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::shim::Shim;
 use crate::stage::{Stage, dice, kills};
 
 /// Kills where `ROOMCAST_KILLS` says nothing else.
@@ -309,4 +310,38 @@ async fn an_item_of_a_redis_list_gets_one_place_whenever_the_server_dies() {
         (0..=pushed).map(|number| (number, vec![number as u64 + 1])).collect();
     assert_eq!(places, once, "each item has one place, in the order in which it was pushed");
     println!("{lives} kills, {} items, each in one place", pushed + 1);
+}
+
+#[tokio::test]
+async fn what_the_door_has_answered_is_kept_also_where_rooms_show_first() {
+    let (stage, port) = (Stage::new(), free_port());
+    let shim = Shim::build(stage.home());
+    let mut setup = stage.setup();
+    setup.settings.retain(|setting| !setting.starts_with("queue.door"));
+    let setup = setup.with(&format!("queue.door.listen=127.0.0.1:{port}")).with("rooms.ack=sequenced");
+    let mut server = Server::start(shim.loads_into(setup)).await;
+    let mut reader = stage.guest(server.address(), "reader").await;
+    let item = item(0);
+    let push = ["LPUSH", "message_queue", item.as_str()];
+
+    shim.syncs_fail(true);
+    let first = ask(port, &push).await;
+    reader.hears("what is not kept yet", |frame| frame["t"] == "msg" && frame["d"] == "item-0").await;
+    for outcome in [first, ask(port, &push).await] {
+        assert!(matches!(&outcome, Outcome::Answer(answer) if answer.starts_with('-')), "it is not kept");
+    }
+    shim.syncs_fail(false);
+    eventually("the item to be kept", async || match ask(port, &push).await {
+        Outcome::Answer(answer) if answer.starts_with(':') => Some(()),
+        _ => None,
+    })
+    .await;
+
+    server.kill();
+    reader.is_cut().await;
+    server.setup.environment.clear();
+    server.spawn();
+    server.is_ready().await;
+    assert_eq!(places(&stage, &server).await, BTreeMap::from([(0, vec![1])]));
+    server.stop().await;
 }

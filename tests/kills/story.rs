@@ -164,7 +164,9 @@ impl<Q: Queue> Stage<Q> {
         let relay = Relay::start(queue.port(), Q::ACKS);
         let home = tempfile::tempdir().expect("a folder for the server");
         let mut setup = Setup::new(env!("CARGO_BIN_EXE_roomcast"), home.path());
-        setup.file = format!("[[queue.sources]]\nname = \"pushes\"\n{}", queue.settings(relay.port));
+        // One of the rooms shows first what it keeps later; its queue waits until then all the same.
+        let rule = "[[rooms.rule]]\nmatch = \"room-2\"\nack = \"sequenced\"\n";
+        setup.file = format!("{rule}[[queue.sources]]\nname = \"pushes\"\n{}", queue.settings(relay.port));
         for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
             setup.environment.push((name.into(), "test".into()));
         }

@@ -47,7 +47,7 @@ impl ChatServer {
         self.check_draining(Via::Session)?;
         let id = alteration.id.as_ref().map(|id| self.keys.key(alteration.user.as_ref(), id));
         if let Some(before) = id.and_then(|id| self.rooms.repeat_of(key, id, clock::cautious_ms())) {
-            self.repeat(before, key, to);
+            self.repeat(before, key, Via::Session, to);
             return Ok(());
         }
         if !matches!(alteration.what, Altering::Delete) {
@@ -57,7 +57,7 @@ impl ChatServer {
         self.learn_from_history(key, alteration.of);
         let done = self.check_alteration(key, &alteration)?;
         if let Some(before) = done {
-            self.repeat(before, key, to);
+            self.repeat(before, key, Via::Session, to);
             return Ok(());
         }
         if let Altering::Edit(data) = &mut alteration.what {
@@ -216,12 +216,13 @@ impl ChatServer {
     }
 
     /// What was said before under the same id, or stands already: told when that is kept.
-    pub(super) fn repeat(&mut self, before: Accepted, key: RoomKey, to: AckTo) {
+    pub(super) fn repeat(&mut self, before: Accepted, key: RoomKey, via: Via, to: AckTo) {
         self.metrics.chat.messages_duplicate.inc();
         // It must not come before the answers to what the same session said earlier.
         let has_pending = matches!(to, AckTo::Session(connection, ..) if self.has_pending(connection));
-        let is_kept =
-            before.offset == 0 && self.keeping.is_idle() || self.rooms.get(key).is_shown(before.offset);
+        // What is shown is kept, but for rooms that show first; and what comes from a queue must be.
+        let is_kept = via != Via::Queue
+            && (before.offset == 0 && self.keeping.is_idle() || self.rooms.get(key).is_shown(before.offset));
         self.expect_ack(&to);
         match is_kept && !has_pending {
             true => self.tell(to, Ok(before)),

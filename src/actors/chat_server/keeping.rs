@@ -365,7 +365,11 @@ impl ChatServer {
         }
         self.spread(key, &frame, offset, &span.to_ref());
         self.count_accepted(via);
-        self.tell(to, Ok(place));
+        match via == Via::Queue && lsn > self.keeping.kept {
+            // Its room shows first; but the answer removes it from its queue, so it has to be kept by then.
+            true => self.when(lsn, Then::Answer(to, Ok(place))),
+            false => self.tell(to, Ok(place)),
+        }
     }
 
     /// Puts a change into the hot entries that it is about.

@@ -99,7 +99,11 @@ impl ChatServer {
         let id = draft.id.get_or_insert_with(made_id);
         let key = key_of(draft.user.as_ref(), id);
         let place = Accepted { ts: clock::wall_ms(), ..NOWHERE };
-        let safety = self.safety_of(&draft.room);
+        let safety = match (draft.via, self.safety_of(&draft.room)) {
+            // The answer removes it from its queue.
+            (Via::Queue, Safety::Sequenced) => Safety::Replicated,
+            (_, safety) => safety,
+        };
         let calls = draft.keep.then(|| self.calls_of(&draft, safety)).flatten();
         let (entry, _) = self.entry_of(&draft, &place);
         self.await_entry(&entry, &draft.span);

@@ -60,7 +60,11 @@ impl ChatServer {
         let id = draft.id.as_ref().map(|id| self.keys.key(draft.user.as_ref(), id));
         if let Some(before) = id.and_then(|id| self.rooms.repeat_of(key, id, clock::cautious_ms())) {
             draft.span.number("roomcast.duplicate", 1);
-            self.repeat(before, key, to);
+            if draft.via == Via::Queue {
+                // While nothing can be kept, that may be so for what was shown already.
+                self.keeping.may_keep()?;
+            }
+            self.repeat(before, key, draft.via, to);
             return Ok(());
         }
         match draft.keep {
