@@ -44,6 +44,7 @@ test('lines said on both sides of a cut are all there afterwards, once and in or
     await bob.says(text);
     await bob.isSent(text);
   }
+  await ann.hears('a5');
   assert.deepEqual(
     (await ann.lines()).slice(1).map((one) => one.state),
     annSays.map(() => 'sending'),
@@ -82,6 +83,7 @@ test('a line whose acknowledgement was lost is not doubled when it is sent again
   line.mute({ down: true });
   await ann.says('only once');
   await bob.hears('only once'); // so the server has it, and ann does not know
+  await ann.hears('only once');
   assert.equal((await ann.lines())[0].state, 'sending');
   line.cut();
   await ann.isWithout();

@@ -147,6 +147,7 @@ test('a message of her own is on its way, kept, delivered and read', async (t) =
   const ann = await person('ann', { url: line.url });
   line.mute({ down: true });
   await ann.says('alone');
+  await ann.hears('alone');
   assert.equal((await ann.lines())[0].state, 'sending');
   line.cut();
   await line.mend();
